@@ -1,0 +1,363 @@
+//! Adapters, the device, its buffers and pipelines.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wgpu::naga;
+
+use crate::backend::BackendError;
+use crate::ops::Shader;
+use crate::quant::Format;
+
+/// The wish of a user for an adapter.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// Restricts the API.
+    pub api: Api,
+    /// An index of [`adapters`], or part of a name.
+    pub device: Option<String>,
+    /// Refuses adapters that compute on the CPU (lavapipe, WARP).
+    pub hardware_only: bool,
+}
+
+/// Graphics APIs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Api {
+    /// The best there is.
+    #[default]
+    Any,
+    /// Vulkan.
+    Vulkan,
+    /// Metal.
+    Metal,
+    /// Direct3D 12.
+    Dx12,
+}
+
+/// All adapters of an API, real GPUs first.
+pub fn adapters(api: Api) -> Vec<wgpu::Adapter> {
+    let backends = match api {
+        Api::Any => wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
+        Api::Vulkan => wgpu::Backends::VULKAN,
+        Api::Metal => wgpu::Backends::METAL,
+        Api::Dx12 => wgpu::Backends::DX12,
+    };
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
+    // No indirect dispatch is used, and its validation costs a dispatch per call.
+    descriptor.flags = wgpu::InstanceFlags::from_build_config() - wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL;
+    let instance = wgpu::Instance::new(descriptor);
+    let mut found = pollster::block_on(instance.enumerate_adapters(backends));
+    found.sort_by_key(|a| match a.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    found
+}
+
+/// Whether an adapter computes on the CPU.
+pub fn is_software(info: &wgpu::AdapterInfo) -> bool {
+    info.device_type == wgpu::DeviceType::Cpu
+}
+
+/// The API's name as `--backend` spells it.
+pub fn api_name(info: &wgpu::AdapterInfo) -> &'static str {
+    match info.backend {
+        wgpu::Backend::Vulkan => "vulkan",
+        wgpu::Backend::Metal => "metal",
+        wgpu::Backend::Dx12 => "dx12",
+        wgpu::Backend::Gl => "gl",
+        wgpu::Backend::BrowserWebGpu => "webgpu",
+        wgpu::Backend::Noop => "noop",
+    }
+}
+
+fn choose(choice: &Choice) -> Result<wgpu::Adapter, BackendError> {
+    let all = adapters(choice.api);
+    let names = || all.iter().map(|a| a.get_info().name).collect::<Vec<_>>().join(", ");
+    let Some(wanted) = &choice.device else {
+        let best = all.iter().find(|a| !choice.hardware_only || !is_software(&a.get_info()));
+        let note = if choice.api == Api::Any { String::new() } else { format!(" for {:?}", choice.api) };
+        return best.cloned().ok_or(BackendError::NoAdapter(note));
+    };
+    let by_index = wanted.parse::<usize>().ok().and_then(|i| all.get(i));
+    let by_name = || all.iter().find(|a| a.get_info().name.to_lowercase().contains(&wanted.to_lowercase()));
+    by_index
+        .or_else(by_name)
+        .cloned()
+        .ok_or_else(|| BackendError::NoSuchDevice { wanted: wanted.clone(), found: names() })
+}
+
+/// A kernel: an op's shader with its variant.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    /// The op's shader.
+    pub shader: &'static Shader,
+    /// The weight format, where the op reads weights.
+    pub format: Option<&'static Format>,
+    /// The `PRECISE` override, where the shader has it.
+    pub precise: bool,
+}
+
+impl Kernel {
+    /// Its name in reports: `matmul.Q4_0.precise`.
+    pub fn name(&self) -> String {
+        let mut name = self.shader.name.to_owned();
+        if let Some(format) = self.format {
+            name = format!("{name}.{}", format.name);
+        }
+        if self.precise { format!("{name}.precise") } else { name }
+    }
+
+    /// The whole WGSL module.
+    pub fn source(&self) -> String {
+        self.shader.source(self.format.map(|f| f.wgsl))
+    }
+}
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// The pipeline.
+    pub pipeline: wgpu::ComputePipeline,
+    layout: wgpu::BindGroupLayout,
+}
+
+/// An open device.
+pub struct Device {
+    /// The adapter's description.
+    pub info: wgpu::AdapterInfo,
+    /// What it allows.
+    pub limits: wgpu::Limits,
+    /// The device.
+    pub device: wgpu::Device,
+    /// Its queue.
+    pub queue: wgpu::Queue,
+    pipelines: HashMap<String, Rc<Pipeline>>,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl Device {
+    /// Opens the adapter chosen.
+    pub fn open(choice: &Choice) -> Result<Self, BackendError> {
+        let adapter = choose(choice)?;
+        let (info, limits) = (adapter.get_info(), adapter.limits());
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("samebits"),
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| BackendError::Device { device: info.name.clone(), message: e.to_string() })?;
+        let failure = Arc::new(Mutex::new(None));
+        let keep = |failure: &Arc<Mutex<Option<String>>>| {
+            let failure = Arc::clone(failure);
+            move |message: String| {
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+            }
+        };
+        let (on_error, on_loss) = (keep(&failure), keep(&failure));
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| on_error(e.to_string())));
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                on_loss(format!("device lost: {message}"));
+            }
+        });
+        Ok(Self { info, limits, device, queue, pipelines: HashMap::new(), failure })
+    }
+
+    /// An error for this device.
+    pub fn error(&self, message: impl Into<String>) -> BackendError {
+        BackendError::Device { device: self.info.name.clone(), message: message.into() }
+    }
+
+    /// Fails if the device reported an error since it was opened.
+    pub fn check(&self) -> Result<(), BackendError> {
+        match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(message) => Err(self.error(message.lines().map(str::trim).collect::<Vec<_>>().join(" "))),
+            None => Ok(()),
+        }
+    }
+
+    /// A storage buffer of at least 16 bytes.
+    pub fn buffer(&self, name: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, BackendError> {
+        let size = bytes.max(16).next_multiple_of(16);
+        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        if size > limit {
+            let what = format!("a buffer of {size} bytes for {name} (its limit is {limit})");
+            return Err(BackendError::OutOfMemory { device: self.info.name.clone(), what });
+        }
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(name),
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        match pollster::block_on(scope.pop()) {
+            None => Ok(buffer),
+            Some(_) => {
+                let what = format!("{name} ({size} bytes)");
+                Err(BackendError::OutOfMemory { device: self.info.name.clone(), what })
+            }
+        }
+    }
+
+    /// A storage buffer for kernels, readable and writable by the host through the queue.
+    pub fn storage(&self, name: &str, bytes: u64) -> Result<wgpu::Buffer, BackendError> {
+        use wgpu::BufferUsages as U;
+        self.buffer(name, bytes, U::STORAGE | U::COPY_DST | U::COPY_SRC)
+    }
+
+    /// A storage buffer with these contents.
+    pub fn upload(&self, name: &str, bytes: &[u8]) -> Result<wgpu::Buffer, BackendError> {
+        let buffer = self.storage(name, bytes.len() as u64)?;
+        self.write(&buffer, bytes);
+        Ok(buffer)
+    }
+
+    /// A uniform buffer with these contents.
+    pub fn uniform(&self, name: &str, bytes: &[u8]) -> Result<wgpu::Buffer, BackendError> {
+        let buffer =
+            self.buffer(name, bytes.len() as u64, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST)?;
+        self.write(&buffer, bytes);
+        Ok(buffer)
+    }
+
+    /// Writes to the start of a buffer; a length that is no multiple of four is padded.
+    pub fn write(&self, buffer: &wgpu::Buffer, bytes: &[u8]) {
+        let whole = bytes.len() / 4 * 4;
+        self.queue.write_buffer(buffer, 0, &bytes[..whole]);
+        if whole < bytes.len() {
+            let mut last = [0; 4];
+            last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+            self.queue.write_buffer(buffer, whole as u64, &last);
+        }
+    }
+
+    /// The pipeline of a kernel, compiled once.
+    pub fn pipeline(&mut self, kernel: Kernel) -> Result<Rc<Pipeline>, BackendError> {
+        let name = kernel.name();
+        if let Some(pipeline) = self.pipelines.get(&name) {
+            return Ok(Rc::clone(pipeline));
+        }
+        let pipeline = Rc::new(self.compile(&name, kernel)?);
+        self.pipelines.insert(name, Rc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    fn compile(&self, name: &str, kernel: Kernel) -> Result<Pipeline, BackendError> {
+        let source = kernel.source();
+        let module = naga::front::wgsl::parse_str(&source).map_err(|e| self.error(format!("shader {name}: {e}")))?;
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(name),
+            entries: &layout_entries(&module),
+        });
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.into()) };
+        // SAFETY: every index a kernel forms is bounded by its parameters, which are derived from the sizes of the
+        // buffers bound with them (`lower.rs`), and ids are checked against the vocabulary before they are uploaded.
+        // Every loop is bounded by a parameter. The same kernels run with all checks in the tests.
+        let checks = if cfg!(debug_assertions) {
+            wgpu::ShaderRuntimeChecks::checked()
+        } else {
+            wgpu::ShaderRuntimeChecks::unchecked()
+        };
+        let shader = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(name),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let precise = [("PRECISE", f64::from(u8::from(kernel.precise)))];
+        let has_precise = module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some("PRECISE"));
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(name),
+            layout: Some(&pipeline_layout),
+            module: &shader,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: if has_precise { &precise } else { &[] },
+                zero_initialize_workgroup_memory: cfg!(debug_assertions),
+            },
+            cache: None,
+        });
+        match pollster::block_on(scope.pop()) {
+            None => Ok(Pipeline { pipeline, layout }),
+            Some(e) => Err(self.error(format!("kernel {name} does not compile: {e}"))),
+        }
+    }
+
+    /// Binds buffers to a pipeline's bindings 0, 1, …
+    pub fn bind(&self, pipeline: &Pipeline, buffers: &[&wgpu::Buffer]) -> wgpu::BindGroup {
+        let entries: Vec<_> = (0..)
+            .zip(buffers)
+            .map(|(binding, b)| wgpu::BindGroupEntry { binding, resource: b.as_entire_binding() })
+            .collect();
+        let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries };
+        self.device.create_bind_group(&descriptor)
+    }
+
+    /// Reads the first `words` words of a buffer; waits for all work before.
+    pub fn read(&self, buffer: &wgpu::Buffer, offset: u64, words: usize) -> Result<Vec<u32>, BackendError> {
+        let bytes = words as u64 * 4;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.buffer("staging", bytes, usage)?;
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
+        self.queue.submit([encoder.finish()]);
+        let mut out = vec![0u32; words];
+        self.map(&staging, &mut out)?;
+        Ok(out)
+    }
+
+    /// Waits for the work submitted and copies the start of a mappable buffer to `out`.
+    pub fn map<T: bytemuck::Pod>(&self, staging: &wgpu::Buffer, out: &mut [T]) -> Result<(), BackendError> {
+        let slice = staging.slice(..);
+        slice.map_async(wgpu::MapMode::Read, |_| {});
+        self.device
+            .poll(wgpu::PollType::Wait { submission_index: None, timeout: None })
+            .map_err(|e| self.error(e.to_string()))?;
+        self.check()?;
+        {
+            let view = slice.get_mapped_range().map_err(|e| self.error(e.to_string()))?;
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(out);
+            let n = bytes.len();
+            bytes.copy_from_slice(&view[..n]);
+        }
+        staging.unmap();
+        Ok(())
+    }
+}
+
+/// Layout entries of every binding a module declares.
+fn layout_entries(module: &naga::Module) -> Vec<wgpu::BindGroupLayoutEntry> {
+    let mut entries: Vec<_> = module
+        .global_variables
+        .iter()
+        .filter_map(|(_, variable)| {
+            let binding = variable.binding.as_ref()?.binding;
+            let ty = match variable.space {
+                naga::AddressSpace::Uniform => wgpu::BufferBindingType::Uniform,
+                naga::AddressSpace::Storage { access } => {
+                    wgpu::BufferBindingType::Storage { read_only: !access.contains(naga::StorageAccess::STORE) }
+                }
+                _ => return None,
+            };
+            Some(wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                count: None,
+            })
+        })
+        .collect();
+    entries.sort_by_key(|e| e.binding);
+    entries
+}

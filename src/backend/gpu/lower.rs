@@ -1,0 +1,195 @@
+//! Steps to dispatches: which kernel, with which parameters and buffers.
+
+use bytemuck::bytes_of;
+
+use super::device::{Device, Kernel, Pipeline};
+use super::weights::Shard;
+use crate::backend::{BackendError, Sizes};
+use crate::numerics::Precision;
+use crate::ops::{self, Shader};
+use crate::plan::{BufferId, BufferKind, Op, Plan, Step, WeightId};
+use std::rc::Rc;
+
+/// A recorded dispatch; its second dimension is the number of rows.
+pub(super) struct Dispatch {
+    pub pipeline: Rc<Pipeline>,
+    pub bindings: wgpu::BindGroup,
+    pub groups_x: u32,
+}
+
+/// A step's dispatches.
+pub(super) struct Lowered {
+    pub step: Step,
+    pub dispatches: Vec<Dispatch>,
+}
+
+/// A weight on the GPU.
+pub(super) enum Resident {
+    /// A matrix in its format.
+    Matrix(Vec<Shard>),
+    /// A vector as f32.
+    Vector(wgpu::Buffer),
+}
+
+/// All buffers of a plan on the GPU.
+pub(super) struct Resources {
+    pub sizes: Sizes,
+    pub body_state: wgpu::Buffer,
+    pub head_state: wgpu::Buffer,
+    pub ids: wgpu::Buffer,
+    pub buffers: Vec<wgpu::Buffer>,
+    pub caches: Vec<[wgpu::Buffer; 2]>,
+    pub rope: wgpu::Buffer,
+    pub scores: wgpu::Buffer,
+    pub weights: Vec<Resident>,
+}
+
+/// Makes dispatches of steps.
+pub(super) struct Lowering<'a> {
+    pub device: &'a mut Device,
+    pub plan: &'a Plan,
+    pub resources: &'a Resources,
+}
+
+impl Lowering<'_> {
+    /// The dispatches of a step; `head` tells which state it reads.
+    pub fn lower(&mut self, step: &Step, head: bool) -> Result<Lowered, BackendError> {
+        let (plan, r) = (self.plan, self.resources);
+        let state = if head { &r.head_state } else { &r.body_state };
+        let width = |b: BufferId| plan.buffers[b.0].width;
+        let buffer = |b: BufferId| &r.buffers[b.0];
+        let mut dispatches = Vec::new();
+        let mut one = |kernel: Kernel, params: &[u8], groups: [u32; 3], buffers: &[&wgpu::Buffer]| {
+            dispatches.push(dispatch(self.device, kernel, state, params, groups, buffers)?);
+            Ok::<_, BackendError>(())
+        };
+        let plain = |shader: &'static Shader| Kernel { shader, format: None, precise: false };
+        match step.op {
+            Op::Embedding { weight, out } => {
+                let w = &plan.weights[weight.0];
+                for shard in matrix(r, weight) {
+                    let p = ops::embedding::Params {
+                        cols: w.cols as u32,
+                        row_base: shard.row_base as u32,
+                        rows: shard.rows as u32,
+                        block: w.format.block as u32,
+                        streams: shard.streams,
+                    };
+                    let kernel = Kernel { shader: &ops::embedding::SHADER, format: Some(w.format), precise: false };
+                    let buffers = [&shard.buffer, &shard.buffer, &r.ids, buffer(out)];
+                    one(kernel, bytes_of(&p), ops::embedding::workgroups(&p, 1), &buffers)?;
+                }
+            }
+            Op::RmsNorm { x, weight, out, eps } => {
+                let p = ops::rms_norm::Params::new(width(x), eps);
+                let groups = ops::rms_norm::workgroups(&p, 1);
+                let buffers = [buffer(x), vector(r, weight), buffer(out)];
+                one(plain(&ops::rms_norm::SHADER), bytes_of(&p), groups, &buffers)?;
+            }
+            Op::QuantizeActivations { x, out } => {
+                let BufferKind::Quantized(block) = plan.buffers[out.0].kind else { return Ok(none(step)) };
+                let p = ops::quantize_activations::Params::new(width(x), block, plan.precision);
+                let precise = plan.precision == Precision::Precise;
+                let kernel = Kernel { shader: &ops::quantize_activations::SHADER, format: None, precise };
+                let groups = ops::quantize_activations::workgroups(&p, 1);
+                one(kernel, bytes_of(&p), groups, &[buffer(x), buffer(out)])?;
+            }
+            Op::Matmul { weight, bias, x, out } => {
+                let w = &plan.weights[weight.0];
+                let block = w.format.activation_block();
+                let precise = block.is_some() && plan.precision == Precision::Precise;
+                for shard in matrix(r, weight) {
+                    let term = block.unwrap_or(crate::quant::CHUNK);
+                    let p = ops::matmul::Params {
+                        cols: w.cols as u32,
+                        blocks: w.cols.div_ceil(term) as u32,
+                        block: term as u32,
+                        x_stride: match block {
+                            Some(b) => ops::quantize_activations::stride(w.cols, b, plan.precision),
+                            None => w.cols,
+                        } as u32,
+                        rows: shard.rows as u32,
+                        row_base: shard.row_base as u32,
+                        out_width: w.rows as u32,
+                        has_bias: u32::from(bias.is_some()),
+                        streams: shard.streams,
+                        out_row0: u32::from(out == plan.logits),
+                        pad: [0; 3],
+                    };
+                    let kernel = Kernel { shader: &ops::matmul::SHADER, format: Some(w.format), precise };
+                    let bias = bias.map_or(&r.rope, |b| vector(r, b));
+                    let buffers = [&shard.buffer, &shard.buffer, buffer(x), buffer(x), bias, buffer(out)];
+                    one(kernel, bytes_of(&p), ops::matmul::workgroups(&p, 1), &buffers)?;
+                }
+            }
+            Op::Rope { x, head_dim, pairs, neox } => {
+                let (head_dim, pairs, neox) = (head_dim as u32, pairs as u32, u32::from(neox));
+                let p = ops::rope::Params { width: width(x) as u32, head_dim, pairs, neox };
+                let groups = ops::rope::workgroups(&p, 1);
+                one(plain(&ops::rope::SHADER), bytes_of(&p), groups, &[&r.rope, buffer(x)])?;
+            }
+            Op::KvStore { k, v, layer } => {
+                let p = ops::kv_store::Params { width: plan.kv_width as u32, pad: [0; 3] };
+                let [k_cache, v_cache] = &r.caches[layer];
+                let buffers = [buffer(k), buffer(v), k_cache, v_cache];
+                one(plain(&ops::kv_store::SHADER), bytes_of(&p), ops::kv_store::workgroups(&p, 1), &buffers)?;
+            }
+            Op::Attention { q, out, layer, heads, kv_heads, head_dim } => {
+                let p = ops::attention::Params::new(heads, kv_heads, head_dim, r.sizes.context);
+                let [k_cache, v_cache] = &r.caches[layer];
+                let buffers = [buffer(q), k_cache, v_cache, &r.scores, buffer(out)];
+                one(plain(&ops::attention::SHADER), bytes_of(&p), ops::attention::workgroups(&p, 1), &buffers)?;
+            }
+            Op::SiluMul { a, b, out } => {
+                let p = ops::silu_mul::Params { width: width(out) as u32, pad: [0; 3] };
+                let buffers = [buffer(a), buffer(b), buffer(out)];
+                one(plain(&ops::silu_mul::SHADER), bytes_of(&p), ops::silu_mul::workgroups(&p, 1), &buffers)?;
+            }
+            Op::Add { x, b } => {
+                let p = ops::add::Params { width: width(x) as u32, pad: [0; 3] };
+                let groups = ops::add::workgroups(&p, 1);
+                one(plain(&ops::add::SHADER), bytes_of(&p), groups, &[buffer(x), buffer(b)])?;
+            }
+        }
+        Ok(Lowered { step: step.clone(), dispatches })
+    }
+}
+
+fn none(step: &Step) -> Lowered {
+    Lowered { step: step.clone(), dispatches: Vec::new() }
+}
+
+fn matrix(r: &Resources, id: WeightId) -> &[Shard] {
+    match &r.weights[id.0] {
+        Resident::Matrix(shards) => shards,
+        Resident::Vector(_) => &[],
+    }
+}
+
+fn vector(r: &Resources, id: WeightId) -> &wgpu::Buffer {
+    match &r.weights[id.0] {
+        Resident::Vector(buffer) => buffer,
+        Resident::Matrix(shards) => &shards[0].buffer,
+    }
+}
+
+/// Compiles and binds one dispatch. `buffers` follow the state and the parameters, in the shader's order.
+pub(super) fn dispatch(
+    device: &mut Device,
+    kernel: Kernel,
+    state: &wgpu::Buffer,
+    params: &[u8],
+    groups: [u32; 3],
+    buffers: &[&wgpu::Buffer],
+) -> Result<Dispatch, BackendError> {
+    let limit = device.limits.max_compute_workgroups_per_dimension;
+    if groups[0] > limit {
+        let what =
+            format!("{} workgroups in a dispatch ({} needs them, its limit is {limit})", groups[0], kernel.name());
+        return Err(BackendError::Unsupported { device: device.info.name.clone(), what });
+    }
+    let pipeline = device.pipeline(kernel)?;
+    let params = device.uniform(kernel.shader.name, params)?;
+    let bindings = device.bind(&pipeline, &[&[state, &params], buffers].concat());
+    Ok(Dispatch { pipeline, bindings, groups_x: groups[0] })
+}

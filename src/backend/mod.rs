@@ -1,0 +1,102 @@
+//! Backends run a plan. They differ in speed, never in bits.
+
+pub mod cpu;
+pub mod gpu;
+
+use thiserror::Error;
+
+use crate::plan::Step;
+
+/// A batch of consecutive tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Token ids, at most the backend's batch size.
+    pub ids: &'a [u32],
+    /// Position of the first; everything before it is in the cache.
+    pub position: usize,
+    /// Which rows' logits are wanted.
+    pub logits: Rows,
+}
+
+/// Rows of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// None: the head is not run.
+    None,
+    /// The last.
+    Last,
+    /// All.
+    All,
+}
+
+impl Rows {
+    /// First row and number of rows in a batch of `n`.
+    pub fn range(self, n: usize) -> (usize, usize) {
+        match self {
+            Self::None => (0, 0),
+            Self::Last => (n - 1, 1),
+            Self::All => (0, n),
+        }
+    }
+}
+
+/// Hears the output of each step as 32-bit words: the bits of f32, or the words of quantised activations
+/// (per row: high plane, low plane, scales, padded to four words), or the pairs of f16 a step appended to the cache.
+pub type Listener<'a> = &'a mut dyn FnMut(&Step, &[u32]);
+
+/// What can run a plan.
+pub trait Backend {
+    /// Runs a batch; returns the wanted rows of logits, one after the other.
+    fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError>;
+
+    /// The largest batch.
+    fn batch_size(&self) -> usize;
+
+    /// Positions the cache holds.
+    fn context(&self) -> usize;
+
+    /// `cpu`, or the GPU API's name.
+    fn name(&self) -> &'static str;
+
+    /// The device's name.
+    fn device(&self) -> String;
+}
+
+/// Sizes of a backend's buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Positions in the cache.
+    pub context: usize,
+    /// The largest batch.
+    pub batch: usize,
+    /// The most rows of logits a batch may ask for.
+    pub logits_rows: usize,
+}
+
+/// Why a backend could not run.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum BackendError {
+    #[error("no GPU adapter found{0}; install a Vulkan driver (Linux: mesa-vulkan-drivers) or use --backend cpu")]
+    NoAdapter(String),
+    #[error("no adapter matches --device {wanted}; `samebits devices` lists: {found}")]
+    NoSuchDevice { wanted: String, found: String },
+    #[error("{device} lacks {what}; use --backend cpu or another --device")]
+    Unsupported { device: String, what: String },
+    #[error("out of memory on {device} while allocating {what}; use a smaller --ctx, a smaller model or --backend cpu")]
+    OutOfMemory { device: String, what: String },
+    #[error("{device} failed: {message}; update its driver or use --backend cpu")]
+    Device { device: String, message: String },
+    #[error("token id {id} is outside the vocabulary of {vocabulary}")]
+    TokenId { id: u32, vocabulary: usize },
+    #[error("step '{step}' produced NaN or infinity; the model file is damaged or its weights overflow f32")]
+    NonFinite { step: String },
+}
+
+/// Fails on an id outside the vocabulary.
+fn check_ids(ids: &[u32], vocabulary: usize) -> Result<(), BackendError> {
+    match ids.iter().find(|id| **id as usize >= vocabulary) {
+        Some(&id) => Err(BackendError::TokenId { id, vocabulary }),
+        None => Ok(()),
+    }
+}

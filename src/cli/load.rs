@@ -1,0 +1,132 @@
+//! Options that most commands share: the model, the backend, the sizes.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::backend::gpu::{self, Api, Choice, Device, Gpu};
+use crate::backend::{Backend, BackendError, Sizes, cpu::Cpu};
+use crate::engine::Session;
+use crate::model::Model;
+use crate::numerics::Precision;
+
+/// Context used where the model would allow more and the user did not ask.
+const DEFAULT_CONTEXT: usize = 4096;
+
+#[derive(Args, Debug)]
+pub(super) struct ModelArguments {
+    /// The GGUF file
+    #[arg(short, long, value_name = "FILE")]
+    pub model: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RunArguments {
+    /// Where to compute: auto takes a real GPU if there is one, otherwise the CPU; gpu takes a software adapter too
+    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
+    pub backend: BackendName,
+    /// Adapter by its number or part of its name in `samebits devices`
+    #[arg(long, value_name = "N|NAME")]
+    pub device: Option<String>,
+    /// How finely activations are rounded: fast (8 bits, as llama.cpp on a CPU) or precise (16 bits)
+    #[arg(long, value_enum, default_value_t = PrecisionName::Fast)]
+    pub precision: PrecisionName,
+    /// Positions the context holds [default: the model's, at most 4096]
+    #[arg(short = 'c', long = "ctx", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub context: Option<u32>,
+    /// CPU threads [default: all]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Tokens of the prompt that are computed at once; does not change a bit
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub chunk: u16,
+    /// Say nothing but results and errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum BackendName {
+    Auto,
+    Cpu,
+    Gpu,
+    Vulkan,
+    Metal,
+    Dx12,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum PrecisionName {
+    Fast,
+    Precise,
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::Fast => Self::Fast,
+            PrecisionName::Precise => Self::Precise,
+        }
+    }
+}
+
+/// Opens a session on the backend asked for; `all_logits` makes room for the logits of every row of a chunk.
+pub(super) fn session(model: &Model, a: &RunArguments, all_logits: bool) -> Result<Session, Box<dyn Error>> {
+    let trained = model.config.context_length;
+    let context = a.context.map_or(trained.min(DEFAULT_CONTEXT), |c| c as usize);
+    if context > trained && !a.quiet {
+        eprintln!("warning: --ctx {context} is more than the {trained} positions the model was trained for");
+    }
+    let chunk = usize::from(a.chunk);
+    let sizes = Sizes { context, batch: chunk, logits_rows: if all_logits { chunk } else { 1 } };
+    let backend = open(model, a, sizes)?;
+    if !a.quiet {
+        eprintln!("backend: {} ({})", backend.name(), backend.device());
+    }
+    Ok(Session::new(backend, chunk))
+}
+
+fn open(model: &Model, a: &RunArguments, sizes: Sizes) -> Result<Box<dyn Backend>, Box<dyn Error>> {
+    let plan = model.plan(a.precision.into())?;
+    let api = match a.backend {
+        BackendName::Cpu => None,
+        BackendName::Auto | BackendName::Gpu => Some(Api::Any),
+        BackendName::Vulkan => Some(Api::Vulkan),
+        BackendName::Metal => Some(Api::Metal),
+        BackendName::Dx12 => Some(Api::Dx12),
+    };
+    if let Some(api) = api {
+        let auto = a.backend == BackendName::Auto;
+        let hardware_only = auto && a.device.is_none();
+        match Device::open(&Choice { api, device: a.device.clone(), hardware_only }) {
+            Ok(device) => return Ok(Box::new(on_gpu(device, model, plan, sizes, a.quiet)?)),
+            Err(BackendError::NoAdapter(_)) if hardware_only => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = a.threads.map_or(all, usize::from);
+    Ok(Box::new(Cpu::new(model, plan, sizes, threads)))
+}
+
+fn on_gpu(
+    device: Device,
+    model: &Model,
+    plan: crate::plan::Plan,
+    sizes: Sizes,
+    quiet: bool,
+) -> Result<Gpu, BackendError> {
+    if gpu::is_software(&device.info) && !quiet {
+        eprintln!("warning: {} computes on the CPU; --backend cpu is faster and gives the same bits", device.info.name);
+    }
+    let bytes = plan.weights.iter().map(|w| (w.rows * w.format.row_bytes(w.cols)) as u64).sum();
+    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(bytes) };
+    if let Ok(style) = ProgressStyle::with_template("uploading {bar:32} {bytes}/{total_bytes} {bytes_per_sec}") {
+        bar.set_style(style);
+    }
+    let gpu = Gpu::new(device, model, plan, sizes, &mut |n| bar.inc(n))?;
+    bar.finish_and_clear();
+    Ok(gpu)
+}

@@ -1,0 +1,88 @@
+//! `samebits logits`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::load::{ModelArguments, RunArguments};
+use super::{Outcome, print, print_json};
+use crate::model::Model;
+use crate::tokenizer::{EncodeOptions, Tokenizer};
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// The prompt as text
+    #[arg(short, long, value_name = "TEXT", required_unless_present = "tokens")]
+    prompt: Option<String>,
+    /// The prompt as token ids: 1,2,3
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
+    tokens: Option<Vec<u32>>,
+    /// Logits after every token, not only the last
+    #[arg(long)]
+    all: bool,
+    /// How many of the likeliest tokens to print
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    top: usize,
+    /// Save the logits as an array of f32: [tokens, vocabulary]
+    #[arg(long, value_name = "FILE")]
+    npy: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+pub(super) fn run(a: &Arguments) -> Outcome {
+    let model = Model::open(&a.model.model)?;
+    let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
+    let ids = match (&a.tokens, &a.prompt) {
+        (Some(ids), _) => ids.clone(),
+        (None, text) => {
+            let text = text.as_deref().unwrap_or_default();
+            tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: true })?
+        }
+    };
+    let mut session = super::load::session(&model, &a.run, a.all)?;
+    let logits = session.feed(&ids, a.all)?;
+    let vocabulary = model.config.vocabulary;
+    if let Some(path) = &a.npy {
+        let header = npy_header(logits.len() / vocabulary, vocabulary);
+        let bytes = [header.as_slice(), bytemuck::cast_slice(&logits)].concat();
+        std::fs::write(path, bytes).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+    }
+    let first = ids.len() - logits.len() / vocabulary;
+    let mut positions = Vec::new();
+    for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&x, &y| logits[y].total_cmp(&logits[x]).then(x.cmp(&y)));
+        order.truncate(a.top);
+        let piece = |id: usize| String::from_utf8_lossy(&tokenizer.decode(&[id as u32])).into_owned();
+        if a.json {
+            let top: Vec<_> =
+                order.iter().map(|&id| json!({"id": id, "logit": logits[id], "text": piece(id)})).collect();
+            positions.push(json!({"position": first + row, "token": ids[first + row], "top": top}));
+        } else {
+            print(&format!("position {} (token {})", first + row, ids[first + row]))?;
+            for id in order {
+                print(&format!("{id:>8}  {:>12.6}  {:?}", logits[id], piece(id)))?;
+            }
+        }
+    }
+    if a.json {
+        print_json(&json!({"tokens": ids, "positions": positions}))?;
+    }
+    Ok(())
+}
+
+/// Header of a NumPy file (format 1.0) for little-endian f32 in C order.
+fn npy_header(rows: usize, cols: usize) -> Vec<u8> {
+    let mut text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {cols}), }}");
+    let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
+    text.push_str(&" ".repeat(length - 1 - text.len()));
+    text.push('\n');
+    [b"\x93NUMPY\x01\x00".as_slice(), &(length as u16).to_le_bytes(), text.as_bytes()].concat()
+}

@@ -1,0 +1,195 @@
+//! A session: prompt in, tokens out, with the cache in between.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::backend::{Backend, BackendError, Batch, Rows};
+use crate::plan::{Op, Step};
+
+/// Why a session stopped with an error.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The backend.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// Nothing to continue.
+    #[error("the prompt is empty; give at least one token (`-p TEXT`, or a model that adds a BOS token)")]
+    EmptyPrompt,
+    /// More prompt than cache.
+    #[error(
+        "the prompt has {tokens} tokens but the context holds {context}; use --ctx N with a larger N or a shorter prompt"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Positions of the cache.
+        context: usize,
+    },
+}
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// The model ended its answer.
+    EndOfText,
+    /// As many tokens as were asked for.
+    Length,
+    /// The cache is full.
+    ContextFull,
+    /// The user.
+    Interrupted,
+}
+
+/// How long things took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// The prompt.
+    pub prefill: Duration,
+    /// All tokens after the first.
+    pub decode: Duration,
+}
+
+/// What generation gave.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The new tokens; an end-of-text token is the last one where it was the reason to stop.
+    pub tokens: Vec<u32>,
+    /// SHA-256 over the little-endian f32 bits of the logits of every sampled position, as hex.
+    pub logits_hash: String,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// A sequence of tokens on a backend.
+pub struct Session {
+    backend: Box<dyn Backend>,
+    tokens: Vec<u32>,
+    chunk: usize,
+}
+
+impl Session {
+    /// An empty sequence. `chunk` is how many tokens of a prompt run at once, at most the backend's batch.
+    pub fn new(backend: Box<dyn Backend>, chunk: usize) -> Self {
+        let chunk = chunk.clamp(1, backend.batch_size());
+        Self { backend, tokens: Vec::new(), chunk }
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// Forgets the sequence.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+    }
+
+    /// Tokens so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Appends tokens; returns the logits after the last, or of every one of them with `all`.
+    ///
+    /// # Errors
+    /// When the cache cannot hold them, an id is unknown, or a value is not finite: then the step is named.
+    pub fn feed(&mut self, ids: &[u32], all: bool) -> Result<Vec<f32>, EngineError> {
+        if ids.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        let (tokens, context) = (self.tokens.len() + ids.len(), self.backend.context());
+        if tokens > context {
+            return Err(EngineError::PromptTooLong { tokens, context });
+        }
+        let mut out = Vec::new();
+        let chunks = ids.len().div_ceil(self.chunk);
+        for (i, chunk) in ids.chunks(self.chunk).enumerate() {
+            let rows = match (all, i + 1 == chunks) {
+                (true, _) => Rows::All,
+                (false, true) => Rows::Last,
+                (false, false) => Rows::None,
+            };
+            let batch = Batch { ids: chunk, position: self.tokens.len(), logits: rows };
+            let logits = self.backend.forward(batch, None)?;
+            if logits.iter().any(|x| !x.is_finite()) {
+                return Err(self.name_non_finite(batch).into());
+            }
+            out.extend_from_slice(logits);
+            self.tokens.extend_from_slice(chunk);
+        }
+        Ok(out)
+    }
+
+    /// Runs a batch again step by step to find where it left the finite numbers.
+    fn name_non_finite(&mut self, batch: Batch<'_>) -> BackendError {
+        let mut first = None;
+        let mut listen = |step: &Step, words: &[u32]| {
+            if first.is_none() && !finite(step, words) {
+                first = Some(step.name.clone());
+            }
+        };
+        if let Err(error) = self.backend.forward(batch, Some(&mut listen)) {
+            return error;
+        }
+        BackendError::NonFinite { step: first.unwrap_or_else(|| "output".to_owned()) }
+    }
+
+    /// Feeds the prompt, then samples up to `limit` tokens. `sample` chooses from logits given all tokens so far;
+    /// `emit` hears each token and says whether to go on; `is_end` tells end-of-text tokens.
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        limit: usize,
+        mut sample: impl FnMut(&[f32], &[u32]) -> u32,
+        is_end: impl Fn(u32) -> bool,
+        mut emit: impl FnMut(u32) -> bool,
+    ) -> Result<Generation, EngineError> {
+        let mut hash = Sha256::new();
+        let mut new = Vec::new();
+        let start = Instant::now();
+        let mut logits = self.feed(prompt, false)?;
+        let prefill = start.elapsed();
+        let start = Instant::now();
+        let stop_reason = loop {
+            if new.len() >= limit {
+                break StopReason::Length;
+            }
+            for x in &logits {
+                hash.update(x.to_bits().to_le_bytes());
+            }
+            let token = sample(&logits, &self.tokens);
+            new.push(token);
+            if is_end(token) {
+                break StopReason::EndOfText;
+            }
+            if !emit(token) {
+                break StopReason::Interrupted;
+            }
+            if new.len() >= limit {
+                break StopReason::Length;
+            }
+            if self.tokens.len() + 1 > self.backend.context() {
+                break StopReason::ContextFull;
+            }
+            logits = self.feed(&[token], false)?;
+        };
+        let logits_hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let timings = Timings { prefill, decode: start.elapsed() };
+        Ok(Generation { tokens: new, logits_hash, stop_reason, timings })
+    }
+}
+
+/// Whether a step's output words hold finite numbers only.
+fn finite(step: &Step, words: &[u32]) -> bool {
+    match step.op {
+        Op::KvStore { .. } => words.iter().all(|w| w & 0x7c00 != 0x7c00 && (w >> 16) & 0x7c00 != 0x7c00),
+        Op::QuantizeActivations { .. } => true,
+        _ => words.iter().all(|w| f32::from_bits(*w).is_finite()),
+    }
+}

@@ -1,0 +1,40 @@
+//! The GGUF container, versions 2 and 3: header, metadata, tensor table, memory map; and a writer.
+//!
+//! A file is hostile until checked: every count, length, shape and offset is compared with the file before it is
+//! used, and nothing is allocated that the file could not hold. Specification: `ggml/docs/gguf.md`.
+
+mod reader;
+mod types;
+mod value;
+mod writer;
+
+pub use reader::{Gguf, TensorInfo};
+pub use types::{GgmlType, ggml_type};
+pub use value::{Array, Value};
+pub use writer::GgufWriter;
+
+use thiserror::Error;
+
+/// What is wrong with a GGUF file.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum GgufError {
+    #[error("cannot read {path}: {reason}")]
+    Io { path: String, reason: String },
+    #[error("{path} is not a GGUF file: {reason}")]
+    NotGguf { path: String, reason: String },
+    #[error("GGUF version {0} is not supported (2 and 3 are); convert the model again with a current llama.cpp")]
+    Version(u32),
+    #[error("the file ends early: {what} at byte {at} needs {needed} bytes, {left} are left; download it again")]
+    Truncated { what: String, at: u64, needed: u64, left: u64 },
+    #[error("damaged file: {what} at byte {at}; download it again")]
+    Damaged { what: String, at: u64 },
+    #[error("this is one part of a split model ({0}); merge it first: llama-gguf-split --merge FIRST-PART OUT.gguf")]
+    Split(String),
+    #[error("metadata '{0}' is missing; the file is incomplete or not a language model")]
+    MissingKey(String),
+    #[error("metadata '{key}' is {found}, expected {expected}")]
+    WrongType { key: String, found: String, expected: &'static str },
+    #[error("cannot write: {0}")]
+    Write(String),
+}

@@ -1,0 +1,17 @@
+//! **samebits** runs GGUF language models through WGSL compute shaders on wgpu, with the same bits on every GPU and on
+//! the CPU.
+//!
+//! The way of the data: [`gguf`] → [`model`] → [`plan`] → [`backend`] → logits → [`sample`] → text, with [`tokenizer`]
+//! at both ends and [`engine`] to hold it together. `docs/numerics.md` is the contract that fixes the bits.
+
+pub mod backend;
+pub mod cli;
+pub mod engine;
+pub mod gguf;
+pub mod model;
+pub mod numerics;
+pub mod ops;
+pub mod plan;
+pub mod quant;
+pub mod sample;
+pub mod tokenizer;

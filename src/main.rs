@@ -1,0 +1,7 @@
+//! The `samebits` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    samebits::cli::main()
+}

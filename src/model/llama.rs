@@ -1,0 +1,188 @@
+//! Architecture `llama`: Llama 1 to 3, TinyLlama, SmolLM2, Mistral (Touvron et al. 2023; `llama.cpp` names).
+
+use super::{Config, ModelError, weight};
+use crate::gguf::Gguf;
+use crate::numerics::Precision;
+use crate::plan::{Builder, Op, Plan, WeightId};
+
+/// Reads and checks the numbers of the model.
+pub(super) fn config(gguf: &Gguf) -> Result<Config, ModelError> {
+    let key = |name: &str| format!("llama.{name}");
+    let count = |name: &str, default: Option<usize>| -> Result<usize, ModelError> {
+        let key = key(name);
+        let value = match (gguf.get(&key), default) {
+            (None, Some(default)) => default,
+            _ => gguf.get_u32(&key)? as usize,
+        };
+        if value == 0 || value > 1 << 24 {
+            let reason = "it must lie between 1 and 2^24; the file is damaged";
+            return Err(ModelError::Metadata { key, value: value.to_string(), reason });
+        }
+        Ok(value)
+    };
+    let check = |name: &str, value: usize, ok: bool, reason| {
+        if ok { Ok(()) } else { Err(ModelError::Metadata { key: key(name), value: value.to_string(), reason }) }
+    };
+    let embedding_length = count("embedding_length", None)?;
+    let head_count = count("attention.head_count", None)?;
+    let head_count_kv = count("attention.head_count_kv", Some(head_count))?;
+    let head_dim = count("attention.key_length", Some(embedding_length / head_count))?;
+    let value_dim = count("attention.value_length", Some(head_dim))?;
+    let rope_dimensions = count("rope.dimension_count", Some(head_dim))?;
+    check("attention.head_count_kv", head_count_kv, head_count % head_count_kv == 0, "it must divide the head count")?;
+    check("attention.key_length", head_dim, head_dim % 2 == 0, "heads of odd size are not supported")?;
+    check("attention.value_length", value_dim, value_dim == head_dim, "it must equal the key length")?;
+    let rope_fits = rope_dimensions % 2 == 0 && rope_dimensions <= head_dim;
+    check("rope.dimension_count", rope_dimensions, rope_fits, "it must be even and at most the head size")?;
+    let eps_key = key("attention.layer_norm_rms_epsilon");
+    let rms_eps = gguf.get_f32(&eps_key)?;
+    if !(0.0..1.0).contains(&rms_eps) {
+        let reason = "it must lie between 0 and 1";
+        return Err(ModelError::Metadata { key: eps_key, value: rms_eps.to_string(), reason });
+    }
+    let block_count = count("block_count", None)?;
+    let layers_present = gguf.tensor(&format!("blk.{}.attn_norm.weight", block_count - 1)).is_some();
+    if !layers_present {
+        return Err(ModelError::MissingTensor(format!("blk.{}.attn_norm.weight", block_count - 1)));
+    }
+    let embedding =
+        gguf.tensor("token_embd.weight").ok_or_else(|| ModelError::MissingTensor("token_embd.weight".to_owned()))?;
+    Ok(Config {
+        architecture: "llama".to_owned(),
+        name: gguf.get_str("general.name").unwrap_or_default().to_owned(),
+        block_count,
+        embedding_length,
+        feed_forward_length: count("feed_forward_length", None)?,
+        head_count,
+        head_count_kv,
+        head_dim,
+        context_length: count("context_length", None)?,
+        vocabulary: embedding.dims.get(1).copied().unwrap_or(1) as usize,
+        rms_eps,
+        rope_dimensions,
+        parameters: gguf.tensors().iter().map(|t| t.dims.iter().product::<u64>()).sum(),
+    })
+}
+
+/// RoPE frequencies in radians per position, with the file's scaling.
+fn rope_frequencies(gguf: &Gguf, config: &Config) -> Result<Vec<f64>, ModelError> {
+    let float = |key: &str, default: f64| -> Result<f64, ModelError> {
+        Ok(if gguf.get(key).is_some() { f64::from(gguf.get_f32(key)?) } else { default })
+    };
+    let base = float("llama.rope.freq_base", 10000.0)?;
+    if !(base.is_finite() && base > 0.0) {
+        let (key, reason) = ("llama.rope.freq_base".to_owned(), "it must be positive");
+        return Err(ModelError::Metadata { key, value: base.to_string(), reason });
+    }
+    let dims = config.rope_dimensions;
+    let mut frequencies: Vec<f64> = (0..dims / 2).map(|i| libm::pow(base, -2.0 * i as f64 / dims as f64)).collect();
+    let kind_key = "llama.rope.scaling.type";
+    let kind = if gguf.get(kind_key).is_some() { gguf.get_str(kind_key)? } else { "none" };
+    match kind {
+        "none" => {}
+        "linear" => {
+            let factor = float("llama.rope.scaling.factor", 1.0)?;
+            frequencies.iter_mut().for_each(|f| *f /= factor);
+        }
+        "llama3" => {
+            let factor = float("llama.rope.scaling.factor", 8.0)?;
+            let low = float("llama.rope.scaling.low_freq_factor", 1.0)?;
+            let high = float("llama.rope.scaling.high_freq_factor", 4.0)?;
+            let original = float("llama.rope.scaling.original_context_length", 8192.0)?;
+            frequencies.iter_mut().for_each(|f| *f = llama3_scaled(*f, factor, low, high, original));
+        }
+        other => {
+            let reason = "supported: none, linear, llama3";
+            return Err(ModelError::Metadata { key: kind_key.to_owned(), value: other.to_owned(), reason });
+        }
+    }
+    if let Some(factors) = weight(gguf, "rope_freqs.weight", 1, dims / 2)? {
+        let mut values = vec![0.0; dims / 2];
+        if let Some(tensor) = gguf.tensor(&factors.name) {
+            factors.format.dequantize(gguf.data(tensor), &mut values);
+        }
+        for (frequency, factor) in frequencies.iter_mut().zip(values) {
+            *frequency /= f64::from(factor);
+        }
+    }
+    Ok(frequencies)
+}
+
+/// The Llama 3.1 scaling of one frequency: long wavelengths slow down by `factor`, short ones stay.
+fn llama3_scaled(frequency: f64, factor: f64, low: f64, high: f64, original: f64) -> f64 {
+    let wavelength = 2.0 * std::f64::consts::PI / frequency;
+    if wavelength < original / high {
+        return frequency;
+    }
+    if wavelength > original / low {
+        return frequency / factor;
+    }
+    let smooth = (original / wavelength - low) / (high - low);
+    (1.0 - smooth) * frequency / factor + smooth * frequency
+}
+
+/// The plan of the whole model.
+pub(super) fn plan(gguf: &Gguf, c: &Config, precision: Precision) -> Result<Plan, ModelError> {
+    let (q_width, kv_width) = (c.head_count * c.head_dim, c.head_count_kv * c.head_dim);
+    let mut b = Builder::new(precision, c.block_count, kv_width, rope_frequencies(gguf, c)?);
+    let optional = |b: &mut Builder, name: &str, rows: usize, cols: usize| -> Result<Option<WeightId>, ModelError> {
+        Ok(weight(gguf, name, rows, cols)?.map(|w| b.weight(w)))
+    };
+    let required = |b: &mut Builder, name: &str, rows: usize, cols: usize| -> Result<WeightId, ModelError> {
+        optional(b, name, rows, cols)?.ok_or_else(|| ModelError::MissingTensor(name.to_owned()))
+    };
+
+    let x = b.buffer("x", c.embedding_length);
+    let norm = b.buffer("norm", c.embedding_length);
+    let [q, att] = ["q", "attention"].map(|n| b.buffer(n, q_width));
+    let [k, v] = ["k", "v"].map(|n| b.buffer(n, kv_width));
+    let branch = b.buffer("branch", c.embedding_length);
+    let [gate, up, hidden] = ["gate", "up", "hidden"].map(|n| b.buffer(n, c.feed_forward_length));
+
+    let embedding = required(&mut b, "token_embd.weight", c.vocabulary, c.embedding_length)?;
+    b.step("token_embd", Op::Embedding { weight: embedding, out: x });
+    for layer in 0..c.block_count {
+        let tensor = |part: &str| format!("blk.{layer}.{part}");
+        let matrix = |b: &mut Builder, part: &str, rows: usize, cols: usize| {
+            let w = required(b, &format!("blk.{layer}.{part}.weight"), rows, cols)?;
+            let bias = optional(b, &format!("blk.{layer}.{part}.bias"), 1, rows)?;
+            Ok::<_, ModelError>((w, bias))
+        };
+        let attn_norm = required(&mut b, &tensor("attn_norm.weight"), 1, c.embedding_length)?;
+        let (wq, bq) = matrix(&mut b, "attn_q", q_width, c.embedding_length)?;
+        let (wk, bk) = matrix(&mut b, "attn_k", kv_width, c.embedding_length)?;
+        let (wv, bv) = matrix(&mut b, "attn_v", kv_width, c.embedding_length)?;
+        let (wo, bo) = matrix(&mut b, "attn_output", c.embedding_length, q_width)?;
+        let ffn_norm = required(&mut b, &tensor("ffn_norm.weight"), 1, c.embedding_length)?;
+        let (wg, bg) = matrix(&mut b, "ffn_gate", c.feed_forward_length, c.embedding_length)?;
+        let (wu, bu) = matrix(&mut b, "ffn_up", c.feed_forward_length, c.embedding_length)?;
+        let (wd, bd) = matrix(&mut b, "ffn_down", c.embedding_length, c.feed_forward_length)?;
+
+        b.step(tensor("attn_norm"), Op::RmsNorm { x, weight: attn_norm, out: norm, eps: c.rms_eps });
+        let qkv = [("attn_q", wq, bq, q), ("attn_k", wk, bk, k), ("attn_v", wv, bv, v)];
+        b.matmuls(norm, &tensor("attn_norm"), qkv.map(|(n, w, bias, out)| (tensor(n), w, bias, out)));
+        let pairs = c.rope_dimensions / 2;
+        for (name, x) in [("attn_q.rope", q), ("attn_k.rope", k)] {
+            b.step(tensor(name), Op::Rope { x, head_dim: c.head_dim, pairs, neox: false });
+        }
+        b.step(tensor("kv_cache"), Op::KvStore { k, v, layer });
+        let (heads, kv_heads) = (c.head_count, c.head_count_kv);
+        b.step(tensor("attention"), Op::Attention { q, out: att, layer, heads, kv_heads, head_dim: c.head_dim });
+        b.matmuls(att, &tensor("attention"), [(tensor("attn_output"), wo, bo, branch)]);
+        b.step(tensor("attn_residual"), Op::Add { x, b: branch });
+
+        b.step(tensor("ffn_norm"), Op::RmsNorm { x, weight: ffn_norm, out: norm, eps: c.rms_eps });
+        let gate_up = [("ffn_gate", wg, bg, gate), ("ffn_up", wu, bu, up)];
+        b.matmuls(norm, &tensor("ffn_norm"), gate_up.map(|(n, w, bias, out)| (tensor(n), w, bias, out)));
+        b.step(tensor("ffn_silu_mul"), Op::SiluMul { a: gate, b: up, out: hidden });
+        b.matmuls(hidden, &tensor("ffn_silu_mul"), [(tensor("ffn_down"), wd, bd, branch)]);
+        b.step(tensor("ffn_residual"), Op::Add { x, b: branch });
+    }
+    let head = b.len();
+    let output_norm = required(&mut b, "output_norm.weight", 1, c.embedding_length)?;
+    b.step("output_norm", Op::RmsNorm { x, weight: output_norm, out: norm, eps: c.rms_eps });
+    let output = optional(&mut b, "output.weight", c.vocabulary, c.embedding_length)?.unwrap_or(embedding);
+    let logits = b.buffer("logits", c.vocabulary);
+    b.matmuls(norm, "output_norm", [("output".to_owned(), output, None, logits)]);
+    Ok(b.finish(head, logits))
+}

@@ -1,0 +1,65 @@
+//! Portable elementary functions from `+ - *` and integer code.
+
+use super::{WEIGHT_FLOOR, flush};
+
+/// `e^r` for |r| ≤ 0.35 (Cephes `expf` polynomial).
+fn exp_poly(r: f32) -> f32 {
+    let mut p = 1.987_569_15e-4f32;
+    p = p * r + 1.398_199_95e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 0.5;
+    (p * (r * r) + r) + 1.0
+}
+
+/// 2^n for -126 ≤ n ≤ 127.
+fn power_of_two(n: f32) -> f32 {
+    f32::from_bits(((n as i32 + 127) as u32) << 23)
+}
+
+/// `e^x`; the argument is clamped to [-87, 88].
+pub fn exp(x: f32) -> f32 {
+    let x = flush(x, WEIGHT_FLOOR).min(88.0).max(-87.0);
+    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    exp_poly(r) * power_of_two(n)
+}
+
+/// `2^x` for softmax weights: exactly 0 below -40; the argument must not exceed 127.
+pub fn exp2(x: f32) -> f32 {
+    if x < -40.0 {
+        return 0.0;
+    }
+    let x = flush(x, WEIGHT_FLOOR);
+    let n = x.round_ties_even();
+    let r = (x - n) * std::f32::consts::LN_2;
+    exp_poly(r) * power_of_two(n)
+}
+
+/// `1/x` for 2^-100 ≤ |x| ≤ 2^100: integer seed, four Newton steps.
+pub fn recip(x: f32) -> f32 {
+    let sign = x.to_bits() & 0x8000_0000;
+    let m = f32::from_bits(x.to_bits() & 0x7fff_ffff);
+    let mut y = f32::from_bits(0x7ef3_11c7u32.wrapping_sub(m.to_bits()));
+    for _ in 0..4 {
+        y += y * (1.0 - m * y);
+    }
+    f32::from_bits(y.to_bits() | sign)
+}
+
+/// `1/sqrt(x)` for 2^-100 ≤ x ≤ 2^100: integer seed, four Newton steps.
+pub fn rsqrt(x: f32) -> f32 {
+    let h = 0.5 * x;
+    let mut y = f32::from_bits(0x5f37_5a86u32.wrapping_sub(x.to_bits() >> 1));
+    for _ in 0..4 {
+        y += y * (0.5 - (h * y) * y);
+    }
+    y
+}
+
+/// `x / (1 + e^-x)`; the exponent is clamped to ±60.
+pub fn silu(x: f32) -> f32 {
+    let x = flush(x, WEIGHT_FLOOR);
+    x * recip(1.0 + exp((-x).min(60.0).max(-60.0)))
+}

@@ -1,0 +1,81 @@
+//! Causal attention over the f16 cache: multi-head, grouped-query or multi-query (Ainslie et al. 2023).
+
+use bytemuck::{Pod, Zeroable};
+
+use super::Shader;
+use crate::numerics::{ACTIVATION_FLOOR, exp2, f16_value, flush, r13, recip, s8, settle};
+
+/// The shader.
+pub static SHADER: Shader = Shader { name: "attention", wgsl: include_str!("../../wgsl/attention.wgsl") };
+
+/// What the shader reads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Params {
+    /// Query heads.
+    pub heads: u32,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: u32,
+    /// Elements per head, even.
+    pub head_dim: u32,
+    /// Positions in the cache.
+    pub context: u32,
+    /// `log2(e) / sqrt(head_dim)`.
+    pub scale: f32,
+    /// To 16 bytes.
+    pub pad: [u32; 3],
+}
+
+impl Params {
+    /// Parameters for a model's heads and a cache of `context` positions.
+    pub fn new(heads: usize, kv_heads: usize, head_dim: usize, context: usize) -> Self {
+        let scale = (std::f64::consts::LOG2_E / libm::sqrt(head_dim as f64)) as f32;
+        Self {
+            heads: heads as u32,
+            kv_heads: kv_heads as u32,
+            head_dim: head_dim as u32,
+            context: context as u32,
+            scale,
+            pad: [0; 3],
+        }
+    }
+}
+
+/// One head of one row: `q` and `out` of `head_dim` elements, `count` positions visible, `scores` scratch of at least
+/// `count`. The caches are `[position][kv_heads * head_dim]`.
+pub fn cpu(
+    p: &Params,
+    head: usize,
+    count: usize,
+    q: &[f32],
+    k_cache: &[u16],
+    v_cache: &[u16],
+    scores: &mut [f32],
+    out: &mut [f32],
+) {
+    let head_dim = p.head_dim as usize;
+    let width = p.kv_heads as usize * head_dim;
+    let at = head / (p.heads / p.kv_heads) as usize * head_dim;
+    let scores = &mut scores[..count];
+    let mut top = -f32::from_bits((127 + 100) << 23);
+    for (position, score) in scores.iter_mut().enumerate() {
+        let k = &k_cache[position * width + at..][..head_dim];
+        let products = q.iter().zip(k).map(|(&q, &k)| r13(flush(q, ACTIVATION_FLOOR)) * f16_value(u32::from(k)));
+        *score = flush(s8::sum(products) * p.scale, ACTIVATION_FLOOR);
+        top = top.max(*score);
+    }
+    for score in scores.iter_mut() {
+        *score = r13(exp2(*score - top));
+    }
+    let inverse = recip(s8::sum(scores.iter().copied()));
+    for (d, out) in out.iter_mut().enumerate() {
+        let v = v_cache[at + d..].iter().step_by(width);
+        let products = scores.iter().zip(v).map(|(&w, &v)| w * f16_value(u32::from(v)));
+        *out = settle(s8::sum(products) * inverse);
+    }
+}
+
+/// Workgroups for `rows` rows.
+pub fn workgroups(p: &Params, rows: u32) -> [u32; 3] {
+    [p.heads, rows, 1]
+}

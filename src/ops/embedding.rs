@@ -1,0 +1,39 @@
+//! Embedding rows by token id, dequantised exactly.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::Shader;
+use crate::numerics::settle;
+use crate::quant::Format;
+
+/// The shader.
+pub static SHADER: Shader = Shader { name: "embedding", wgsl: include_str!("../../wgsl/embedding.wgsl") };
+
+/// What the shader reads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Params {
+    /// Elements per row.
+    pub cols: u32,
+    /// The first id of this shard.
+    pub row_base: u32,
+    /// Rows in this shard.
+    pub rows: u32,
+    /// Weights per block of the format.
+    pub block: u32,
+    /// Word offset of each stream in the shard.
+    pub streams: [u32; 4],
+}
+
+/// One row: `raw` is the id's row of the matrix.
+pub fn cpu(format: &Format, raw: &[u8], out: &mut [f32]) {
+    format.dequantize(raw, out);
+    for x in out {
+        *x = settle(*x);
+    }
+}
+
+/// Workgroups for `rows` rows.
+pub fn workgroups(p: &Params, rows: u32) -> [u32; 3] {
+    [super::groups(p.cols), rows, 1]
+}

@@ -1,0 +1,34 @@
+//! Softmax over each row, in base 2. Every value must lie within ±2^90.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::Shader;
+use crate::numerics::{ACTIVATION_FLOOR, exp2, flush, recip, s8, settle};
+
+/// The shader.
+pub static SHADER: Shader = Shader { name: "softmax", wgsl: include_str!("../../wgsl/softmax.wgsl") };
+
+/// What the shader reads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub struct Params {
+    /// Elements per row.
+    pub width: u32,
+    /// To 16 bytes.
+    pub pad: [u32; 3],
+}
+
+/// One row.
+pub fn cpu(x: &[f32], out: &mut [f32]) {
+    let scaled = |x: f32| flush(flush(x, ACTIVATION_FLOOR) * std::f32::consts::LOG2_E, ACTIVATION_FLOOR);
+    let top = x.iter().fold(-f32::from_bits((127 + 100) << 23), |m, &x| m.max(scaled(x)));
+    let inverse = recip(s8::sum(x.iter().map(|&x| exp2(scaled(x) - top))));
+    for (out, &x) in out.iter_mut().zip(x) {
+        *out = settle(exp2(scaled(x) - top) * inverse);
+    }
+}
+
+/// Workgroups for `rows` rows.
+pub fn workgroups(_: &Params, rows: u32) -> [u32; 3] {
+    [1, rows, 1]
+}

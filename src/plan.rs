@@ -1,0 +1,239 @@
+//! A plan: what to compute, in order, with a name per step. Built once by a model, run by every backend.
+
+use crate::numerics::Precision;
+use crate::quant::Format;
+
+/// Index of a buffer in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BufferId(pub usize);
+
+/// Index of a weight in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightId(pub usize);
+
+/// A buffer with one row per token of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    /// Name for reports.
+    pub name: String,
+    /// Elements per row.
+    pub width: usize,
+    /// What the elements are.
+    pub kind: BufferKind,
+}
+
+/// What a buffer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BufferKind {
+    /// f32.
+    Float,
+    /// Integers with one scale per block of so many elements.
+    Quantized(usize),
+}
+
+/// A tensor of the model file.
+#[derive(Clone, Debug)]
+pub struct Weight {
+    /// Its name in the file.
+    pub name: String,
+    /// How its bytes are read.
+    pub format: &'static Format,
+    /// Rows; 1 for a vector.
+    pub rows: usize,
+    /// Elements per row.
+    pub cols: usize,
+}
+
+/// One operation on buffers. All rows of a batch are independent but for attention, which reads the cache.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Op {
+    /// Rows of the matrix `weight` by token id.
+    Embedding { weight: WeightId, out: BufferId },
+    /// Normalises `x` and scales it by the vector `weight`.
+    RmsNorm { x: BufferId, weight: WeightId, out: BufferId, eps: f32 },
+    /// Turns `x` into integers.
+    QuantizeActivations { x: BufferId, out: BufferId },
+    /// Multiplies `x` with the matrix `weight` and adds `bias`.
+    Matmul { weight: WeightId, bias: Option<WeightId>, x: BufferId, out: BufferId },
+    /// Rotates `x` in place.
+    Rope { x: BufferId, head_dim: usize, pairs: usize, neox: bool },
+    /// Appends `k` and `v` to a layer's cache.
+    KvStore { k: BufferId, v: BufferId, layer: usize },
+    /// Attends over a layer's cache.
+    Attention { q: BufferId, out: BufferId, layer: usize, heads: usize, kv_heads: usize, head_dim: usize },
+    /// `out = silu(a) * b`.
+    SiluMul { a: BufferId, b: BufferId, out: BufferId },
+    /// `x = x + b`.
+    Add { x: BufferId, b: BufferId },
+}
+
+impl Op {
+    /// The op's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Embedding { .. } => "embedding",
+            Self::RmsNorm { .. } => "rms_norm",
+            Self::QuantizeActivations { .. } => "quantize_activations",
+            Self::Matmul { .. } => "matmul",
+            Self::Rope { .. } => "rope",
+            Self::KvStore { .. } => "kv_store",
+            Self::Attention { .. } => "attention",
+            Self::SiluMul { .. } => "silu_mul",
+            Self::Add { .. } => "add",
+        }
+    }
+
+    /// The buffer the op writes; `None` for the cache.
+    pub fn output(&self) -> Option<BufferId> {
+        match *self {
+            Self::Embedding { out, .. }
+            | Self::RmsNorm { out, .. }
+            | Self::QuantizeActivations { out, .. }
+            | Self::Matmul { out, .. }
+            | Self::Attention { out, .. }
+            | Self::SiluMul { out, .. } => Some(out),
+            Self::Rope { x, .. } | Self::Add { x, .. } => Some(x),
+            Self::KvStore { .. } => None,
+        }
+    }
+}
+
+/// A named operation, such as `blk.3.attn_norm`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Unique in the plan.
+    pub name: String,
+    /// What it does.
+    pub op: Op,
+}
+
+/// Everything a backend needs to know of a model.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How activations are rounded.
+    pub precision: Precision,
+    /// The buffers.
+    pub buffers: Vec<Buffer>,
+    /// The weights.
+    pub weights: Vec<Weight>,
+    /// Steps for every row of a batch.
+    pub body: Vec<Step>,
+    /// Steps for those rows only whose logits are wanted.
+    pub head: Vec<Step>,
+    /// The last output of the head. Its rows are stored from 0 on.
+    pub logits: BufferId,
+    /// Layers with a cache.
+    pub layers: usize,
+    /// Elements per position of a layer's keys, and of its values.
+    pub kv_width: usize,
+    /// RoPE frequencies in radians per position, one per pair.
+    pub rope_frequencies: Vec<f64>,
+}
+
+impl Plan {
+    /// Size of the vocabulary.
+    pub fn vocabulary(&self) -> usize {
+        self.buffers[self.logits.0].width
+    }
+
+    /// All steps, body first.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.body.iter().chain(&self.head)
+    }
+}
+
+/// Collects a plan.
+#[derive(Debug)]
+pub struct Builder {
+    plan: Plan,
+}
+
+impl Builder {
+    /// An empty plan.
+    pub fn new(precision: Precision, layers: usize, kv_width: usize, rope_frequencies: Vec<f64>) -> Self {
+        Self {
+            plan: Plan {
+                precision,
+                buffers: Vec::new(),
+                weights: Vec::new(),
+                body: Vec::new(),
+                head: Vec::new(),
+                logits: BufferId(0),
+                layers,
+                kv_width,
+                rope_frequencies,
+            },
+        }
+    }
+
+    /// A new f32 buffer, or the one of this name.
+    pub fn buffer(&mut self, name: &str, width: usize) -> BufferId {
+        self.add_buffer(name, width, BufferKind::Float)
+    }
+
+    fn add_buffer(&mut self, name: &str, width: usize, kind: BufferKind) -> BufferId {
+        if let Some(i) = self.plan.buffers.iter().position(|b| b.name == name) {
+            return BufferId(i);
+        }
+        self.plan.buffers.push(Buffer { name: name.to_owned(), width, kind });
+        BufferId(self.plan.buffers.len() - 1)
+    }
+
+    /// Adds a weight, or finds the one of this name.
+    pub fn weight(&mut self, weight: Weight) -> WeightId {
+        if let Some(i) = self.plan.weights.iter().position(|w| w.name == weight.name) {
+            return WeightId(i);
+        }
+        self.plan.weights.push(weight);
+        WeightId(self.plan.weights.len() - 1)
+    }
+
+    /// Appends a step to the body.
+    pub fn step(&mut self, name: impl Into<String>, op: Op) {
+        self.plan.body.push(Step { name: name.into(), op });
+    }
+
+    /// Appends the products of `x` with several matrices, and before them the activation quantisations they need.
+    pub fn matmuls(
+        &mut self,
+        x: BufferId,
+        name: &str,
+        products: impl IntoIterator<Item = (String, WeightId, Option<WeightId>, BufferId)>,
+    ) {
+        let products: Vec<_> = products.into_iter().collect();
+        let mut done: Vec<(usize, BufferId)> = Vec::new();
+        for &(_, weight, ..) in &products {
+            let Some(block) = self.plan.weights[weight.0].format.activation_block() else { continue };
+            if done.iter().any(|(b, _)| *b == block) {
+                continue;
+            }
+            let source = self.plan.buffers[x.0].clone();
+            let out = self.add_buffer(&format!("{}.q{block}", source.name), source.width, BufferKind::Quantized(block));
+            self.step(format!("{name}.q{block}"), Op::QuantizeActivations { x, out });
+            done.push((block, out));
+        }
+        for (name, weight, bias, out) in products {
+            let block = self.plan.weights[weight.0].format.activation_block();
+            let x = done.iter().find(|(b, _)| Some(*b) == block).map_or(x, |(_, q)| *q);
+            self.step(name, Op::Matmul { weight, bias, x, out });
+        }
+    }
+
+    /// Ends the body: what was appended since `from` becomes the head.
+    pub fn finish(mut self, head_from: usize, logits: BufferId) -> Plan {
+        self.plan.head = self.plan.body.split_off(head_from);
+        self.plan.logits = logits;
+        self.plan
+    }
+
+    /// Steps so far.
+    pub fn len(&self) -> usize {
+        self.plan.body.len()
+    }
+
+    /// Whether there is no step yet.
+    pub fn is_empty(&self) -> bool {
+        self.plan.body.is_empty()
+    }
+}

@@ -1,0 +1,26 @@
+//! Q4_0: 32 weights of 4 bits, centred at 8, with an f16 scale. Layout: `d: f16, qs: [u8; 16]`.
+
+use super::{CHUNK, Decode, Format, SubScales, f16_at};
+
+pub(super) static FORMAT: Format = Format {
+    name: "Q4_0",
+    type_id: 2,
+    block: 32,
+    bytes: 18,
+    decode: Decode::Block { activation: 32, has_min: false, scales, unpack },
+    streams: &[(2, 16), (0, 2)],
+    wgsl: include_str!("../../wgsl/lib/q4_0.wgsl"),
+    quantize: None,
+};
+
+fn scales(block: &[u8]) -> [f32; 2] {
+    [f16_at(block, 0), 0.0]
+}
+
+fn unpack(block: &[u8], _chunk: usize, q: &mut [i8; CHUNK]) -> SubScales {
+    for (i, &byte) in block[2..18].iter().enumerate() {
+        q[i] = (byte & 15) as i8 - 8;
+        q[i + 16] = (byte >> 4) as i8 - 8;
+    }
+    SubScales::ONE
+}

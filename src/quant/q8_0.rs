@@ -1,0 +1,25 @@
+//! Q8_0: 32 weights of 8 bits with an f16 scale. Layout: `d: f16, qs: [i8; 32]`.
+
+use super::{CHUNK, Decode, Format, SubScales, f16_at};
+
+pub(super) static FORMAT: Format = Format {
+    name: "Q8_0",
+    type_id: 8,
+    block: 32,
+    bytes: 34,
+    decode: Decode::Block { activation: 32, has_min: false, scales, unpack },
+    streams: &[(2, 32), (0, 2)],
+    wgsl: include_str!("../../wgsl/lib/q8_0.wgsl"),
+    quantize: None,
+};
+
+fn scales(block: &[u8]) -> [f32; 2] {
+    [f16_at(block, 0), 0.0]
+}
+
+fn unpack(block: &[u8], _chunk: usize, q: &mut [i8; CHUNK]) -> SubScales {
+    for (q, &byte) in q.iter_mut().zip(&block[2..34]) {
+        *q = byte as i8;
+    }
+    SubScales::ONE
+}

@@ -1,0 +1,17 @@
+// x = x + b; twin of src/ops/add.rs. A thread makes one element.
+
+struct Params {
+  width: u32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+@group(0) @binding(3) var<storage, read> b: array<f32>;
+
+override THREADS: u32 = 64u;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
+  if thread.x >= params.width { return; }
+  let i = (state.row0 + thread.y) * params.width + thread.x;
+  x[i] = settle(add(flush(x[i], RESULT_FLOOR), flush(b[i], RESULT_FLOOR)));
+}

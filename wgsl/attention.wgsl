@@ -1,0 +1,116 @@
+// Causal attention of one head and row over the cache; twin of src/ops/attention.rs.
+// A workgroup makes one head of one row: scores, their maximum, softmax weights, weighted values.
+
+struct Params {
+  heads: u32,
+  kv_heads: u32,
+  head_dim: u32,
+  context: u32, // scores per head in the scratch buffer
+  scale: f32, // log2(e) / sqrt(head_dim)
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> q: array<f32>;
+@group(0) @binding(3) var<storage, read> k_cache: array<u32>;
+@group(0) @binding(4) var<storage, read> v_cache: array<u32>;
+@group(0) @binding(5) var<storage, read_write> scores: array<f32>;
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
+
+override THREADS: u32 = 64u;
+var<workgroup> shared_terms: array<f32, THREADS>;
+
+fn cached(word: u32, odd: u32) -> f32 { return f16_to_f32((word >> (16u * odd)) & 0xffffu); }
+
+// The score of one position in base 2: S8 over blocks of 32 of the head dimension.
+fn score(q_at: u32, k_at: u32) -> f32 {
+  var outer_lo = vec4(0.0);
+  var outer_hi = vec4(0.0);
+  for (var b = 0u; b * 32u < params.head_dim; b++) {
+    var lo = vec4(0.0);
+    var hi = vec4(0.0);
+    let count = min(32u, params.head_dim - b * 32u);
+    for (var i = 0u; i < count; i++) {
+      let e = b * 32u + i;
+      let t = mul(r13(flush(q[q_at + e], ACTIVATION_FLOOR)), cached(k_cache[(k_at + e) >> 1u], e & 1u));
+      let lane = i & 7u;
+      if lane < 4u { lo[lane] = add(lo[lane], t); } else { hi[lane - 4u] = add(hi[lane - 4u], t); }
+    }
+    let t = s8_tree(lo, hi);
+    let lane = b & 7u;
+    if lane < 4u { outer_lo[lane] = add(outer_lo[lane], t); } else { outer_hi[lane - 4u] = add(outer_hi[lane - 4u], t); }
+  }
+  return flush(mul(s8_tree(outer_lo, outer_hi), params.scale), ACTIVATION_FLOOR);
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let head = group.x;
+  let row = state.row0 + group.y;
+  let count = state.position + row + 1u;
+  let kv_width = params.kv_heads * params.head_dim;
+  let kv_at = head / (params.heads / params.kv_heads) * params.head_dim;
+  let q_at = (row * params.heads + head) * params.head_dim;
+  let s_at = (group.y * params.heads + head) * params.context;
+
+  var top = -0x1p100f;
+  for (var p = thread; p < count; p += THREADS) {
+    let t = score(q_at, p * kv_width + kv_at);
+    scores[s_at + p] = t;
+    top = max(top, t);
+  }
+  shared_terms[thread] = top;
+  workgroupBarrier();
+  for (var i = 0u; i < THREADS; i++) { top = max(top, shared_terms[i]); }
+  workgroupBarrier();
+
+  // softmax weights, and their sum: tiles of 32 positions by S8, then S8 over the tiles
+  let tiles = (count + 31u) / 32u;
+  var lane_sum = 0.0;
+  for (var first = 0u; first < tiles; first += THREADS) {
+    let tile = first + thread;
+    if tile < tiles {
+      var lo = vec4(0.0);
+      var hi = vec4(0.0);
+      let n = min(32u, count - tile * 32u);
+      for (var i = 0u; i < n; i++) {
+        let w = r13(exp2_(sub(scores[s_at + tile * 32u + i], top)));
+        scores[s_at + tile * 32u + i] = w;
+        let lane = i & 7u;
+        if lane < 4u { lo[lane] = add(lo[lane], w); } else { hi[lane - 4u] = add(hi[lane - 4u], w); }
+      }
+      shared_terms[thread] = s8_tree(lo, hi);
+    }
+    workgroupBarrier();
+    if thread < 8u {
+      for (var t = thread; t < min(THREADS, tiles - first); t += 8u) { lane_sum = add(lane_sum, shared_terms[t]); }
+    }
+    workgroupBarrier();
+  }
+  if thread < 8u { shared_terms[thread] = lane_sum; }
+  storageBarrier();
+  workgroupBarrier();
+  let total = s8_tree(vec4(shared_terms[0], shared_terms[1], shared_terms[2], shared_terms[3]),
+                      vec4(shared_terms[4], shared_terms[5], shared_terms[6], shared_terms[7]));
+  let inverse = recip(total);
+
+  // weighted values: the same order over positions, one thread per dimension
+  for (var d = thread; d < params.head_dim; d += THREADS) {
+    var outer_lo = vec4(0.0);
+    var outer_hi = vec4(0.0);
+    for (var tile = 0u; tile < tiles; tile++) {
+      var lo = vec4(0.0);
+      var hi = vec4(0.0);
+      let n = min(32u, count - tile * 32u);
+      for (var i = 0u; i < n; i++) {
+        let p = tile * 32u + i;
+        let e = p * kv_width + kv_at + d;
+        let t = mul(scores[s_at + p], cached(v_cache[e >> 1u], e & 1u));
+        let lane = i & 7u;
+        if lane < 4u { lo[lane] = add(lo[lane], t); } else { hi[lane - 4u] = add(hi[lane - 4u], t); }
+      }
+      let t = s8_tree(lo, hi);
+      let lane = tile & 7u;
+      if lane < 4u { outer_lo[lane] = add(outer_lo[lane], t); } else { outer_hi[lane - 4u] = add(outer_hi[lane - 4u], t); }
+    }
+    out[q_at + d] = settle(mul(s8_tree(outer_lo, outer_hi), inverse));
+  }
+}

@@ -1,0 +1,25 @@
+// out[row] = the dequantised embedding row of ids[row]; twin of src/ops/embedding.rs. A thread makes one weight.
+// needs: format weight
+
+struct Params {
+  cols: u32,
+  row_base: u32, // first vocabulary id of this shard
+  rows: u32,
+  block: u32,
+  streams: vec4<u32>,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> weights: array<u32>;
+@group(0) @binding(3) var<storage, read> weights4: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> ids: array<u32>;
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+
+override THREADS: u32 = 64u;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
+  let row = state.row0 + thread.y;
+  let id = ids[row];
+  if thread.x >= params.cols || id < params.row_base || id >= params.row_base + params.rows { return; }
+  out[row * params.cols + thread.x] = settle(weight((id - params.row_base) * params.cols + thread.x));
+}

@@ -1,0 +1,5 @@
+// F32: one stream of words.
+
+const EXACT = false;
+
+fn load(i: u32) -> f32 { return bitcast<f32>(weight_u32(0u, i)); }

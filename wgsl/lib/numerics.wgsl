@@ -1,0 +1,119 @@
+// The numerics contract (numerics v1) in WGSL: the twin of src/numerics, line for line.
+
+struct State {
+  zero: u32, // always 0, but only known at run time: the seal
+  position: u32, // of the first row of this batch
+  row0: u32, // first row to compute
+  rows: u32, // rows to compute
+}
+@group(0) @binding(0) var<storage, read> state: State;
+
+// Hides a result from the compiler, so that it can neither be fused nor reordered.
+fn seal(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) ^ state.zero); }
+fn add(a: f32, b: f32) -> f32 { return seal(a + b); }
+fn sub(a: f32, b: f32) -> f32 { return seal(a - b); }
+fn mul(a: f32, b: f32) -> f32 { return seal(a * b); }
+
+const ACTIVATION_FLOOR = 0x1p-60f;
+const WEIGHT_FLOOR = 0x1p-40f;
+const RESULT_FLOOR = 0x1p-100f;
+
+fn flush(x: f32, lowest: f32) -> f32 { return select(x, 0.0, abs(x) < lowest); }
+fn settle(x: f32) -> f32 { return flush(x, RESULT_FLOOR); }
+
+fn r13(x: f32) -> f32 {
+  let u = bitcast<u32>(x);
+  return bitcast<f32>((u + 0x3ffu + ((u >> 11u) & 1u)) & 0xfffff800u);
+}
+
+fn f16_bits(x: f32) -> u32 {
+  let u = bitcast<u32>(x);
+  let sign = (u >> 16u) & 0x8000u;
+  let a = u & 0x7fffffffu;
+  if a > 0x7f800000u { return sign | 0x7e00u; }
+  if a >= 0x477ff000u { return sign | 0x7c00u; }
+  if a >= 0x38800000u {
+    let r = a - (112u << 23u);
+    return sign | ((r + 0xfffu + ((r >> 13u) & 1u)) >> 13u);
+  }
+  if a <= 0x33000000u { return sign; }
+  let mantissa = (a & 0x7fffffu) | 0x800000u;
+  let shift = 126u - (a >> 23u);
+  let r = mantissa >> shift;
+  let rest = mantissa & ((1u << shift) - 1u);
+  let half = 1u << (shift - 1u);
+  let up = rest > half || (rest == half && (r & 1u) == 1u);
+  return sign | (r + u32(up));
+}
+
+fn f16_to_f32(h: u32) -> f32 {
+  let sign = (h & 0x8000u) << 16u;
+  let exponent = (h >> 10u) & 31u;
+  let mantissa = h & 0x3ffu;
+  if exponent == 0u {
+    return bitcast<f32>(sign | bitcast<u32>(mul(f32(mantissa), 0x1p-24f)));
+  }
+  if exponent == 31u { return bitcast<f32>(sign | 0x7f800000u | (mantissa << 13u)); }
+  return bitcast<f32>(sign | (((h & 0x7fffu) << 13u) + (112u << 23u)));
+}
+
+// An i32 as the nearest f32: sums of 2^24 and more are split, so that no conversion rounds.
+fn nearest(i: i32) -> f32 { return add(mul(f32(i >> 12u), 4096.0), f32(i & 4095)); }
+
+fn exp_poly(r: f32) -> f32 {
+  var p = 1.98756915e-4f;
+  p = add(mul(p, r), 1.39819995e-3f);
+  p = add(mul(p, r), 8.333452e-3f);
+  p = add(mul(p, r), 4.1665796e-2f);
+  p = add(mul(p, r), 1.6666665e-1f);
+  p = add(mul(p, r), 0.5f);
+  return add(add(mul(p, mul(r, r)), r), 1.0);
+}
+
+fn power_of_two(n: f32) -> f32 { return bitcast<f32>(u32(i32(n) + 127) << 23u); }
+
+fn exp_(x0: f32) -> f32 {
+  let x = max(min(flush(x0, WEIGHT_FLOOR), 88.0), -87.0);
+  let n = round(mul(x, 1.442695f));
+  let r = sub(sub(x, mul(n, 0.6933594f)), mul(n, -2.1219444e-4f));
+  return mul(exp_poly(r), power_of_two(n));
+}
+
+fn exp2_(x0: f32) -> f32 {
+  if x0 < -40.0 { return 0.0; }
+  let x = flush(x0, WEIGHT_FLOOR);
+  let n = round(x);
+  let r = mul(sub(x, n), 0.6931472f);
+  return mul(exp_poly(r), power_of_two(n));
+}
+
+fn recip(x: f32) -> f32 {
+  let sign = bitcast<u32>(x) & 0x80000000u;
+  let m = bitcast<f32>(bitcast<u32>(x) & 0x7fffffffu);
+  var y = bitcast<f32>(0x7ef311c7u - bitcast<u32>(m));
+  y = add(y, mul(y, sub(1.0, mul(m, y))));
+  y = add(y, mul(y, sub(1.0, mul(m, y))));
+  y = add(y, mul(y, sub(1.0, mul(m, y))));
+  y = add(y, mul(y, sub(1.0, mul(m, y))));
+  return bitcast<f32>(bitcast<u32>(y) | sign);
+}
+
+fn rsqrt(x: f32) -> f32 {
+  let h = mul(0.5, x);
+  var y = bitcast<f32>(0x5f375a86u - (bitcast<u32>(x) >> 1u));
+  y = add(y, mul(y, sub(0.5, mul(mul(h, y), y))));
+  y = add(y, mul(y, sub(0.5, mul(mul(h, y), y))));
+  y = add(y, mul(y, sub(0.5, mul(mul(h, y), y))));
+  y = add(y, mul(y, sub(0.5, mul(mul(h, y), y))));
+  return y;
+}
+
+fn silu(x0: f32) -> f32 {
+  let x = flush(x0, WEIGHT_FLOOR);
+  return mul(x, recip(add(1.0, exp_(max(min(-x, 60.0), -60.0)))));
+}
+
+// The final tree of an S8 sum over its 8 lanes.
+fn s8_tree(a: vec4<f32>, b: vec4<f32>) -> f32 {
+  return add(add(add(a.x, b.x), add(a.z, b.z)), add(add(a.y, b.y), add(a.w, b.w)));
+}

@@ -1,0 +1,26 @@
+// Q4_K: streams qs (128 bytes), scales (12 bytes), d and dmin (two f16 in a word).
+
+const HAS_MIN = true;
+
+fn scales(block: u32) -> vec2<f32> {
+  let dm = weight_u32(2u, block);
+  return vec2(f16_to_f32(dm & 0xffffu), -f16_to_f32(dm >> 16u));
+}
+
+fn unpack(block: u32, chunk: u32) -> Chunk {
+  let shift = vec4(4u * (chunk & 1u));
+  let at = block * 8u + (chunk >> 1u) * 2u;
+  let a = (weight_vec4(0u, at) >> shift) & vec4(0x0f0f0f0fu);
+  let b = (weight_vec4(0u, at + 1u) >> shift) & vec4(0x0f0f0f0fu);
+  let low = weight_u32(1u, block * 3u);
+  let mid = weight_u32(1u, block * 3u + 1u);
+  let high = weight_u32(1u, block * 3u + 2u);
+  let j = 8u * (chunk & 3u);
+  var s = (low >> j) & 63u;
+  var m = (mid >> j) & 63u;
+  if chunk >= 4u {
+    s = ((high >> j) & 15u) | (((low >> (j + 6u)) & 3u) << 4u);
+    m = ((high >> (j + 4u)) & 15u) | (((mid >> (j + 6u)) & 3u) << 4u);
+  }
+  return Chunk(a, b, vec2(i32(s)), vec2(i32(m)));
+}

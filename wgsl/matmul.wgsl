@@ -1,0 +1,61 @@
+// y[row, n] = sum over k of w[n, k] * x[row, k] (+ bias[n]); twin of src/ops/matmul.rs.
+// A workgroup computes 8 weight rows for one activation row: all threads make terms, 64 of them add by S8.
+// needs: format term
+
+struct Params {
+  cols: u32,
+  blocks: u32, // terms per row
+  block: u32, // weights per term
+  x_stride: u32, // words per activation row
+  rows: u32, // weight rows in this shard
+  row_base: u32, // first of them in the whole matrix
+  out_width: u32,
+  has_bias: u32,
+  streams: vec4<u32>,
+  out_row0: u32, // 1: outputs are stored from row 0 on
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> weights: array<u32>;
+@group(0) @binding(3) var<storage, read> weights4: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> x: array<u32>;
+@group(0) @binding(5) var<storage, read> x4: array<vec4<u32>>;
+@group(0) @binding(6) var<storage, read> bias: array<f32>;
+@group(0) @binding(7) var<storage, read_write> out: array<f32>;
+
+const ROWS = 8u;
+const TILE = 64u;
+override THREADS: u32 = 64u;
+var<workgroup> terms: array<f32, 512>;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let first = group.x * ROWS;
+  let x_row = state.row0 + group.y;
+  let my_row = thread >> 3u;
+  let my_lane = thread & 7u;
+  var lane_sum = 0.0;
+  for (var tile = 0u; tile < params.blocks; tile += TILE) {
+    let count = min(TILE, params.blocks - tile);
+    for (var i = thread; i < ROWS * count; i += THREADS) {
+      let r = i / count;
+      let b = i % count;
+      if first + r < params.rows { terms[r * TILE + b] = term(first + r, tile + b, x_row); }
+    }
+    workgroupBarrier();
+    if thread < 64u {
+      for (var b = my_lane; b < count; b += 8u) { lane_sum = add(lane_sum, terms[my_row * TILE + b]); }
+    }
+    workgroupBarrier();
+  }
+  if thread < 64u { terms[thread] = lane_sum; }
+  workgroupBarrier();
+  let n = first + thread;
+  if thread < ROWS && n < params.rows {
+    let at = thread * 8u;
+    var y = settle(s8_tree(vec4(terms[at], terms[at + 1u], terms[at + 2u], terms[at + 3u]),
+                           vec4(terms[at + 4u], terms[at + 5u], terms[at + 6u], terms[at + 7u])));
+    if params.has_bias != 0u { y = settle(add(y, bias[params.row_base + n])); }
+    let row = select(x_row, group.y, params.out_row0 != 0u);
+    out[row * params.out_width + params.row_base + n] = y;
+  }
+}

@@ -1,0 +1,51 @@
+// out = x / rms(x) * weight; twin of src/ops/rms_norm.rs. A workgroup makes one row.
+
+struct Params {
+  width: u32,
+  eps: f32,
+  inverse_width: f32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read> weight: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+
+override THREADS: u32 = 64u;
+var<workgroup> terms: array<f32, THREADS>;
+
+// S8 over the squares of one block of 32.
+fn block_term(row: u32, b: u32) -> f32 {
+  let count = min(32u, params.width - b * 32u);
+  var lo = vec4(0.0);
+  var hi = vec4(0.0);
+  for (var i = 0u; i < count; i++) {
+    let v = flush(x[row * params.width + b * 32u + i], WEIGHT_FLOOR);
+    let lane = i & 7u;
+    let t = mul(v, v);
+    if lane < 4u { lo[lane] = add(lo[lane], t); } else { hi[lane - 4u] = add(hi[lane - 4u], t); }
+  }
+  return s8_tree(lo, hi);
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let row = state.row0 + group.y;
+  let blocks = (params.width + 31u) / 32u;
+  var lane_sum = 0.0;
+  for (var tile = 0u; tile < blocks; tile += THREADS) {
+    if tile + thread < blocks { terms[thread] = block_term(row, tile + thread); }
+    workgroupBarrier();
+    if thread < 8u {
+      for (var b = thread; b < min(THREADS, blocks - tile); b += 8u) { lane_sum = add(lane_sum, terms[b]); }
+    }
+    workgroupBarrier();
+  }
+  if thread < 8u { terms[thread] = lane_sum; }
+  workgroupBarrier();
+  let total = s8_tree(vec4(terms[0], terms[1], terms[2], terms[3]), vec4(terms[4], terms[5], terms[6], terms[7]));
+  let r = rsqrt(add(mul(total, params.inverse_width), params.eps));
+  for (var i = thread; i < params.width; i += THREADS) {
+    let v = flush(x[row * params.width + i], WEIGHT_FLOOR);
+    out[row * params.width + i] = settle(mul(mul(v, r), flush(weight[i], WEIGHT_FLOOR)));
+  }
+}
