@@ -1,0 +1,50 @@
+//! Validates every shader variant with naga, so that a broken shader does not build.
+
+#[allow(dead_code, unused)]
+#[path = "src/ops/shader.rs"]
+mod shader;
+
+use std::fs;
+use std::path::Path;
+
+fn wgsl_files(dir: &str) -> Vec<(String, String)> {
+    let mut files: Vec<_> = fs::read_dir(dir)
+        .unwrap_or_else(|e| panic!("{dir}: {e}"))
+        .filter_map(|entry| entry.ok().map(|e| e.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "wgsl"))
+        .map(|path| {
+            let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+            let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            (name, text)
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+fn validate(name: &str, source: &str) {
+    let module =
+        naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
+    let mut validator =
+        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
+    validator.validate(&module).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
+}
+
+fn main() {
+    println!("cargo::rerun-if-changed=wgsl");
+    println!("cargo::rerun-if-changed=src/ops/shader.rs");
+    assert!(Path::new("wgsl/lib").is_dir(), "wgsl/lib is missing");
+    let formats: Vec<_> = wgsl_files("wgsl/lib")
+        .into_iter()
+        .filter(|(_, text)| text.contains("fn unpack(") || text.contains("fn load("))
+        .collect();
+    for (op, text) in wgsl_files("wgsl") {
+        if text.contains("// needs: format") {
+            for (format, format_text) in &formats {
+                validate(&format!("{op} with {format}"), &shader::assemble(&text, Some(format_text)));
+            }
+        } else {
+            validate(&op, &shader::assemble(&text, None));
+        }
+    }
+}

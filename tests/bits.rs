@@ -1,0 +1,275 @@
+//! Bit equality: every op on the GPU against the CPU over odd shapes, and whole models however they are run.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use bytemuck::bytes_of;
+use common::{Random, bits, device, on_cpu, on_gpu, run_kernel, smollm2, tiny, turn};
+use proptest::prelude::*;
+use samebits::backend::gpu::{Kernel, weights};
+use samebits::model::Model;
+use samebits::numerics::{ActivationRow, Precision, f16_bits};
+use samebits::ops;
+use samebits::quant::FORMATS;
+
+fn plain(shader: &'static ops::Shader) -> Kernel {
+    Kernel { shader, format: None, precise: false }
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn elementwise_norm_softmax_and_argmax(width in 1usize..700, rows in 1usize..4, seed: u64) {
+        let _turn = turn();
+        let mut device = device();
+        let mut random = Random(seed);
+        let n = width * rows;
+        let (a, b) = (random.floats(n, -50, 6), random.floats(n, -50, 6));
+        let (a_bits, b_bits, zero) = (bits(&a), bits(&b), vec![0u32; n]);
+        let per_row = |f: &dyn Fn(&[f32], &[f32], &mut [f32])| {
+            let mut out = vec![0.0; n];
+            for r in 0..rows {
+                let at = r * width..(r + 1) * width;
+                f(&a[at.clone()], &b[at.clone()], &mut out[at]);
+            }
+            bits(&out)
+        };
+
+        let p = ops::silu_mul::Params { width: width as u32, pad: [0; 3] };
+        let groups = ops::silu_mul::workgroups(&p, rows as u32);
+        let gpu = run_kernel(&mut device, plain(&ops::silu_mul::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &b_bits, &zero], 2);
+        prop_assert_eq!(&gpu[..n], per_row(&|a, b, out| ops::silu_mul::cpu(a, b, out)));
+
+        let p = ops::add::Params { width: width as u32, pad: [0; 3] };
+        let gpu = run_kernel(&mut device, plain(&ops::add::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &b_bits], 0);
+        let sum = per_row(&|a, b, out| { out.copy_from_slice(a); ops::add::cpu(out, b); });
+        prop_assert_eq!(&gpu[..n], sum);
+
+        let p = ops::rms_norm::Params::new(width, 1e-5);
+        let groups = ops::rms_norm::workgroups(&p, rows as u32);
+        let weight = bits(&b[..width]);
+        let gpu = run_kernel(&mut device, plain(&ops::rms_norm::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &weight, &zero], 2);
+        prop_assert_eq!(&gpu[..n], per_row(&|a, _, out| ops::rms_norm::cpu(&p, a, &b[..width], out)));
+
+        let p = ops::softmax::Params { width: width as u32, pad: [0; 3] };
+        let gpu = run_kernel(&mut device, plain(&ops::softmax::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &zero], 1);
+        prop_assert_eq!(&gpu[..n], per_row(&|a, _, out| ops::softmax::cpu(a, out)));
+
+        let p = ops::argmax::Params { width: width as u32, pad: [0; 3] };
+        let gpu = run_kernel(&mut device, plain(&ops::argmax::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &zero], 1);
+        let cpu: Vec<u32> = a.chunks(width).map(ops::argmax::cpu).collect();
+        prop_assert_eq!(&gpu[..rows], cpu);
+    }
+
+    #[test]
+    fn rope_and_cache(heads in 1usize..5, half in 1usize..40, rows in 1usize..4, position in 0usize..50, neox: bool, seed: u64) {
+        let _turn = turn();
+        let mut device = device();
+        let mut random = Random(seed);
+        let (head_dim, pairs) = (2 * half, half - half / 3);
+        let width = heads * head_dim;
+        let x = random.floats(rows * width, -70, 8);
+        let frequencies: Vec<f64> = (0..pairs).map(|i| 0.9f64.powi(i as i32)).collect();
+        let table = ops::rope::table(position + rows, &frequencies);
+        let p = ops::rope::Params { width: width as u32, head_dim: head_dim as u32, pairs: pairs as u32, neox: neox.into() };
+        let groups = ops::rope::workgroups(&p, rows as u32);
+        let gpu = run_kernel(&mut device, plain(&ops::rope::SHADER), bytes_of(&p), position as u32, groups, &[&bits(&table), &bits(&x)], 1);
+        let mut cpu = x.clone();
+        for (r, row) in cpu.chunks_mut(width).enumerate() {
+            ops::rope::cpu(&p, &table[(position + r) * 2 * pairs..][..2 * pairs], row);
+        }
+        prop_assert_eq!(&gpu[..cpu.len()], bits(&cpu));
+
+        let p = ops::kv_store::Params { width: width as u32, pad: [0; 3] };
+        let groups = ops::kv_store::workgroups(&p, rows as u32);
+        let cache = vec![0u32; (position + rows) * width / 2];
+        let gpu = run_kernel(&mut device, plain(&ops::kv_store::SHADER), bytes_of(&p), position as u32, groups, &[&bits(&x), &bits(&x), &cache, &cache], 3);
+        let mut stored = vec![0u16; rows * width];
+        ops::kv_store::cpu(&x, &mut stored);
+        let gpu: &[u16] = bytemuck::cast_slice(&gpu);
+        prop_assert_eq!(&gpu[position * width..][..rows * width], stored);
+    }
+
+    #[test]
+    fn attention(kv_heads in 1usize..4, group in 1usize..4, half in 1usize..40, rows in 1usize..4, position in 0usize..300, seed: u64) {
+        let _turn = turn();
+        let mut device = device();
+        let mut random = Random(seed);
+        let (heads, head_dim, context) = (kv_heads * group, 2 * half, position + rows);
+        let width = kv_heads * head_dim;
+        let mut cache = || -> Vec<u16> { random.floats(context * width, -20, 3).iter().map(|x| f16_bits(*x) as u16).collect() };
+        let (k, v) = (cache(), cache());
+        let q = random.floats(rows * heads * head_dim, -10, 3);
+        let p = ops::attention::Params::new(heads, kv_heads, head_dim, context);
+        let words = |c: &[u16]| -> Vec<u32> { c.chunks(2).map(|p| u32::from(p[0]) | u32::from(p[1]) << 16).collect() };
+        let (scores, out) = (vec![0u32; rows * heads * context], vec![0u32; q.len()]);
+        let buffers: [&[u32]; 5] = [&bits(&q), &words(&k), &words(&v), &scores, &out];
+        let groups = ops::attention::workgroups(&p, rows as u32);
+        let gpu = run_kernel(&mut device, plain(&ops::attention::SHADER), bytes_of(&p), position as u32, groups, &buffers, 4);
+        let mut cpu = vec![0.0; q.len()];
+        let mut scores = vec![0.0; context];
+        for (i, out) in cpu.chunks_mut(head_dim).enumerate() {
+            let (row, head) = (i / heads, i % heads);
+            ops::attention::cpu(&p, head, position + row + 1, &q[i * head_dim..][..head_dim], &k, &v, &mut scores, out);
+        }
+        prop_assert_eq!(&gpu[..cpu.len()], bits(&cpu));
+    }
+
+    #[test]
+    fn weights_of_every_format(blocks in 1usize..5, rows in 1usize..20, tokens in 1usize..4, odd in 0usize..40, precise: bool, seed: u64) {
+        let _turn = turn();
+        let mut device = device();
+        let mut random = Random(seed);
+        let precision = if precise { Precision::Precise } else { Precision::Fast };
+        for format in FORMATS {
+            let block = format.activation_block();
+            // Plain numbers also come in rows that are no multiple of 32.
+            let cols = block.map_or(2 * (blocks * 16 + odd), |b| blocks * b.max(32));
+            let raw = common_weights(format, rows * cols, &mut random);
+            let x = random.floats(tokens * cols, -12, 4);
+            let (bytes, streams) = weights::split(format, &raw);
+            let mut stored = bytes;
+            stored.resize(stored.len().next_multiple_of(16), 0);
+            let stored: Vec<u32> = bytemuck::pod_collect_to_vec(&stored);
+
+            // embedding
+            let ids: Vec<u32> = (0..tokens).map(|_| random.word() % rows as u32).collect();
+            let p = ops::embedding::Params { cols: cols as u32, row_base: 0, rows: rows as u32, block: format.block as u32, streams };
+            let kernel = Kernel { shader: &ops::embedding::SHADER, format: Some(format), precise: false };
+            let out = vec![0u32; tokens * cols];
+            let gpu = run_kernel(&mut device, kernel, bytes_of(&p), 0, ops::embedding::workgroups(&p, tokens as u32), &[&stored, &stored, &ids, &out], 3);
+            let mut cpu = vec![0.0; tokens * cols];
+            for (id, out) in ids.iter().zip(cpu.chunks_mut(cols)) {
+                let bytes = format.row_bytes(cols);
+                ops::embedding::cpu(format, &raw[*id as usize * bytes..][..bytes], out);
+            }
+            prop_assert_eq!(&gpu[..cpu.len()], bits(&cpu), "embedding {}", format.name);
+
+            // activation quantisation
+            let (mut hi, mut lo) = (vec![0i8; tokens * cols], vec![0i8; if precise { tokens * cols } else { 0 }]);
+            let mut scale = Vec::new();
+            let x_words = match block {
+                None => bits(&x),
+                Some(b) => {
+                    scale.resize(tokens * cols / b, 0.0);
+                    for t in 0..tokens {
+                        let at = t * cols..(t + 1) * cols;
+                        let lo = if precise { &mut lo[at.clone()] } else { &mut [][..] };
+                        ops::quantize_activations::cpu(b, precision, &x[at.clone()], &mut hi[at.clone()], lo, &mut scale[t * cols / b..(t + 1) * cols / b]);
+                    }
+                    let p = ops::quantize_activations::Params::new(cols, b, precision);
+                    let kernel = Kernel { shader: &ops::quantize_activations::SHADER, format: None, precise };
+                    let out = vec![0u32; tokens * p.stride as usize];
+                    let words = run_kernel(&mut device, kernel, bytes_of(&p), 0, ops::quantize_activations::workgroups(&p, tokens as u32), &[&bits(&x), &out], 1);
+                    for t in 0..tokens {
+                        let row = &words[t * p.stride as usize..][..p.stride as usize];
+                        let planes: Vec<i8> = bytemuck::cast_slice(&row[..cols / 4]).to_vec();
+                        prop_assert_eq!(&planes, &hi[t * cols..(t + 1) * cols], "high plane {}", format.name);
+                        let first_scale = cols / 4 * if precise { 2 } else { 1 };
+                        prop_assert_eq!(&row[first_scale..][..cols / b], bits(&scale[t * cols / b..(t + 1) * cols / b]));
+                    }
+                    words
+                }
+            };
+
+            // matrix product
+            let p = ops::matmul::Params {
+                cols: cols as u32,
+                blocks: cols.div_ceil(block.unwrap_or(32)) as u32,
+                block: block.unwrap_or(32) as u32,
+                x_stride: block.map_or(cols, |b| ops::quantize_activations::stride(cols, b, precision)) as u32,
+                rows: rows as u32,
+                row_base: 0,
+                out_width: rows as u32,
+                has_bias: 1,
+                streams,
+                out_row0: 0,
+                pad: [0; 3],
+            };
+            let bias = random.floats(rows, -6, 2);
+            let kernel = Kernel { shader: &ops::matmul::SHADER, format: Some(format), precise: precise && block.is_some() };
+            let out = vec![0u32; tokens * rows];
+            let buffers: [&[u32]; 6] = [&stored, &stored, &x_words, &x_words, &bits(&bias), &out];
+            let gpu = run_kernel(&mut device, kernel, bytes_of(&p), 0, ops::matmul::workgroups(&p, tokens as u32), &buffers, 5);
+            let mut cpu = vec![0.0; tokens * rows];
+            for t in 0..tokens {
+                let at = t * cols..(t + 1) * cols;
+                let row = match block {
+                    None => ActivationRow::Float(&x[at]),
+                    Some(b) => ActivationRow::Quantized {
+                        scale: &scale[t * cols / b..(t + 1) * cols / b],
+                        lo: if precise { Some(&lo[at.clone()]) } else { None },
+                        hi: &hi[at],
+                    },
+                };
+                for n in 0..rows {
+                    let bytes = format.row_bytes(cols);
+                    ops::matmul::cpu(format, &raw[n * bytes..][..bytes], &[row], Some(bias[n]), &mut cpu[t * rows + n..][..1]);
+                }
+            }
+            prop_assert_eq!(&gpu[..cpu.len()], bits(&cpu), "matmul {} {:?}", format.name, precision);
+        }
+    }
+}
+
+/// Random bytes with finite scales: every bit of every field, but no exponent of 31 in an f16.
+fn common_weights(format: &samebits::quant::Format, n: usize, random: &mut Random) -> Vec<u8> {
+    let mut raw: Vec<u8> = (0..n / format.block * format.bytes).map(|_| random.word() as u8).collect();
+    for block in raw.chunks_mut(format.bytes) {
+        let mut values = vec![0.0; format.block];
+        loop {
+            format.dequantize(block, &mut values);
+            if values.iter().all(|v| v.is_finite() && v.abs() < 1e6) {
+                break;
+            }
+            block.iter_mut().for_each(|b| *b = random.word() as u8);
+        }
+    }
+    raw
+}
+
+/// All rows' logits of a prompt, however it is cut and wherever it runs.
+fn check_model(model: &Model, prompt: &[u32], precision: Precision, chunks: &[usize], gpu_chunks: &[usize]) {
+    let reference = bits(&on_cpu(model, precision, 64, 32, 1).feed(prompt, true).unwrap());
+    for threads in [2, 3] {
+        for &chunk in chunks {
+            let got = bits(&on_cpu(model, precision, 96, chunk, threads).feed(prompt, true).unwrap());
+            assert!(got == reference, "CPU, {threads} threads, chunks of {chunk}, {precision:?}");
+        }
+    }
+    let _turn = turn();
+    for &chunk in gpu_chunks {
+        let mut session = on_gpu(model, precision, 48, chunk);
+        for run in 0..2 {
+            session.clear();
+            let got = bits(&session.feed(prompt, true).unwrap());
+            assert!(got == reference, "GPU, run {run}, chunks of {chunk}, {precision:?}");
+        }
+    }
+}
+
+#[test]
+fn tiny_models() {
+    let prompt: Vec<u32> = (0..37).map(|i| (i * 53 + 7) % 259).collect();
+    let mut files: Vec<_> = std::fs::read_dir(common::data("tiny")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    files.sort();
+    for file in files.iter().filter_map(|f| f.to_str()).filter(|f| f.ends_with(".gguf")) {
+        println!("{file}");
+        for precision in [Precision::Fast, Precision::Precise] {
+            check_model(&tiny(file), &prompt, precision, &[1, 7, 32], &[1, 32]);
+        }
+    }
+}
+
+#[test]
+fn smollm2_in_chunks() {
+    let model = smollm2();
+    let prompt: Vec<u32> = (0..36).map(|i| (i * 977 + 504) % 49152).collect();
+    check_model(&model, &prompt, Precision::Fast, &[7, 32], &[7, 32]);
+    check_model(&model, &prompt[..9], Precision::Precise, &[1], &[1]);
+}

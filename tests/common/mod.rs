@@ -1,0 +1,127 @@
+//! What the tests share: data, models, the GPU, random numbers.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+use samebits::backend::Sizes;
+use samebits::backend::cpu::Cpu;
+use samebits::backend::gpu::{Choice, Device, Gpu, Kernel};
+use samebits::engine::Session;
+use samebits::model::Model;
+use samebits::numerics::Precision;
+
+pub fn data(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)
+}
+
+pub fn json(path: &str) -> serde_json::Value {
+    let text = std::fs::read_to_string(data(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    serde_json::from_str(&text).unwrap()
+}
+
+pub fn tiny(name: &str) -> Model {
+    Model::open(&data("tiny").join(name)).unwrap()
+}
+
+/// SmolLM2-135M-Instruct Q4_1, which `scripts/test` downloads.
+pub fn smollm2_path() -> PathBuf {
+    let path = std::env::var_os("SAMEBITS_TEST_MODEL").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("models/download/SmolLM2-135M-Instruct.Q4_1.gguf"),
+        PathBuf::from,
+    );
+    assert!(path.is_file(), "{} is missing: run scripts/test, which downloads it", path.display());
+    path
+}
+
+pub fn smollm2() -> Model {
+    Model::open(&smollm2_path()).unwrap()
+}
+
+pub fn sizes(context: usize, batch: usize) -> Sizes {
+    Sizes { context, batch, logits_rows: batch }
+}
+
+pub fn on_cpu(model: &Model, precision: Precision, context: usize, chunk: usize, threads: usize) -> Session {
+    let plan = model.plan(precision).unwrap();
+    Session::new(Box::new(Cpu::new(model, plan, sizes(context, chunk), threads)), chunk)
+}
+
+pub fn on_gpu(model: &Model, precision: Precision, context: usize, chunk: usize) -> Session {
+    let plan = model.plan(precision).unwrap();
+    let gpu = Gpu::new(device(), model, plan, sizes(context, chunk), &mut |_| {}).unwrap();
+    Session::new(Box::new(gpu), chunk)
+}
+
+/// The best adapter; a machine without one fails the tests.
+pub fn device() -> Device {
+    Device::open(&Choice::default()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// One test at a time on the device: software adapters use all cores anyway.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+pub fn ids(value: &serde_json::Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+}
+
+pub fn floats(value: &serde_json::Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+pub fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Runs one kernel over `rows` rows and gives the words of buffer `out`.
+pub fn run_kernel(
+    device: &mut Device,
+    kernel: Kernel,
+    params: &[u8],
+    position: u32,
+    groups: [u32; 3],
+    buffers: &[&[u32]],
+    out: usize,
+) -> Vec<u32> {
+    let pipeline = device.pipeline(kernel).unwrap();
+    let state = device.upload("state", bytemuck::cast_slice(&[0u32, position, 0, groups[1]])).unwrap();
+    let params = device.uniform("params", params).unwrap();
+    let buffers: Vec<_> = buffers.iter().map(|b| device.upload("b", bytemuck::cast_slice(b)).unwrap()).collect();
+    let words = buffers[out].size() as usize / 4;
+    let all: Vec<_> = [&state, &params].into_iter().chain(&buffers).collect();
+    let bindings = device.bind(&pipeline, &all);
+    let mut encoder = device.device.create_command_encoder(&Default::default());
+    {
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        pass.set_pipeline(&pipeline.pipeline);
+        pass.set_bind_group(0, &bindings, &[]);
+        pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
+    }
+    device.queue.submit([encoder.finish()]);
+    device.read(&buffers[out], 0, words).unwrap()
+}
+
+/// SplitMix64 (Steele et al. 2014).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn word(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 32) as u32
+    }
+
+    /// A float of random sign and magnitude between 2^low and 2^high.
+    pub fn float(&mut self, low: i32, high: i32) -> f32 {
+        let exponent = (127 + low) as u32 + self.word() % (high - low).max(1) as u32;
+        f32::from_bits((self.word() & 0x807f_ffff) | (exponent << 23))
+    }
+
+    pub fn floats(&mut self, n: usize, low: i32, high: i32) -> Vec<f32> {
+        (0..n).map(|_| self.float(low, high)).collect()
+    }
+}
