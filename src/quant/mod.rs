@@ -11,9 +11,17 @@ use crate::numerics::{ACTIVATION_FLOOR, ActivationRow, WEIGHT_FLOOR, flush, r13,
 mod bf16;
 mod f16;
 mod f32;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
 mod q4_0;
 mod q4_1;
 mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
 mod q6_k;
 mod q8_0;
 
@@ -30,9 +38,17 @@ pub static FORMATS: &[&Format] = &[
     &bf16::FORMAT,
     &q4_0::FORMAT,
     &q4_1::FORMAT,
+    &q5_0::FORMAT,
+    &q5_1::FORMAT,
     &q8_0::FORMAT,
+    &q2_k::FORMAT,
+    &q3_k::FORMAT,
     &q4_k::FORMAT,
+    &q5_k::FORMAT,
     &q6_k::FORMAT,
+    &iq4_nl::FORMAT,
+    &iq4_xs::FORMAT,
+    &mxfp4::FORMAT,
 ];
 
 /// The format with this GGUF type number.

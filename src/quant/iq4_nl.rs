@@ -1,0 +1,34 @@
+//! IQ4_NL: 32 weights as indices into a table of 16 values, with an f16 scale. Layout: `d: f16, qs: [u8; 16]`.
+
+use super::{CHUNK, Decode, Format, SubScales, f16_at};
+
+/// The values an index stands for (ggml's `kvalues_iq4nl`).
+pub(super) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+pub(super) static FORMAT: Format = Format {
+    name: "IQ4_NL",
+    type_id: 20,
+    block: 32,
+    bytes: 18,
+    decode: Decode::Block { activation: 32, has_min: false, scales, unpack },
+    streams: &[(2, 16), (0, 2)],
+    wgsl: include_str!("../../wgsl/lib/iq4_nl.wgsl"),
+    quantize: None,
+};
+
+fn scales(block: &[u8]) -> [f32; 2] {
+    [f16_at(block, 0), 0.0]
+}
+
+fn unpack(block: &[u8], _chunk: usize, q: &mut [i8; CHUNK]) -> SubScales {
+    look_up(&VALUES, &block[2..18], q);
+    SubScales::ONE
+}
+
+/// Replaces the low, then the high nibbles by their values.
+pub(super) fn look_up(values: &[i8; 16], nibbles: &[u8], q: &mut [i8; CHUNK]) {
+    for (i, &byte) in nibbles.iter().enumerate() {
+        q[i] = values[usize::from(byte & 15)];
+        q[i + 16] = values[usize::from(byte >> 4)];
+    }
+}

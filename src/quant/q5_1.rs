@@ -1,0 +1,23 @@
+//! Q5_1: 32 weights of 5 bits with an f16 scale and minimum. Layout: `d: f16, m: f16, qh: u32, qs: [u8; 16]`.
+
+use super::{CHUNK, Decode, Format, SubScales, f16_at};
+
+pub(super) static FORMAT: Format = Format {
+    name: "Q5_1",
+    type_id: 7,
+    block: 32,
+    bytes: 24,
+    decode: Decode::Block { activation: 32, has_min: true, scales, unpack },
+    streams: &[(8, 16), (4, 4), (0, 4)],
+    wgsl: include_str!("../../wgsl/lib/q5_1.wgsl"),
+    quantize: None,
+};
+
+fn scales(block: &[u8]) -> [f32; 2] {
+    [f16_at(block, 0), f16_at(block, 2)]
+}
+
+fn unpack(block: &[u8], _chunk: usize, q: &mut [i8; CHUNK]) -> SubScales {
+    super::q5_0::fifth_bits(&block[8..24], &block[4..8], q);
+    SubScales::ONE_MIN
+}

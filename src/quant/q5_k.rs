@@ -1,0 +1,30 @@
+//! Q5_K: 256 weights of 5 bits in 8 sub-blocks with 6-bit scales and minima.
+//! Layout: `d: f16, dmin: f16, scales: [u8; 12], qh: [u8; 32], qs: [u8; 128]`.
+
+use super::{CHUNK, Decode, Format, SubScales, f16_at};
+
+pub(super) static FORMAT: Format = Format {
+    name: "Q5_K",
+    type_id: 13,
+    block: 256,
+    bytes: 176,
+    decode: Decode::Block { activation: 256, has_min: true, scales, unpack },
+    streams: &[(48, 128), (16, 32), (4, 12), (0, 4)],
+    wgsl: include_str!("../../wgsl/lib/q5_k.wgsl"),
+    quantize: None,
+};
+
+fn scales(block: &[u8]) -> [f32; 2] {
+    [f16_at(block, 0), -f16_at(block, 2)]
+}
+
+fn unpack(block: &[u8], chunk: usize, q: &mut [i8; CHUNK]) -> SubScales {
+    let shift = 4 * (chunk % 2);
+    let low = &block[48 + chunk / 2 * 32..][..CHUNK];
+    let high = &block[16..48];
+    for (i, q) in q.iter_mut().enumerate() {
+        *q = (low[i] >> shift & 15 | (high[i] >> chunk & 1) << 4) as i8;
+    }
+    let (s, m) = super::q4_k::scale_min(&block[4..16], chunk);
+    SubScales { s: [s, s], m: [m, m] }
+}

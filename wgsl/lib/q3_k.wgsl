@@ -1,0 +1,26 @@
+// Q3_K: streams qs (64 bytes), hmask (32 bytes), scales (12 bytes), d (f16).
+
+const HAS_MIN = false;
+
+fn scales(block: u32) -> vec2<f32> { return vec2(f16_to_f32(weight_u16(3u, block)), 0.0); }
+
+fn sub_scale(block: u32, i: u32) -> i32 {
+  let low = weight_u8(2u, block * 12u + (i & 7u)) >> (4u * (i >> 3u));
+  let high = weight_u8(2u, block * 12u + 8u + (i & 3u)) >> (2u * (i >> 2u));
+  return i32((low & 15u) | ((high & 3u) << 4u)) - 32;
+}
+
+// 16 weights from their low pairs and third bits, minus 4; the set top bits keep borrows inside a byte.
+fn joined(low: vec4<u32>, high: vec4<u32>, chunk: u32) -> vec4<u32> {
+  let pairs = (low >> vec4(2u * (chunk & 3u))) & vec4(0x03030303u);
+  let third = ((high >> vec4(chunk)) & vec4(0x01010101u)) << vec4(2u);
+  return (((pairs | third) | vec4(0x80808080u)) - vec4(0x04040404u)) ^ vec4(0x80808080u);
+}
+
+fn unpack(block: u32, chunk: u32) -> Chunk {
+  let low = block * 4u + (chunk >> 2u) * 2u;
+  let high = block * 2u;
+  let s = vec2(sub_scale(block, 2u * chunk), sub_scale(block, 2u * chunk + 1u));
+  return Chunk(joined(weight_vec4(0u, low), weight_vec4(1u, high), chunk),
+               joined(weight_vec4(0u, low + 1u), weight_vec4(1u, high + 1u), chunk), s, vec2(0));
+}

@@ -1,0 +1,21 @@
+// Q5_1: streams qs (16 bytes), qh (the fifth bits), d and m (two f16 in a word).
+
+const HAS_MIN = true;
+
+fn scales(block: u32) -> vec2<f32> {
+  let dm = weight_u32(2u, block);
+  return vec2(f16_to_f32(dm & 0xffffu), f16_to_f32(dm >> 16u));
+}
+
+// The low 16 bits, one to a byte, as 16 in each of 16 bytes.
+fn fifth_bits(bits: u32) -> vec4<u32> {
+  let b = vec4(bits, bits >> 4u, bits >> 8u, bits >> 12u);
+  return ((b & vec4(1u)) << vec4(4u)) | ((b & vec4(2u)) << vec4(11u)) | ((b & vec4(4u)) << vec4(18u)) | ((b & vec4(8u)) << vec4(25u));
+}
+
+fn unpack(block: u32, chunk: u32) -> Chunk {
+  let qs = weight_vec4(0u, block);
+  let qh = weight_u32(1u, block);
+  let low = vec4(0x0f0f0f0fu);
+  return Chunk((qs & low) | fifth_bits(qh), ((qs >> vec4(4u)) & low) | fifth_bits(qh >> 16u), vec2(1), vec2(1));
+}
