@@ -4,7 +4,7 @@
 mod common;
 
 use bytemuck::bytes_of;
-use common::{Random, bits, device, on_cpu, on_gpu, run_kernel, smollm2, tiny, turn};
+use common::{Random, bits, on_cpu, on_gpu, run_kernel, smollm2, tiny, turn};
 use proptest::prelude::*;
 use samebits::backend::gpu::{Kernel, weights};
 use samebits::model::Model;
@@ -26,11 +26,11 @@ proptest! {
     #[test]
     fn elementwise_norm_softmax_and_argmax(width in 1usize..700, rows in 1usize..4, seed: u64) {
         let _turn = turn();
-        let mut device = device();
         let mut random = Random(seed);
         let n = width * rows;
         let (a, b) = (random.floats(n, -50, 6), random.floats(n, -50, 6));
         let (a_bits, b_bits, zero) = (bits(&a), bits(&b), vec![0u32; n]);
+        #[allow(clippy::type_complexity)]
         let per_row = |f: &dyn Fn(&[f32], &[f32], &mut [f32])| {
             let mut out = vec![0.0; n];
             for r in 0..rows {
@@ -42,26 +42,26 @@ proptest! {
 
         let p = ops::silu_mul::Params { width: width as u32, pad: [0; 3] };
         let groups = ops::silu_mul::workgroups(&p, rows as u32);
-        let gpu = run_kernel(&mut device, plain(&ops::silu_mul::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &b_bits, &zero], 2);
+        let gpu = run_kernel(plain(&ops::silu_mul::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &b_bits, &zero], 2);
         prop_assert_eq!(&gpu[..n], per_row(&|a, b, out| ops::silu_mul::cpu(a, b, out)));
 
         let p = ops::add::Params { width: width as u32, pad: [0; 3] };
-        let gpu = run_kernel(&mut device, plain(&ops::add::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &b_bits], 0);
+        let gpu = run_kernel(plain(&ops::add::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &b_bits], 0);
         let sum = per_row(&|a, b, out| { out.copy_from_slice(a); ops::add::cpu(out, b); });
         prop_assert_eq!(&gpu[..n], sum);
 
         let p = ops::rms_norm::Params::new(width, 1e-5);
         let groups = ops::rms_norm::workgroups(&p, rows as u32);
         let weight = bits(&b[..width]);
-        let gpu = run_kernel(&mut device, plain(&ops::rms_norm::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &weight, &zero], 2);
+        let gpu = run_kernel(plain(&ops::rms_norm::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &weight, &zero], 2);
         prop_assert_eq!(&gpu[..n], per_row(&|a, _, out| ops::rms_norm::cpu(&p, a, &b[..width], out)));
 
         let p = ops::softmax::Params { width: width as u32, pad: [0; 3] };
-        let gpu = run_kernel(&mut device, plain(&ops::softmax::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &zero], 1);
+        let gpu = run_kernel(plain(&ops::softmax::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &zero], 1);
         prop_assert_eq!(&gpu[..n], per_row(&|a, _, out| ops::softmax::cpu(a, out)));
 
         let p = ops::argmax::Params { width: width as u32, pad: [0; 3] };
-        let gpu = run_kernel(&mut device, plain(&ops::argmax::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &zero], 1);
+        let gpu = run_kernel(plain(&ops::argmax::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &zero], 1);
         let cpu: Vec<u32> = a.chunks(width).map(ops::argmax::cpu).collect();
         prop_assert_eq!(&gpu[..rows], cpu);
     }
@@ -69,7 +69,6 @@ proptest! {
     #[test]
     fn rope_and_cache(heads in 1usize..5, half in 1usize..40, rows in 1usize..4, position in 0usize..50, neox: bool, seed: u64) {
         let _turn = turn();
-        let mut device = device();
         let mut random = Random(seed);
         let (head_dim, pairs) = (2 * half, half - half / 3);
         let width = heads * head_dim;
@@ -78,7 +77,7 @@ proptest! {
         let table = ops::rope::table(position + rows, &frequencies);
         let p = ops::rope::Params { width: width as u32, head_dim: head_dim as u32, pairs: pairs as u32, neox: neox.into() };
         let groups = ops::rope::workgroups(&p, rows as u32);
-        let gpu = run_kernel(&mut device, plain(&ops::rope::SHADER), bytes_of(&p), position as u32, groups, &[&bits(&table), &bits(&x)], 1);
+        let gpu = run_kernel(plain(&ops::rope::SHADER), bytes_of(&p), position as u32, groups, &[&bits(&table), &bits(&x)], 1);
         let mut cpu = x.clone();
         for (r, row) in cpu.chunks_mut(width).enumerate() {
             ops::rope::cpu(&p, &table[(position + r) * 2 * pairs..][..2 * pairs], row);
@@ -88,7 +87,7 @@ proptest! {
         let p = ops::kv_store::Params { width: width as u32, pad: [0; 3] };
         let groups = ops::kv_store::workgroups(&p, rows as u32);
         let cache = vec![0u32; (position + rows) * width / 2];
-        let gpu = run_kernel(&mut device, plain(&ops::kv_store::SHADER), bytes_of(&p), position as u32, groups, &[&bits(&x), &bits(&x), &cache, &cache], 3);
+        let gpu = run_kernel(plain(&ops::kv_store::SHADER), bytes_of(&p), position as u32, groups, &[&bits(&x), &bits(&x), &cache, &cache], 3);
         let mut stored = vec![0u16; rows * width];
         ops::kv_store::cpu(&x, &mut stored);
         let gpu: &[u16] = bytemuck::cast_slice(&gpu);
@@ -98,7 +97,6 @@ proptest! {
     #[test]
     fn attention(kv_heads in 1usize..4, group in 1usize..4, half in 1usize..40, rows in 1usize..4, position in 0usize..300, seed: u64) {
         let _turn = turn();
-        let mut device = device();
         let mut random = Random(seed);
         let (heads, head_dim, context) = (kv_heads * group, 2 * half, position + rows);
         let width = kv_heads * head_dim;
@@ -110,7 +108,7 @@ proptest! {
         let (scores, out) = (vec![0u32; rows * heads * context], vec![0u32; q.len()]);
         let buffers: [&[u32]; 5] = [&bits(&q), &words(&k), &words(&v), &scores, &out];
         let groups = ops::attention::workgroups(&p, rows as u32);
-        let gpu = run_kernel(&mut device, plain(&ops::attention::SHADER), bytes_of(&p), position as u32, groups, &buffers, 4);
+        let gpu = run_kernel(plain(&ops::attention::SHADER), bytes_of(&p), position as u32, groups, &buffers, 4);
         let mut cpu = vec![0.0; q.len()];
         let mut scores = vec![0.0; context];
         for (i, out) in cpu.chunks_mut(head_dim).enumerate() {
@@ -123,7 +121,6 @@ proptest! {
     #[test]
     fn weights_of_every_format(blocks in 1usize..5, rows in 1usize..20, tokens in 1usize..4, odd in 0usize..40, precise: bool, seed: u64) {
         let _turn = turn();
-        let mut device = device();
         let mut random = Random(seed);
         let precision = if precise { Precision::Precise } else { Precision::Fast };
         for format in FORMATS {
@@ -142,7 +139,7 @@ proptest! {
             let p = ops::embedding::Params { cols: cols as u32, row_base: 0, rows: rows as u32, block: format.block as u32, streams };
             let kernel = Kernel { shader: &ops::embedding::SHADER, format: Some(format), precise: false };
             let out = vec![0u32; tokens * cols];
-            let gpu = run_kernel(&mut device, kernel, bytes_of(&p), 0, ops::embedding::workgroups(&p, tokens as u32), &[&stored, &stored, &ids, &out], 3);
+            let gpu = run_kernel(kernel, bytes_of(&p), 0, ops::embedding::workgroups(&p, tokens as u32), &[&stored, &stored, &ids, &out], 3);
             let mut cpu = vec![0.0; tokens * cols];
             for (id, out) in ids.iter().zip(cpu.chunks_mut(cols)) {
                 let bytes = format.row_bytes(cols);
@@ -165,7 +162,7 @@ proptest! {
                     let p = ops::quantize_activations::Params::new(cols, b, precision);
                     let kernel = Kernel { shader: &ops::quantize_activations::SHADER, format: None, precise };
                     let out = vec![0u32; tokens * p.stride as usize];
-                    let words = run_kernel(&mut device, kernel, bytes_of(&p), 0, ops::quantize_activations::workgroups(&p, tokens as u32), &[&bits(&x), &out], 1);
+                    let words = run_kernel(kernel, bytes_of(&p), 0, ops::quantize_activations::workgroups(&p, tokens as u32), &[&bits(&x), &out], 1);
                     for t in 0..tokens {
                         let row = &words[t * p.stride as usize..][..p.stride as usize];
                         let planes: Vec<i8> = bytemuck::cast_slice(&row[..cols / 4]).to_vec();
@@ -195,7 +192,7 @@ proptest! {
             let kernel = Kernel { shader: &ops::matmul::SHADER, format: Some(format), precise: precise && block.is_some() };
             let out = vec![0u32; tokens * rows];
             let buffers: [&[u32]; 6] = [&stored, &stored, &x_words, &x_words, &bits(&bias), &out];
-            let gpu = run_kernel(&mut device, kernel, bytes_of(&p), 0, ops::matmul::workgroups(&p, tokens as u32), &buffers, 5);
+            let gpu = run_kernel(kernel, bytes_of(&p), 0, ops::matmul::workgroups(&p, tokens as u32), &buffers, 5);
             let mut cpu = vec![0.0; tokens * rows];
             for t in 0..tokens {
                 let at = t * cols..(t + 1) * cols;

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Random, bits, device, run_kernel, turn};
+use common::{Random, bits, run_kernel, turn};
 use samebits::backend::gpu::Kernel;
 use samebits::numerics::{self, exp, exp2, f16_bits, f16_value, r13, recip, rsqrt, settle, silu};
 use samebits::ops::Shader;
@@ -36,12 +36,11 @@ macro_rules! shader {
 
 fn on_gpu(shader: &'static Shader, input: &[u32]) -> Vec<u32> {
     let _turn = turn();
-    let mut device = device();
     let kernel = Kernel { shader, format: None, precise: false };
     let params = [input.len() as u32, 0, 0, 0];
     let groups = [input.len().div_ceil(64) as u32, 1, 1];
     let out = vec![0; input.len()];
-    run_kernel(&mut device, kernel, bytemuck::cast_slice(&params), 0, groups, &[input, &out], 1)
+    run_kernel(kernel, bytemuck::cast_slice(&params), 0, groups, &[input, &out], 1)
 }
 
 fn check(shader: &'static Shader, input: &[f32], cpu: fn(f32) -> u32) {
@@ -157,7 +156,7 @@ fn s8_sums() {
     let kernel = Kernel { shader: &SHADER, format: None, precise: false };
     let params = [n as u32, 0, 0, 0];
     let groups = [n.div_ceil(64) as u32, 1, 1];
-    let gpu = run_kernel(&mut device(), kernel, bytemuck::cast_slice(&params), 0, groups, &[&bits(&x), &vec![0; n]], 1);
+    let gpu = run_kernel(kernel, bytemuck::cast_slice(&params), 0, groups, &[&bits(&x), &vec![0; n]], 1);
     for (lanes, gpu) in x.chunks_exact(8).zip(gpu) {
         assert_eq!(gpu, numerics::s8::tree(lanes.try_into().unwrap()).to_bits());
     }

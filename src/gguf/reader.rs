@@ -357,7 +357,7 @@ impl<'a> Reader<'a> {
             let offset = self.u64("a tensor's offset")?;
             let bytes = size(&dims, type_id)
                 .ok_or_else(|| damaged(format!("tensor '{name}' has shape {dims:?} and type {type_id}"), at))?;
-            if offset % alignment != 0 {
+            if !offset.is_multiple_of(alignment) {
                 return Err(damaged(format!("tensor '{name}' begins at {offset}, not aligned to {alignment}"), at));
             }
             if names.insert(name.clone(), i).is_some() {
@@ -392,7 +392,7 @@ impl<'a> Reader<'a> {
 fn size(dims: &[u64], type_id: u32) -> Option<u64> {
     let ty = ggml_type(type_id)?;
     let elements = dims.iter().try_fold(1u64, |n, d| n.checked_mul(*d))?;
-    if elements == 0 || dims[0] % ty.block as u64 != 0 {
+    if elements == 0 || !dims[0].is_multiple_of(ty.block as u64) {
         return None;
     }
     (elements / ty.block as u64).checked_mul(ty.bytes as u64)

@@ -20,7 +20,7 @@ fn power_of_two(n: f32) -> f32 {
 
 /// `e^x`; the argument is clamped to [-87, 88].
 pub fn exp(x: f32) -> f32 {
-    let x = flush(x, WEIGHT_FLOOR).min(88.0).max(-87.0);
+    let x = flush(x, WEIGHT_FLOOR).clamp(-87.0, 88.0);
     let n = (x * std::f32::consts::LOG2_E).round_ties_even();
     let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
     exp_poly(r) * power_of_two(n)
@@ -61,5 +61,5 @@ pub fn rsqrt(x: f32) -> f32 {
 /// `x / (1 + e^-x)`; the exponent is clamped to ±60.
 pub fn silu(x: f32) -> f32 {
     let x = flush(x, WEIGHT_FLOOR);
-    x * recip(1.0 + exp((-x).min(60.0).max(-60.0)))
+    x * recip(1.0 + exp((-x).clamp(-60.0, 60.0)))
 }

@@ -80,7 +80,7 @@ pub struct Format {
     /// The WGSL file of the same name: `scales` and `unpack` (or `load` for plain numbers).
     pub wgsl: &'static str,
     /// Packs one block of weights, where a documented quantiser exists.
-    pub quantize: Option<fn(&[f32], &mut [u8])>,
+    pub quantize: Option<Quantize>,
 }
 
 /// How a format is read.
@@ -100,6 +100,9 @@ pub enum Decode {
         unpack: Unpack,
     },
 }
+
+/// Packs one block of weights.
+pub type Quantize = fn(weights: &[f32], block: &mut [u8]);
 
 /// Unpacks chunk `c` of a block.
 pub type Unpack = fn(block: &[u8], c: usize, q: &mut [i8; CHUNK]) -> SubScales;

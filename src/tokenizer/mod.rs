@@ -47,7 +47,7 @@ enum Kind {
 #[derive(Debug)]
 enum Algorithm {
     Bpe(Box<bpe::Bpe>),
-    Spm(spm::Spm),
+    Spm(Box<spm::Spm>),
 }
 
 /// A vocabulary and its algorithm.
@@ -92,7 +92,7 @@ impl Tokenizer {
                     Some(Value::Array(Array::F32(scores))) if scores.len() == tokens.len() => scores.clone(),
                     _ => return Err(TokenizerError::Damaged("there is not one score per token".to_owned())),
                 };
-                Algorithm::Spm(spm::Spm::new(tokens, scores, &kinds, space))
+                Algorithm::Spm(Box::new(spm::Spm::new(tokens, scores, &kinds, space)))
             }
             other => return Err(TokenizerError::Model(other.to_owned())),
         };

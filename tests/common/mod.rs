@@ -58,6 +58,12 @@ pub fn device() -> Device {
     Device::open(&Choice::default()).unwrap_or_else(|e| panic!("{e}"))
 }
 
+/// Runs `f` on this thread's device. Drivers allow few devices per process, so one serves all of a test's cases.
+pub fn with_device<T>(f: impl FnOnce(&mut Device) -> T) -> T {
+    thread_local!(static DEVICE: std::cell::RefCell<Option<Device>> = const { std::cell::RefCell::new(None) });
+    DEVICE.with(|d| f(d.borrow_mut().get_or_insert_with(device)))
+}
+
 /// One test at a time on the device: software adapters use all cores anyway.
 pub fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
@@ -78,6 +84,17 @@ pub fn bits(x: &[f32]) -> Vec<u32> {
 
 /// Runs one kernel over `rows` rows and gives the words of buffer `out`.
 pub fn run_kernel(
+    kernel: Kernel,
+    params: &[u8],
+    position: u32,
+    groups: [u32; 3],
+    buffers: &[&[u32]],
+    out: usize,
+) -> Vec<u32> {
+    with_device(|device| run_on(device, kernel, params, position, groups, buffers, out))
+}
+
+fn run_on(
     device: &mut Device,
     kernel: Kernel,
     params: &[u8],

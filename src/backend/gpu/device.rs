@@ -261,14 +261,14 @@ impl Device {
         });
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.into()) };
-        // SAFETY: every index a kernel forms is bounded by its parameters, which are derived from the sizes of the
-        // buffers bound with them (`lower.rs`), and ids are checked against the vocabulary before they are uploaded.
-        // Every loop is bounded by a parameter. The same kernels run with all checks in the tests.
         let checks = if cfg!(debug_assertions) {
             wgpu::ShaderRuntimeChecks::checked()
         } else {
             wgpu::ShaderRuntimeChecks::unchecked()
         };
+        // SAFETY: every index a kernel forms is bounded by its parameters, which are derived from the sizes of the
+        // buffers bound with them (`lower.rs`), and ids are checked against the vocabulary before they are uploaded.
+        // Every loop is bounded by a parameter. The same kernels run with all checks in the tests.
         let shader = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(name),
