@@ -60,8 +60,10 @@ pub fn device() -> Device {
 
 /// Runs `f` on this thread's device. Drivers allow few devices per process, so one serves all of a test's cases.
 pub fn with_device<T>(f: impl FnOnce(&mut Device) -> T) -> T {
-    thread_local!(static DEVICE: std::cell::RefCell<Option<Device>> = const { std::cell::RefCell::new(None) });
-    DEVICE.with(|d| f(d.borrow_mut().get_or_insert_with(device)))
+    // Never dropped: wgpu needs its own thread locals for that, which may be gone when this one's turn comes.
+    type Slot = std::cell::RefCell<Option<std::mem::ManuallyDrop<Device>>>;
+    thread_local!(static DEVICE: Slot = const { std::cell::RefCell::new(None) });
+    DEVICE.with(|d| f(d.borrow_mut().get_or_insert_with(|| std::mem::ManuallyDrop::new(device()))))
 }
 
 /// One test at a time on the device: software adapters use all cores anyway.
