@@ -11,7 +11,6 @@ use serde_json::json;
 use super::load::{ModelArguments, RunArguments};
 use super::{Outcome, print_json};
 use crate::engine::{Generation, Session, StopReason};
-use crate::model::Model;
 use crate::sample::{Sampler, SamplerOptions};
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 
@@ -72,7 +71,7 @@ fn share(text: &str) -> Result<f32, String> {
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let start = Instant::now();
-    let model = Model::open(&a.model.model)?;
+    let model = a.model.open()?;
     let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
     let text = a.prompt.as_deref().or(a.prompt_flag.as_deref()).unwrap_or_default();
     let prompt = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: true })?;

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::backend::gpu::{self, Api, Choice, Device, Gpu};
 use crate::backend::{Backend, BackendError, Sizes, cpu::Cpu};
 use crate::engine::Session;
-use crate::model::Model;
+use crate::model::{Model, ModelError};
 use crate::numerics::Precision;
 
 /// Context used where the model would allow more and the user did not ask.
@@ -17,9 +17,22 @@ const DEFAULT_CONTEXT: usize = 4096;
 
 #[derive(Args, Debug)]
 pub(super) struct ModelArguments {
-    /// The GGUF file
-    #[arg(short, long, value_name = "FILE")]
-    pub model: PathBuf,
+    /// The GGUF file [default: the story model that is built in]
+    #[arg(short, long, value_name = "FILE", required = !cfg!(feature = "stories"))]
+    pub model: Option<PathBuf>,
+}
+
+impl ModelArguments {
+    /// Opens the file, or the built-in model where none was given.
+    pub fn open(&self) -> Result<Model, ModelError> {
+        match &self.model {
+            Some(path) => Model::open(path),
+            #[cfg(feature = "stories")]
+            None => Model::stories(),
+            #[cfg(not(feature = "stories"))]
+            None => unreachable!("clap requires --model without the feature"),
+        }
+    }
 }
 
 #[derive(Args, Debug)]

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::load::{ModelArguments, RunArguments};
 use super::{Outcome, print, print_json};
-use crate::model::Model;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 
 #[derive(Args, Debug)]
@@ -37,7 +36,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
-    let model = Model::open(&a.model.model)?;
+    let model = a.model.open()?;
     let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
     let ids = match (&a.tokens, &a.prompt) {
         (Some(ids), _) => ids.clone(),

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::load::ModelArguments;
 use super::{Outcome, print, print_json};
-use crate::gguf::Gguf;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 
 #[derive(Args, Debug)]
@@ -29,7 +28,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
-    let tokenizer = Tokenizer::from_gguf(&Gguf::open(&a.model.model)?)?;
+    let tokenizer = Tokenizer::from_gguf(&a.model.open()?.gguf)?;
     let piece = |id: u32| String::from_utf8_lossy(&tokenizer.decode(&[id])).into_owned();
     if let Some(ids) = &a.decode {
         if let Some(id) = ids.iter().find(|id| **id as usize >= tokenizer.vocab_size()) {

@@ -109,6 +109,12 @@ impl Model {
         Self::new(Gguf::open(path)?)
     }
 
+    /// The story model that is part of the program (`models/README.md`).
+    #[cfg(feature = "stories")]
+    pub fn stories() -> Result<Self, ModelError> {
+        Self::new(Gguf::from_static(include_bytes!("../../models/stories.gguf"))?)
+    }
+
     /// Checks that an opened container can be run.
     pub fn new(gguf: Gguf) -> Result<Self, ModelError> {
         let architecture = gguf.get_str("general.architecture")?.to_owned();
