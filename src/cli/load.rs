@@ -96,6 +96,7 @@ pub(super) fn session(model: &Model, a: &RunArguments, all_logits: bool) -> Resu
     let sizes = Sizes { context, batch: chunk, logits_rows: if all_logits { chunk } else { 1 } };
     let backend = open(model, a, sizes)?;
     if !a.quiet {
+        eprintln!("model: {}", if model.config.name.is_empty() { "unnamed" } else { &model.config.name });
         eprintln!("backend: {} ({})", backend.name(), backend.device());
     }
     Ok(Session::new(backend, chunk))
