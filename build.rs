@@ -31,6 +31,12 @@ fn validate(name: &str, source: &str) {
 }
 
 fn main() {
+    // The crate package leaves the model out (registries limit the size), so a build may have the feature but no file.
+    println!("cargo::rustc-check-cfg=cfg(builtin_model)");
+    println!("cargo::rerun-if-changed=models/stories.gguf");
+    if std::env::var_os("CARGO_FEATURE_STORIES").is_some() && Path::new("models/stories.gguf").is_file() {
+        println!("cargo::rustc-cfg=builtin_model");
+    }
     println!("cargo::rerun-if-changed=wgsl");
     println!("cargo::rerun-if-changed=src/ops/shader.rs");
     assert!(Path::new("wgsl/lib").is_dir(), "wgsl/lib is missing");

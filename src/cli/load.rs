@@ -18,7 +18,7 @@ const DEFAULT_CONTEXT: usize = 4096;
 #[derive(Args, Debug)]
 pub(super) struct ModelArguments {
     /// The GGUF file [default: the story model that is built in]
-    #[arg(short, long, value_name = "FILE", required = !cfg!(feature = "stories"))]
+    #[arg(short, long, value_name = "FILE", required = !cfg!(builtin_model))]
     pub model: Option<PathBuf>,
 }
 
@@ -27,10 +27,10 @@ impl ModelArguments {
     pub fn open(&self) -> Result<Model, ModelError> {
         match &self.model {
             Some(path) => Model::open(path),
-            #[cfg(feature = "stories")]
+            #[cfg(builtin_model)]
             None => Model::stories(),
-            #[cfg(not(feature = "stories"))]
-            None => unreachable!("clap requires --model without the feature"),
+            #[cfg(not(builtin_model))]
+            None => unreachable!("clap requires --model in a build without a model"),
         }
     }
 }

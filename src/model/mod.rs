@@ -110,7 +110,7 @@ impl Model {
     }
 
     /// The story model that is part of the program (`models/README.md`).
-    #[cfg(feature = "stories")]
+    #[cfg(builtin_model)]
     pub fn stories() -> Result<Self, ModelError> {
         Self::new(Gguf::from_static(include_bytes!("../../models/stories.gguf"))?)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wgpu::naga;
 
@@ -35,6 +35,18 @@ pub enum Api {
     Dx12,
 }
 
+/// The process's one instance: some drivers stop answering after a few dozen.
+fn instance() -> &'static wgpu::Instance {
+    static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
+    INSTANCE.get_or_init(|| {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+        // No indirect dispatch is used, and its validation costs a dispatch per call.
+        descriptor.flags = wgpu::InstanceFlags::from_build_config() - wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL;
+        wgpu::Instance::new(descriptor)
+    })
+}
+
 /// All adapters of an API, real GPUs first.
 pub fn adapters(api: Api) -> Vec<wgpu::Adapter> {
     let backends = match api {
@@ -43,12 +55,7 @@ pub fn adapters(api: Api) -> Vec<wgpu::Adapter> {
         Api::Metal => wgpu::Backends::METAL,
         Api::Dx12 => wgpu::Backends::DX12,
     };
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = backends;
-    // No indirect dispatch is used, and its validation costs a dispatch per call.
-    descriptor.flags = wgpu::InstanceFlags::from_build_config() - wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL;
-    let instance = wgpu::Instance::new(descriptor);
-    let mut found = pollster::block_on(instance.enumerate_adapters(backends));
+    let mut found = pollster::block_on(instance().enumerate_adapters(backends));
     found.sort_by_key(|a| match a.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
