@@ -6,6 +6,7 @@
 
 pub mod backend;
 pub mod cli;
+pub mod convert;
 pub mod engine;
 pub mod gguf;
 pub mod model;

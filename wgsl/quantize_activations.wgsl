@@ -22,8 +22,11 @@ fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
   let source = row * params.cols + b * params.block;
   let target_ = row * params.stride + b * params.block / 4u;
   let plane = params.cols / 4u;
-  var amax = 0.0;
-  for (var i = 0u; i < params.block; i++) { amax = max(amax, abs(x[source + i])); }
+  // As integers, magnitudes have the order of the numbers, and infinity and NaN are above all of them.
+  var top = 0u;
+  for (var i = 0u; i < params.block; i++) { top = max(top, bitcast<u32>(x[source + i]) & 0x7fffffffu); }
+  let finite = top < 0x7f800000u;
+  let amax = bitcast<f32>(select(0u, top, finite));
   let empty = amax < ACTIVATION_FLOOR;
   let inverse = mul(recip(select(amax, 1.0, empty)), params.steps);
   for (var word = 0u; word < params.block / 4u; word++) {
@@ -39,5 +42,6 @@ fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
     if PRECISE { out[target_ + plane + word] = select(lo, 0u, empty); }
   }
   let planes = select(1u, 2u, PRECISE);
-  out[row * params.stride + planes * plane + b] = bitcast<u32>(select(mul(amax, params.inverse_steps), 0.0, empty));
+  let scale = bitcast<u32>(select(mul(amax, params.inverse_steps), 0.0, empty));
+  out[row * params.stride + planes * plane + b] = select(0x7fc00000u, scale, finite);
 }

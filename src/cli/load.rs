@@ -35,7 +35,7 @@ impl ModelArguments {
     }
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct RunArguments {
     /// Where to compute: auto takes a real GPU if there is one, otherwise the CPU; gpu takes a software adapter too
     #[arg(long, value_enum, default_value_t = BackendName::Auto)]

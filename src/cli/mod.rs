@@ -5,6 +5,8 @@ mod generate;
 mod inspect;
 mod load;
 mod logits;
+mod perplexity;
+mod quantize;
 mod tokenize;
 
 use std::error::Error;
@@ -31,6 +33,10 @@ enum Command {
     Tokenize(tokenize::Arguments),
     /// Show what a GGUF file holds
     Inspect(inspect::Arguments),
+    /// Rewrite a model file in another format
+    Quantize(quantize::Arguments),
+    /// Measure how well a model predicts a text
+    Perplexity(perplexity::Arguments),
     /// List the GPU adapters, their drivers and limits
     Devices(devices::Arguments),
 }
@@ -45,6 +51,8 @@ pub fn main() -> ExitCode {
         Command::Logits(a) => logits::run(&a),
         Command::Tokenize(a) => tokenize::run(&a),
         Command::Inspect(a) => inspect::run(&a),
+        Command::Quantize(a) => quantize::run(&a),
+        Command::Perplexity(a) => perplexity::run(&a),
         Command::Devices(a) => devices::run(&a),
     };
     match outcome {

@@ -1,5 +1,7 @@
 //! A session: prompt in, tokens out, with the cache in between.
 
+mod perplexity;
+
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -8,6 +10,8 @@ use thiserror::Error;
 
 use crate::backend::{Backend, BackendError, Batch, Rows};
 use crate::plan::{Op, Step};
+
+pub use perplexity::{Perplexity, perplexity};
 
 /// Why a session stopped with an error.
 #[derive(Debug, Error)]
@@ -26,6 +30,14 @@ pub enum EngineError {
         /// Tokens of the prompt.
         tokens: usize,
         /// Positions of the cache.
+        context: usize,
+    },
+    /// Less text than one window.
+    #[error("the text has {tokens} tokens, fewer than one window of {context}; use a longer text or --ctx N from 4 on")]
+    TextTooShort {
+        /// Tokens of the text.
+        tokens: usize,
+        /// Tokens of a window.
         context: usize,
     },
 }

@@ -48,13 +48,15 @@ pub enum ActivationRow<'a> {
 
 /// Quantises one block; returns its scale. `lo` is written for `Precise` only.
 ///
-/// A block whose largest magnitude is below 2^-60 becomes zeros with scale 0.
+/// A block whose largest magnitude is below 2^-60 becomes zeros with scale 0, one with NaN or infinity zeros with scale
+/// NaN, so that it cannot pass for a number.
 pub fn quantize_block(x: &[f32], precision: Precision, hi: &mut [i8], lo: &mut [i8]) -> f32 {
-    let amax = x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    if amax < ACTIVATION_FLOOR {
+    // As integers, magnitudes have the order of the numbers, and infinity and NaN are above all of them.
+    let amax = f32::from_bits(x.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7fff_ffff)));
+    if amax < ACTIVATION_FLOOR || !amax.is_finite() {
         hi.fill(0);
         lo.fill(0);
-        return 0.0;
+        return if amax.is_finite() { 0.0 } else { f32::from_bits(0x7fc0_0000) };
     }
     let inverse = recip(amax) * precision.steps();
     for (i, &x) in x.iter().enumerate() {

@@ -13,6 +13,10 @@ pub fn settle(x: f32) -> f32 {
 /// `x` rounded to 13 significant bits, half to even, so that its product with an f16 is exact in f32.
 pub fn r13(x: f32) -> f32 {
     let u = x.to_bits();
+    // The carry could turn a NaN into a zero.
+    if u & 0x7f80_0000 == 0x7f80_0000 {
+        return x;
+    }
     f32::from_bits((u.wrapping_add(0x3ff + ((u >> 11) & 1))) & 0xffff_f800)
 }
 

@@ -10,7 +10,7 @@ pub(super) static FORMAT: Format = Format {
     decode: Decode::Float(load),
     streams: &[(0, 4)],
     wgsl: include_str!("../../wgsl/lib/f32.wgsl"),
-    quantize: Some(quantize),
+    quantize,
 };
 
 fn load(raw: &[u8]) -> f32 {

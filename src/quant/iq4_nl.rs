@@ -1,5 +1,6 @@
 //! IQ4_NL: 32 weights as indices into a table of 16 values, with an f16 scale. Layout: `d: f16, qs: [u8; 16]`.
 
+use super::search::{inverse, nearest_index, nibbles, store_f16, table_scale};
 use super::{CHUNK, Decode, Format, SubScales, f16_at};
 
 /// The values an index stands for (ggml's `kvalues_iq4nl`).
@@ -13,7 +14,7 @@ pub(super) static FORMAT: Format = Format {
     decode: Decode::Block { activation: 32, has_min: false, scales, unpack },
     streams: &[(2, 16), (0, 2)],
     wgsl: include_str!("../../wgsl/lib/iq4_nl.wgsl"),
-    quantize: None,
+    quantize,
 };
 
 fn scales(block: &[u8]) -> [f32; 2] {
@@ -31,4 +32,12 @@ pub(super) fn look_up(values: &[i8; 16], nibbles: &[u8], q: &mut [i8; CHUNK]) {
         q[i] = values[usize::from(byte & 15)];
         q[i + 16] = values[usize::from(byte >> 4)];
     }
+}
+
+fn quantize(x: &[f32], block: &mut [u8]) {
+    let d = table_scale(&VALUES, x);
+    let inverse = inverse(d);
+    store_f16(block, 0, d);
+    let q: [u8; CHUNK] = std::array::from_fn(|i| nearest_index(&VALUES, inverse * x[i]));
+    nibbles(&q, &mut block[2..]);
 }

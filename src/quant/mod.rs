@@ -24,6 +24,7 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod search;
 
 /// Weights per unpacked chunk: every block is a whole number of chunks.
 pub const CHUNK: usize = 32;
@@ -79,8 +80,8 @@ pub struct Format {
     pub streams: &'static [(usize, usize)],
     /// The WGSL file of the same name: `scales` and `unpack` (or `load` for plain numbers).
     pub wgsl: &'static str,
-    /// Packs one block of weights, where a documented quantiser exists.
-    pub quantize: Option<Quantize>,
+    /// Packs one block of weights, as ggml's quantiser without importances does.
+    pub quantize: Quantize,
 }
 
 /// How a format is read.
@@ -157,6 +158,13 @@ impl Format {
                     }
                 }
             }
+        }
+    }
+
+    /// Quantises whole blocks: `raw` gets `x.len() / block` of them. `x` must be finite.
+    pub fn quantize(&self, x: &[f32], raw: &mut [u8]) {
+        for (x, raw) in x.chunks_exact(self.block).zip(raw.chunks_exact_mut(self.bytes)) {
+            (self.quantize)(x, raw);
         }
     }
 

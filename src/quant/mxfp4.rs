@@ -3,6 +3,7 @@
 //! The table holds twice the FP4 values, so that they are integers; the scale is halved.
 
 use super::iq4_nl::look_up;
+use super::search::{extreme, nibbles};
 use super::{CHUNK, Decode, Format, SubScales};
 
 const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
@@ -15,7 +16,7 @@ pub(super) static FORMAT: Format = Format {
     decode: Decode::Block { activation: 32, has_min: false, scales, unpack },
     streams: &[(1, 16), (0, 1)],
     wgsl: include_str!("../../wgsl/lib/mxfp4.wgsl"),
-    quantize: None,
+    quantize,
 };
 
 fn scales(block: &[u8]) -> [f32; 2] {
@@ -27,4 +28,17 @@ fn scales(block: &[u8]) -> [f32; 2] {
 fn unpack(block: &[u8], _chunk: usize, q: &mut [i8; CHUNK]) -> SubScales {
     look_up(&VALUES, &block[1..17], q);
     SubScales::ONE
+}
+
+fn quantize(x: &[f32], block: &mut [u8]) {
+    // The largest FP4 value is 6, so its exponent is two above the shared one.
+    let amax = extreme(x).abs();
+    let exponent = (amax.to_bits() >> 23) as i32;
+    block[0] = if amax == 0.0 { 0 } else { (exponent - 2).max(0) as u8 };
+    let [d, _] = scales(block);
+    let closest = |x: f32| {
+        let error = |i: &u8| (f32::from(VALUES[usize::from(*i)]) * d - x).abs();
+        (0..16).min_by(|a, b| error(a).total_cmp(&error(b))).unwrap_or(0)
+    };
+    nibbles(&std::array::from_fn::<u8, CHUNK, _>(|i| closest(x[i])), &mut block[1..]);
 }

@@ -1,5 +1,6 @@
 //! Q4_0: 32 weights of 4 bits, centred at 8, with an f16 scale. Layout: `d: f16, qs: [u8; 16]`.
 
+use super::search::{extreme, inverse, nibbles, store_f16};
 use super::{CHUNK, Decode, Format, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
@@ -10,7 +11,7 @@ pub(super) static FORMAT: Format = Format {
     decode: Decode::Block { activation: 32, has_min: false, scales, unpack },
     streams: &[(2, 16), (0, 2)],
     wgsl: include_str!("../../wgsl/lib/q4_0.wgsl"),
-    quantize: None,
+    quantize,
 };
 
 fn scales(block: &[u8]) -> [f32; 2] {
@@ -23,4 +24,11 @@ fn unpack(block: &[u8], _chunk: usize, q: &mut [i8; CHUNK]) -> SubScales {
         q[i + 16] = (byte >> 4) as i8 - 8;
     }
     SubScales::ONE
+}
+
+fn quantize(x: &[f32], block: &mut [u8]) {
+    let d = extreme(x) / -8.0;
+    let inverse = inverse(d);
+    store_f16(block, 0, d);
+    nibbles(&std::array::from_fn::<u8, CHUNK, _>(|i| (x[i] * inverse + 8.5).min(15.0) as u8), &mut block[2..]);
 }

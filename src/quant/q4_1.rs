@@ -1,5 +1,6 @@
 //! Q4_1: 32 weights of 4 bits with an f16 scale and an f16 minimum. Layout: `d: f16, m: f16, qs: [u8; 16]`.
 
+use super::search::{inverse, nibbles, store_f16};
 use super::{CHUNK, Decode, Format, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
@@ -10,7 +11,7 @@ pub(super) static FORMAT: Format = Format {
     decode: Decode::Block { activation: 32, has_min: true, scales, unpack },
     streams: &[(4, 16), (0, 4)],
     wgsl: include_str!("../../wgsl/lib/q4_1.wgsl"),
-    quantize: None,
+    quantize,
 };
 
 fn scales(block: &[u8]) -> [f32; 2] {
@@ -23,4 +24,19 @@ fn unpack(block: &[u8], _chunk: usize, q: &mut [i8; CHUNK]) -> SubScales {
         q[i + 16] = (byte >> 4) as i8;
     }
     SubScales::ONE_MIN
+}
+
+fn quantize(x: &[f32], block: &mut [u8]) {
+    let [min, d, inverse] = minimum_and_scale(x, 15.0);
+    store_f16(block, 0, d);
+    store_f16(block, 2, min);
+    let q: [u8; CHUNK] = std::array::from_fn(|i| ((x[i] - min) * inverse + 0.5).min(15.0) as u8);
+    nibbles(&q, &mut block[4..]);
+}
+
+/// Minimum, scale and its inverse for integers in `0..=steps`.
+pub(super) fn minimum_and_scale(x: &[f32], steps: f32) -> [f32; 3] {
+    let (min, max) = x.iter().fold((x[0], x[0]), |(min, max), &x| (min.min(x), max.max(x)));
+    let d = (max - min) / steps;
+    [min, d, inverse(d)]
 }

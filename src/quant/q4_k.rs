@@ -1,6 +1,7 @@
 //! Q4_K: 256 weights of 4 bits in 8 sub-blocks with 6-bit scales and minima.
 //! Layout: `d: f16, dmin: f16, scales: [u8; 12], qs: [u8; 128]`.
 
+use super::search::{Search, k_scales_and_integers};
 use super::{CHUNK, Decode, Format, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
@@ -11,7 +12,7 @@ pub(super) static FORMAT: Format = Format {
     decode: Decode::Block { activation: 256, has_min: true, scales, unpack },
     streams: &[(16, 128), (4, 12), (0, 4)],
     wgsl: include_str!("../../wgsl/lib/q4_k.wgsl"),
-    quantize: None,
+    quantize,
 };
 
 fn scales(block: &[u8]) -> [f32; 2] {
@@ -36,4 +37,14 @@ fn unpack(block: &[u8], chunk: usize, q: &mut [i8; CHUNK]) -> SubScales {
     }
     let (s, m) = scale_min(&block[4..16], chunk);
     SubScales { s: [s, s], m: [m, m] }
+}
+
+fn quantize(x: &[f32], block: &mut [u8]) {
+    let search = Search { first: -1.0, steps: 20, absolute: false };
+    let q = k_scales_and_integers(x, 15, &search, block);
+    for (q, raw) in q.chunks_exact(64).zip(block[16..].chunks_exact_mut(32)) {
+        for (i, raw) in raw.iter_mut().enumerate() {
+            *raw = q[i] | q[i + 32] << 4;
+        }
+    }
 }

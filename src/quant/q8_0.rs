@@ -1,5 +1,6 @@
 //! Q8_0: 32 weights of 8 bits with an f16 scale. Layout: `d: f16, qs: [i8; 32]`.
 
+use super::search::{extreme, inverse, store_f16};
 use super::{CHUNK, Decode, Format, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
@@ -10,7 +11,7 @@ pub(super) static FORMAT: Format = Format {
     decode: Decode::Block { activation: 32, has_min: false, scales, unpack },
     streams: &[(2, 32), (0, 2)],
     wgsl: include_str!("../../wgsl/lib/q8_0.wgsl"),
-    quantize: None,
+    quantize,
 };
 
 fn scales(block: &[u8]) -> [f32; 2] {
@@ -22,4 +23,13 @@ fn unpack(block: &[u8], _chunk: usize, q: &mut [i8; CHUNK]) -> SubScales {
         *q = byte as i8;
     }
     SubScales::ONE
+}
+
+fn quantize(x: &[f32], block: &mut [u8]) {
+    let d = extreme(x).abs() / 127.0;
+    let inverse = inverse(d);
+    store_f16(block, 0, d);
+    for (q, x) in block[2..].iter_mut().zip(x) {
+        *q = (x * inverse).round() as i8 as u8;
+    }
 }

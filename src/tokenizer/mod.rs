@@ -205,6 +205,11 @@ impl Tokenizer {
         self.bos
     }
 
+    /// The BOS token, if a text begins with it.
+    pub fn bos_to_add(&self) -> Option<u32> {
+        self.bos.filter(|_| self.add_bos)
+    }
+
     /// The token that ends a sequence.
     pub fn eos(&self) -> Option<u32> {
         self.eos

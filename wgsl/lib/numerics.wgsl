@@ -23,7 +23,9 @@ fn settle(x: f32) -> f32 { return flush(x, RESULT_FLOOR); }
 
 fn r13(x: f32) -> f32 {
   let u = bitcast<u32>(x);
-  return bitcast<f32>((u + 0x3ffu + ((u >> 11u) & 1u)) & 0xfffff800u);
+  let rounded = (u + 0x3ffu + ((u >> 11u) & 1u)) & 0xfffff800u;
+  // The carry could turn a NaN into a zero.
+  return bitcast<f32>(select(rounded, u, (u & 0x7f800000u) == 0x7f800000u));
 }
 
 fn f16_bits(x: f32) -> u32 {
