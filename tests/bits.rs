@@ -4,8 +4,9 @@
 mod common;
 
 use bytemuck::bytes_of;
-use common::{Random, bits, on_cpu, on_gpu, run_kernel, smollm2, tiny, turn};
+use common::{Random, bits, on_cpu, on_gpu, on_path, run_kernel, smollm2, tiny, turn};
 use proptest::prelude::*;
+use samebits::backend::cpu::Path;
 use samebits::backend::gpu::{Kernel, weights};
 use samebits::model::Model;
 use samebits::numerics::{ActivationRow, Precision, f16_bits};
@@ -232,7 +233,12 @@ fn common_weights(format: &samebits::quant::Format, n: usize, random: &mut Rando
 
 /// All rows' logits of a prompt, however it is cut and wherever it runs.
 fn check_model(model: &Model, prompt: &[u32], precision: Precision, chunks: &[usize], gpu_chunks: &[usize]) {
-    let reference = bits(&on_cpu(model, precision, 64, 32, 1).feed(prompt, true).unwrap());
+    let scalar = on_path(model, precision, 64, 32, 1, Path::Scalar).feed(prompt, true).unwrap();
+    let reference = bits(&scalar);
+    for path in Path::ALL.into_iter().filter(|p| p.is_available()) {
+        let got = bits(&on_path(model, precision, 64, 19, 2, path).feed(prompt, true).unwrap());
+        assert!(got == reference, "{path:?}, {precision:?}");
+    }
     for threads in [2, 3] {
         for &chunk in chunks {
             let got = bits(&on_cpu(model, precision, 96, chunk, threads).feed(prompt, true).unwrap());

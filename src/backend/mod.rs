@@ -87,6 +87,8 @@ pub enum BackendError {
     OutOfMemory { device: String, what: String },
     #[error("{device} failed: {message}; update its driver or use --backend cpu")]
     Device { device: String, message: String },
+    #[error("SAMEBITS_CPU={wanted} is not one of this processor's paths; choose {available} or leave it unset")]
+    CpuPath { wanted: String, available: String },
     #[error("token id {id} is outside the vocabulary of {vocabulary}")]
     TokenId { id: u32, vocabulary: usize },
     #[error("step '{step}' produced NaN or infinity; the model file is damaged or its weights overflow f32")]

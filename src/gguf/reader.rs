@@ -199,6 +199,23 @@ impl Gguf {
         self.names.get(name).map(|&i| &self.tensors[i])
     }
 
+    /// Says that a tensor's bytes will not be needed soon, so that their memory can serve others. They stay readable.
+    pub fn release(&self, tensor: &TensorInfo) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &self.bytes {
+            // SAFETY: the map is read-only and of a file, so dropped pages come back with the same contents.
+            let _ = unsafe {
+                map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    tensor.offset as usize,
+                    tensor.bytes as usize,
+                )
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = tensor;
+    }
+
     /// The bytes of a tensor of this file.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
         &self.all()[tensor.offset as usize..(tensor.offset + tensor.bytes) as usize]

@@ -136,6 +136,13 @@ impl Model {
     pub fn data(&self, weight: &Weight) -> &[u8] {
         self.gguf.tensor(&weight.name).map_or(&[], |t| self.gguf.data(t))
     }
+
+    /// Says that the bytes of a weight will not be needed soon.
+    pub fn release(&self, weight: &Weight) {
+        if let Some(tensor) = self.gguf.tensor(&weight.name) {
+            self.gguf.release(tensor);
+        }
+    }
 }
 
 /// The weight of this name, if present, with its shape checked: `rows` 1 asks for a vector.

@@ -50,6 +50,7 @@ pub enum ActivationRow<'a> {
 ///
 /// A block whose largest magnitude is below 2^-60 becomes zeros with scale 0, one with NaN or infinity zeros with scale
 /// NaN, so that it cannot pass for a number.
+#[inline(always)]
 pub fn quantize_block(x: &[f32], precision: Precision, hi: &mut [i8], lo: &mut [i8]) -> f32 {
     // As integers, magnitudes have the order of the numbers, and infinity and NaN are above all of them.
     let amax = f32::from_bits(x.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7fff_ffff)));

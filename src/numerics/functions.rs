@@ -3,6 +3,7 @@
 use super::{WEIGHT_FLOOR, flush};
 
 /// `e^r` for |r| ≤ 0.35 (Cephes `expf` polynomial).
+#[inline(always)]
 fn exp_poly(r: f32) -> f32 {
     let mut p = 1.987_569_15e-4f32;
     p = p * r + 1.398_199_95e-3;
@@ -14,11 +15,13 @@ fn exp_poly(r: f32) -> f32 {
 }
 
 /// 2^n for -126 ≤ n ≤ 127.
+#[inline(always)]
 fn power_of_two(n: f32) -> f32 {
     f32::from_bits(((n as i32 + 127) as u32) << 23)
 }
 
 /// `e^x`; the argument is clamped to [-87, 88].
+#[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let x = flush(x, WEIGHT_FLOOR).clamp(-87.0, 88.0);
     let n = (x * std::f32::consts::LOG2_E).round_ties_even();
@@ -27,17 +30,17 @@ pub fn exp(x: f32) -> f32 {
 }
 
 /// `2^x` for softmax weights: exactly 0 below -40; the argument must not exceed 127.
+#[inline(always)]
 pub fn exp2(x: f32) -> f32 {
-    if x < -40.0 {
-        return 0.0;
-    }
-    let x = flush(x, WEIGHT_FLOOR);
-    let n = x.round_ties_even();
-    let r = (x - n) * std::f32::consts::LN_2;
-    exp_poly(r) * power_of_two(n)
+    let y = flush(x, WEIGHT_FLOOR);
+    let n = y.round_ties_even();
+    let r = (y - n) * std::f32::consts::LN_2;
+    let power = exp_poly(r) * power_of_two(n.max(-40.0));
+    if x < -40.0 { 0.0 } else { power }
 }
 
 /// `1/x` for 2^-100 ≤ |x| ≤ 2^100: integer seed, four Newton steps.
+#[inline(always)]
 pub fn recip(x: f32) -> f32 {
     let sign = x.to_bits() & 0x8000_0000;
     let m = f32::from_bits(x.to_bits() & 0x7fff_ffff);
@@ -49,6 +52,7 @@ pub fn recip(x: f32) -> f32 {
 }
 
 /// `1/sqrt(x)` for 2^-100 ≤ x ≤ 2^100: integer seed, four Newton steps.
+#[inline(always)]
 pub fn rsqrt(x: f32) -> f32 {
     let h = 0.5 * x;
     let mut y = f32::from_bits(0x5f37_5a86u32.wrapping_sub(x.to_bits() >> 1));
@@ -59,6 +63,7 @@ pub fn rsqrt(x: f32) -> f32 {
 }
 
 /// `x / (1 + e^-x)`; the exponent is clamped to ±60.
+#[inline(always)]
 pub fn silu(x: f32) -> f32 {
     let x = flush(x, WEIGHT_FLOOR);
     x * recip(1.0 + exp((-x).clamp(-60.0, 60.0)))

@@ -1,16 +1,19 @@
 //! Roundings in integer code.
 
 /// `x`, or +0 where its magnitude is below `floor`.
+#[inline(always)]
 pub fn flush(x: f32, floor: f32) -> f32 {
     if x.abs() < floor { 0.0 } else { x }
 }
 
 /// A result as it is stored: magnitudes below 2^-100 become +0, which also settles the sign of zero.
+#[inline(always)]
 pub fn settle(x: f32) -> f32 {
     flush(x, super::RESULT_FLOOR)
 }
 
 /// `x` rounded to 13 significant bits, half to even, so that its product with an f16 is exact in f32.
+#[inline(always)]
 pub fn r13(x: f32) -> f32 {
     let u = x.to_bits();
     // The carry could turn a NaN into a zero.
@@ -21,6 +24,7 @@ pub fn r13(x: f32) -> f32 {
 }
 
 /// The f16 nearest to `x` (half to even), as bits; overflow gives infinity.
+#[inline(always)]
 pub fn f16_bits(x: f32) -> u32 {
     let u = x.to_bits();
     let sign = (u >> 16) & 0x8000;
@@ -48,6 +52,7 @@ pub fn f16_bits(x: f32) -> u32 {
 }
 
 /// The exact value of the f16 with these bits.
+#[inline(always)]
 pub fn f16_value(h: u32) -> f32 {
     let sign = (h & 0x8000) << 16;
     let exponent = (h >> 10) & 31;

@@ -21,7 +21,28 @@ impl Sum {
     }
 }
 
+/// [`sum`] of `f` over a slice, written so that a compiler can use vectors.
+#[inline(always)]
+pub fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut outer = [0.0; 8];
+    for (b, block) in x.chunks(32).enumerate() {
+        let mut lanes = [0.0; 8];
+        let (eights, rest) = block.as_chunks::<8>();
+        for eight in eights {
+            for (lane, &x) in lanes.iter_mut().zip(eight) {
+                *lane += f(x);
+            }
+        }
+        for (lane, &x) in lanes.iter_mut().zip(rest) {
+            *lane += f(x);
+        }
+        outer[b % 8] += tree(&lanes);
+    }
+    tree(&outer)
+}
+
 /// The final tree of an `S8` sum over its 8 lanes.
+#[inline(always)]
 pub fn tree(l: &[f32; 8]) -> f32 {
     let a = [l[0] + l[4], l[1] + l[5], l[2] + l[6], l[3] + l[7]];
     let b = [a[0] + a[2], a[1] + a[3]];

@@ -19,6 +19,7 @@ pub struct Params {
 }
 
 /// One row: `x` and `b` of equal length.
+#[inline(always)]
 pub fn cpu(x: &mut [f32], b: &[f32]) {
     for (x, &b) in x.iter_mut().zip(b) {
         *x = settle(flush(*x, RESULT_FLOOR) + flush(b, RESULT_FLOOR));

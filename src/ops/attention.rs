@@ -67,7 +67,7 @@ pub fn cpu(
     for score in scores.iter_mut() {
         *score = r13(exp2(*score - top));
     }
-    let inverse = recip(s8::sum(scores.iter().copied()));
+    let inverse = recip(s8::sum_of(scores, |w| w));
     for (d, out) in out.iter_mut().enumerate() {
         let v = v_cache[at + d..].iter().step_by(width);
         let products = scores.iter().zip(v).map(|(&w, &v)| w * f16_value(u32::from(v)));

@@ -19,6 +19,7 @@ pub struct Params {
 }
 
 /// One row of keys or values into its place in the cache.
+#[inline(always)]
 pub fn cpu(x: &[f32], cache: &mut [u16]) {
     for (cache, &x) in cache.iter_mut().zip(x) {
         *cache = f16_bits(x) as u16;

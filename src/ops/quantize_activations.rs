@@ -48,6 +48,7 @@ pub fn stride(cols: usize, block: usize, precision: Precision) -> usize {
 }
 
 /// One row: `x` and `hi` of `cols`, `lo` of `cols` (left alone when fast), `scale` of `cols / block` elements.
+#[inline(always)]
 pub fn cpu(block: usize, precision: Precision, x: &[f32], hi: &mut [i8], lo: &mut [i8], scale: &mut [f32]) {
     for (i, (x, hi)) in x.chunks(block).zip(hi.chunks_mut(block)).enumerate() {
         let lo = if lo.is_empty() { &mut [][..] } else { &mut lo[i * block..i * block + x.len()] };

@@ -30,12 +30,10 @@ impl Params {
 }
 
 /// One row: `x`, `weight` and `out` of `p.width` elements.
+#[inline(always)]
 pub fn cpu(p: &Params, x: &[f32], weight: &[f32], out: &mut [f32]) {
-    let squares = x.iter().map(|&x| {
-        let x = flush(x, WEIGHT_FLOOR);
-        x * x
-    });
-    let r = rsqrt(s8::sum(squares) * p.inverse_width + p.eps);
+    let square = |x: f32| flush(x, WEIGHT_FLOOR) * flush(x, WEIGHT_FLOOR);
+    let r = rsqrt(s8::sum_of(x, square) * p.inverse_width + p.eps);
     for ((out, &x), &w) in out.iter_mut().zip(x).zip(weight) {
         *out = settle((flush(x, WEIGHT_FLOOR) * r) * flush(w, WEIGHT_FLOOR));
     }

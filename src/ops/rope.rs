@@ -40,6 +40,7 @@ pub fn table(positions: usize, frequencies: &[f64]) -> Vec<f32> {
 }
 
 /// One row; `angles` is the table's row for its position.
+#[inline(always)]
 pub fn cpu(p: &Params, angles: &[f32], x: &mut [f32]) {
     let (pairs, head_dim) = (p.pairs as usize, p.head_dim as usize);
     for head in x.chunks_exact_mut(head_dim) {

@@ -19,6 +19,7 @@ pub struct Params {
 }
 
 /// One row: `a`, `b` and `out` of equal length.
+#[inline(always)]
 pub fn cpu(a: &[f32], b: &[f32], out: &mut [f32]) {
     for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
         *out = settle(silu(a) * flush(b, WEIGHT_FLOOR));

@@ -1,17 +1,24 @@
 //! IQ4_NL: 32 weights as indices into a table of 16 values, with an f16 scale. Layout: `d: f16, qs: [u8; 16]`.
 
 use super::search::{inverse, nearest_index, nibbles, store_f16, table_scale};
-use super::{CHUNK, Decode, Format, SubScales, f16_at};
+use super::{CHUNK, Decode, Format, Levels, SubScales, f16_at};
 
 /// The values an index stands for (ggml's `kvalues_iq4nl`).
-pub(super) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(super) static VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 pub(super) static FORMAT: Format = Format {
     name: "IQ4_NL",
     type_id: 20,
     block: 32,
     bytes: 18,
-    decode: Decode::Block { activation: 32, has_min: false, scales, unpack },
+    decode: Decode::Block {
+        activation: 32,
+        has_min: false,
+        levels: Levels::Table(&VALUES),
+        sub_block: 32,
+        scales,
+        unpack,
+    },
     streams: &[(2, 16), (0, 2)],
     wgsl: include_str!("../../wgsl/lib/iq4_nl.wgsl"),
     quantize,

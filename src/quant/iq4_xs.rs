@@ -3,14 +3,21 @@
 
 use super::iq4_nl::{VALUES, look_up};
 use super::search::{extreme, inverse, nearest, nearest_index, nibbles, store_f16, table_scale};
-use super::{CHUNK, Decode, Format, SubScales, f16_at};
+use super::{CHUNK, Decode, Format, Levels, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
     name: "IQ4_XS",
     type_id: 23,
     block: 256,
     bytes: 136,
-    decode: Decode::Block { activation: 256, has_min: false, scales, unpack },
+    decode: Decode::Block {
+        activation: 256,
+        has_min: false,
+        levels: Levels::Table(&VALUES),
+        sub_block: 32,
+        scales,
+        unpack,
+    },
     streams: &[(8, 128), (0, 8)],
     wgsl: include_str!("../../wgsl/lib/iq4_xs.wgsl"),
     quantize,

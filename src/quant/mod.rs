@@ -95,11 +95,25 @@ pub enum Decode {
         activation: usize,
         /// Whether the second float scale (`m`, the minimum) exists.
         has_min: bool,
+        /// The integers that `unpack` gives.
+        levels: Levels,
+        /// Weights that share an integer scale: 16 or 32.
+        sub_block: usize,
         /// The float scales `[d, m]` of a block; `m` carries its sign and is 0 without minimum.
         scales: fn(&[u8]) -> [f32; 2],
         /// Unpacks chunk `c` of a block into `q` and gives its integer scales.
         unpack: Unpack,
     },
+}
+
+/// The set of integers of a format, for backends that store them in a layout of their own.
+#[derive(Clone, Copy, Debug)]
+pub enum Levels {
+    /// `low..low + 2^bits`, with 4, 5, 6 or 8 bits.
+    #[allow(missing_docs)]
+    Bits { low: i8, bits: u8 },
+    /// The values of a table.
+    Table(&'static [i8; 16]),
 }
 
 /// Packs one block of weights.

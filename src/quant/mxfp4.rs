@@ -4,16 +4,23 @@
 
 use super::iq4_nl::look_up;
 use super::search::{extreme, nibbles};
-use super::{CHUNK, Decode, Format, SubScales};
+use super::{CHUNK, Decode, Format, Levels, SubScales};
 
-const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+static VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 pub(super) static FORMAT: Format = Format {
     name: "MXFP4",
     type_id: 39,
     block: 32,
     bytes: 17,
-    decode: Decode::Block { activation: 32, has_min: false, scales, unpack },
+    decode: Decode::Block {
+        activation: 32,
+        has_min: false,
+        levels: Levels::Table(&VALUES),
+        sub_block: 32,
+        scales,
+        unpack,
+    },
     streams: &[(1, 16), (0, 1)],
     wgsl: include_str!("../../wgsl/lib/mxfp4.wgsl"),
     quantize,

@@ -2,14 +2,21 @@
 //! Layout: `scales: [u8; 16], qs: [u8; 64], d: f16, dmin: f16`.
 
 use super::search::{Search, largest, nearest, pairs_of_bits, quantize_with_minimum, store_f16, with_minimum};
-use super::{CHUNK, Decode, Format, SubScales, f16_at};
+use super::{CHUNK, Decode, Format, Levels, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
     name: "Q2_K",
     type_id: 10,
     block: 256,
     bytes: 84,
-    decode: Decode::Block { activation: 256, has_min: true, scales, unpack },
+    decode: Decode::Block {
+        activation: 256,
+        has_min: true,
+        levels: Levels::Bits { low: 0, bits: 4 },
+        sub_block: 16,
+        scales,
+        unpack,
+    },
     streams: &[(16, 64), (0, 16), (80, 4)],
     wgsl: include_str!("../../wgsl/lib/q2_k.wgsl"),
     quantize,

@@ -2,14 +2,21 @@
 //! Layout: `hmask: [u8; 32], qs: [u8; 64], scales: [u8; 12], d: f16`.
 
 use super::search::{extreme, inverse, nearest, pairs_of_bits, refined, store_f16};
-use super::{CHUNK, Decode, Format, SubScales, f16_at};
+use super::{CHUNK, Decode, Format, Levels, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
     name: "Q3_K",
     type_id: 11,
     block: 256,
     bytes: 110,
-    decode: Decode::Block { activation: 256, has_min: false, scales, unpack },
+    decode: Decode::Block {
+        activation: 256,
+        has_min: false,
+        levels: Levels::Bits { low: -4, bits: 4 },
+        sub_block: 16,
+        scales,
+        unpack,
+    },
     streams: &[(32, 64), (0, 32), (96, 12), (108, 2)],
     wgsl: include_str!("../../wgsl/lib/q3_k.wgsl"),
     quantize,

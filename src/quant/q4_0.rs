@@ -1,14 +1,21 @@
 //! Q4_0: 32 weights of 4 bits, centred at 8, with an f16 scale. Layout: `d: f16, qs: [u8; 16]`.
 
 use super::search::{extreme, inverse, nibbles, store_f16};
-use super::{CHUNK, Decode, Format, SubScales, f16_at};
+use super::{CHUNK, Decode, Format, Levels, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
     name: "Q4_0",
     type_id: 2,
     block: 32,
     bytes: 18,
-    decode: Decode::Block { activation: 32, has_min: false, scales, unpack },
+    decode: Decode::Block {
+        activation: 32,
+        has_min: false,
+        levels: Levels::Bits { low: -8, bits: 4 },
+        sub_block: 32,
+        scales,
+        unpack,
+    },
     streams: &[(2, 16), (0, 2)],
     wgsl: include_str!("../../wgsl/lib/q4_0.wgsl"),
     quantize,

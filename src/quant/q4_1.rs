@@ -1,14 +1,21 @@
 //! Q4_1: 32 weights of 4 bits with an f16 scale and an f16 minimum. Layout: `d: f16, m: f16, qs: [u8; 16]`.
 
 use super::search::{inverse, nibbles, store_f16};
-use super::{CHUNK, Decode, Format, SubScales, f16_at};
+use super::{CHUNK, Decode, Format, Levels, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
     name: "Q4_1",
     type_id: 3,
     block: 32,
     bytes: 20,
-    decode: Decode::Block { activation: 32, has_min: true, scales, unpack },
+    decode: Decode::Block {
+        activation: 32,
+        has_min: true,
+        levels: Levels::Bits { low: 0, bits: 4 },
+        sub_block: 32,
+        scales,
+        unpack,
+    },
     streams: &[(4, 16), (0, 4)],
     wgsl: include_str!("../../wgsl/lib/q4_1.wgsl"),
     quantize,

@@ -2,14 +2,21 @@
 //! Layout: `d: f16, dmin: f16, scales: [u8; 12], qs: [u8; 128]`.
 
 use super::search::{Search, k_scales_and_integers};
-use super::{CHUNK, Decode, Format, SubScales, f16_at};
+use super::{CHUNK, Decode, Format, Levels, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
     name: "Q4_K",
     type_id: 12,
     block: 256,
     bytes: 144,
-    decode: Decode::Block { activation: 256, has_min: true, scales, unpack },
+    decode: Decode::Block {
+        activation: 256,
+        has_min: true,
+        levels: Levels::Bits { low: 0, bits: 4 },
+        sub_block: 32,
+        scales,
+        unpack,
+    },
     streams: &[(16, 128), (4, 12), (0, 4)],
     wgsl: include_str!("../../wgsl/lib/q4_k.wgsl"),
     quantize,

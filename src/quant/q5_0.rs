@@ -1,14 +1,21 @@
 //! Q5_0: 32 weights of 5 bits, centred at 16, with an f16 scale. Layout: `d: f16, qh: u32, qs: [u8; 16]`.
 
 use super::search::{extreme, inverse, split_fifth_bits, store_f16};
-use super::{CHUNK, Decode, Format, SubScales, f16_at};
+use super::{CHUNK, Decode, Format, Levels, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
     name: "Q5_0",
     type_id: 6,
     block: 32,
     bytes: 22,
-    decode: Decode::Block { activation: 32, has_min: false, scales, unpack },
+    decode: Decode::Block {
+        activation: 32,
+        has_min: false,
+        levels: Levels::Bits { low: -16, bits: 5 },
+        sub_block: 32,
+        scales,
+        unpack,
+    },
     streams: &[(6, 16), (2, 4), (0, 2)],
     wgsl: include_str!("../../wgsl/lib/q5_0.wgsl"),
     quantize,

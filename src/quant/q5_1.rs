@@ -1,14 +1,21 @@
 //! Q5_1: 32 weights of 5 bits with an f16 scale and minimum. Layout: `d: f16, m: f16, qh: u32, qs: [u8; 16]`.
 
 use super::search::{split_fifth_bits, store_f16};
-use super::{CHUNK, Decode, Format, SubScales, f16_at};
+use super::{CHUNK, Decode, Format, Levels, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
     name: "Q5_1",
     type_id: 7,
     block: 32,
     bytes: 24,
-    decode: Decode::Block { activation: 32, has_min: true, scales, unpack },
+    decode: Decode::Block {
+        activation: 32,
+        has_min: true,
+        levels: Levels::Bits { low: 0, bits: 5 },
+        sub_block: 32,
+        scales,
+        unpack,
+    },
     streams: &[(8, 16), (4, 4), (0, 4)],
     wgsl: include_str!("../../wgsl/lib/q5_1.wgsl"),
     quantize,

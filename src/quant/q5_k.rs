@@ -2,14 +2,21 @@
 //! Layout: `d: f16, dmin: f16, scales: [u8; 12], qh: [u8; 32], qs: [u8; 128]`.
 
 use super::search::{Search, k_scales_and_integers};
-use super::{CHUNK, Decode, Format, SubScales, f16_at};
+use super::{CHUNK, Decode, Format, Levels, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
     name: "Q5_K",
     type_id: 13,
     block: 256,
     bytes: 176,
-    decode: Decode::Block { activation: 256, has_min: true, scales, unpack },
+    decode: Decode::Block {
+        activation: 256,
+        has_min: true,
+        levels: Levels::Bits { low: 0, bits: 5 },
+        sub_block: 32,
+        scales,
+        unpack,
+    },
     streams: &[(48, 128), (16, 32), (4, 12), (0, 4)],
     wgsl: include_str!("../../wgsl/lib/q5_k.wgsl"),
     quantize,

@@ -2,14 +2,21 @@
 //! Layout: `ql: [u8; 128], qh: [u8; 64], scales: [i8; 16], d: f16`.
 
 use super::search::{extreme, nearest, store_f16, symmetric};
-use super::{CHUNK, Decode, Format, SubScales, f16_at};
+use super::{CHUNK, Decode, Format, Levels, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
     name: "Q6_K",
     type_id: 14,
     block: 256,
     bytes: 210,
-    decode: Decode::Block { activation: 256, has_min: false, scales, unpack },
+    decode: Decode::Block {
+        activation: 256,
+        has_min: false,
+        levels: Levels::Bits { low: -32, bits: 6 },
+        sub_block: 16,
+        scales,
+        unpack,
+    },
     streams: &[(0, 128), (128, 64), (192, 16), (208, 2)],
     wgsl: include_str!("../../wgsl/lib/q6_k.wgsl"),
     quantize,

@@ -1,14 +1,21 @@
 //! Q8_0: 32 weights of 8 bits with an f16 scale. Layout: `d: f16, qs: [i8; 32]`.
 
 use super::search::{extreme, inverse, store_f16};
-use super::{CHUNK, Decode, Format, SubScales, f16_at};
+use super::{CHUNK, Decode, Format, Levels, SubScales, f16_at};
 
 pub(super) static FORMAT: Format = Format {
     name: "Q8_0",
     type_id: 8,
     block: 32,
     bytes: 34,
-    decode: Decode::Block { activation: 32, has_min: false, scales, unpack },
+    decode: Decode::Block {
+        activation: 32,
+        has_min: false,
+        levels: Levels::Bits { low: -128, bits: 8 },
+        sub_block: 32,
+        scales,
+        unpack,
+    },
     streams: &[(2, 32), (0, 2)],
     wgsl: include_str!("../../wgsl/lib/q8_0.wgsl"),
     quantize,

@@ -60,7 +60,7 @@ impl Sampler {
         order.sort_unstable_by(best_first);
         let top = logit(order[0]);
         let weights: Vec<f32> = order.iter().map(|id| exp(logit(*id) - top)).collect();
-        let total = s8::sum(weights.iter().copied());
+        let total = s8::sum_of(&weights, |w| w);
         let (mut kept, mut sum) = (0, 0.0);
         while kept < order.len() && (kept == 0 || (sum < o.top_p * total && weights[kept] >= o.min_p)) {
             sum += weights[kept];

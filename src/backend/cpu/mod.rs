@@ -1,26 +1,58 @@
 //! The CPU backend: the definition of every result's bits.
 
+mod panels;
+mod path;
 mod pool;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::ops::Range;
 
+pub use path::Path;
 pub use pool::Pool;
+
+use panels::{Kind, Panels, ROWS};
+use pool::Disjoint;
 
 use super::{Backend, BackendError, Batch, Listener, Sizes};
 use crate::model::Model;
-use crate::numerics::{ActivationRow, Precision};
+use crate::numerics::{ACTIVATION_FLOOR, ActivationRow, Precision, flush, r13, settle};
 use crate::ops;
 use crate::plan::{BufferId, BufferKind, Op, Plan, Step, WeightId};
-use crate::quant::DOT_ROWS;
+use crate::quant::{DOT_ROWS, Format};
 
-/// Weight rows per task of a matrix product.
+/// Weight rows per task of a scalar matrix product.
 const ROWS_PER_TASK: usize = 16;
+/// Tasks per thread, so that one thread that is late does not hold up the rest.
+const TASKS_PER_THREAD: usize = 8;
 
 /// Memory of a plan's buffer.
 #[derive(Debug)]
 enum Storage {
     Float(Vec<f32>),
-    Quantized { block: usize, hi: Vec<i8>, lo: Vec<i8>, scale: Vec<f32> },
+    Quantized { block: usize, hi: Plane, lo: Plane, scale: Vec<f32> },
+}
+
+/// Integers of quantised activations, with their sums over 16 and 32 elements for the vector paths.
+#[derive(Debug, Default)]
+struct Plane {
+    q: Vec<i8>,
+    sums: [Vec<i16>; 2],
+}
+
+impl Plane {
+    fn new(n: usize) -> Self {
+        Self { q: vec![0; n], sums: [vec![0; n / 16], vec![0; n / 32]] }
+    }
+
+    fn add_up(&mut self, at: Range<usize>) {
+        for (sums, size) in self.sums.iter_mut().zip([16, 32]) {
+            let sums = sums[at.start / size..at.end / size].iter_mut();
+            for (sum, q) in sums.zip(self.q[at.clone()].chunks_exact(size)) {
+                *sum = q.iter().map(|q| i16::from(*q)).sum();
+            }
+        }
+    }
 }
 
 /// Keys and values of a layer as f16 bits, `[position][kv_width]`.
@@ -36,6 +68,7 @@ pub struct Cpu {
     plan: Plan,
     sizes: Sizes,
     pool: Pool,
+    path: Path,
     memory: Memory,
 }
 
@@ -44,37 +77,28 @@ struct Memory {
     buffers: Vec<Storage>,
     caches: Vec<Cache>,
     vectors: Vec<Vec<f32>>,
+    /// Matrices repacked for the path; `None` where the file's bytes are read.
+    panels: Vec<Option<Panels>>,
+    /// Rows of activations as plain numbers are multiplied with: rounded, padded to a multiple of 32.
+    rounded: Vec<f32>,
     rope: Vec<f32>,
     scores: Vec<f32>,
 }
 
-/// A pointer that tasks of a pool write disjoint elements through.
-#[derive(Clone, Copy)]
-struct Disjoint<T>(*mut T, usize);
-
-// SAFETY: every use gives each task its own elements.
-unsafe impl<T: Send> Send for Disjoint<T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Sync for Disjoint<T> {}
-
-impl<T> Disjoint<T> {
-    fn new(slice: &mut [T]) -> Self {
-        Self(slice.as_mut_ptr(), slice.len())
-    }
-
-    /// # Safety
-    /// No two live slices may overlap, and the slice that `self` was made from must outlive them.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.1);
-        // SAFETY: in bounds; disjoint by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
-    }
-}
-
 impl Cpu {
-    /// Prepares a plan of `model` for `threads` threads.
+    /// Prepares a plan of `model` for `threads` threads and this processor's best path.
     pub fn new(model: &Model, plan: Plan, sizes: Sizes, threads: usize) -> Self {
+        Self::with_path(model, plan, sizes, threads, Path::best())
+    }
+
+    /// Prepares a plan of `model` for `threads` threads.
+    ///
+    /// # Panics
+    /// If the processor lacks the path's instructions.
+    pub fn with_path(model: &Model, plan: Plan, sizes: Sizes, threads: usize, path: Path) -> Self {
+        assert!(path.is_available(), "{path:?} is not available");
+        let mut pool = Pool::new(threads);
+        let panels = repack(model, &plan, path, &mut pool);
         let buffers = plan
             .buffers
             .iter()
@@ -86,8 +110,8 @@ impl Cpu {
                     BufferKind::Float => Storage::Float(vec![0.0; n]),
                     BufferKind::Quantized(block) => Storage::Quantized {
                         block,
-                        hi: vec![0; n],
-                        lo: if plan.precision == Precision::Precise { vec![0; n] } else { Vec::new() },
+                        hi: Plane::new(n),
+                        lo: if plan.precision == Precision::Precise { Plane::new(n) } else { Plane::default() },
                         scale: vec![0.0; n / block],
                     },
                 }
@@ -110,10 +134,12 @@ impl Cpu {
             buffers,
             caches: (0..plan.layers).map(|_| Cache { k: cache(), v: cache() }).collect(),
             vectors,
+            panels,
+            rounded: Vec::new(),
             rope: ops::rope::table(sizes.context, &plan.rope_frequencies),
             scores: Vec::new(),
         };
-        Self { model: model.clone(), plan, sizes, pool: Pool::new(threads), memory }
+        Self { model: model.clone(), plan, sizes, pool, path, memory }
     }
 
     fn step(&mut self, step: &Step, batch: &Batch<'_>, rows: Range<usize>) {
@@ -132,10 +158,10 @@ impl Cpu {
                 let width = self.plan.buffers[x.0].width;
                 let p = ops::rms_norm::Params::new(width, eps);
                 let mut result = m.take_float(out);
-                for row in rows {
-                    let at = row * width..(row + 1) * width;
-                    ops::rms_norm::cpu(&p, &m.float(x)[at.clone()], &m.vectors[weight.0], &mut result[at]);
-                }
+                let (x, weight) = (m.float(x), &m.vectors[weight.0]);
+                self.pool.rows(self.path, &mut result, width, rows, |at, out| {
+                    ops::rms_norm::cpu(&p, &x[at], weight, out);
+                });
                 m.put_float(out, result);
             }
             Op::QuantizeActivations { x, out } => self.quantize_activations(x, out, rows),
@@ -149,10 +175,10 @@ impl Cpu {
                     neox: u32::from(neox),
                 };
                 let mut values = m.take_float(x);
-                for row in rows {
-                    let angles = &m.rope[(batch.position + row) * 2 * pairs..][..2 * pairs];
-                    ops::rope::cpu(&p, angles, &mut values[row * width..][..width]);
-                }
+                self.pool.rows(self.path, &mut values, width, rows, |at, x| {
+                    let position = batch.position + at.start / width;
+                    ops::rope::cpu(&p, &m.rope[position * 2 * pairs..][..2 * pairs], x);
+                });
                 m.put_float(x, values);
             }
             Op::KvStore { k, v, layer } => {
@@ -163,8 +189,11 @@ impl Cpu {
                     Storage::Float(x) => &x[from.clone()],
                     Storage::Quantized { .. } => &[],
                 });
-                ops::kv_store::cpu(k, &mut m.caches[layer].k[to..to + n]);
-                ops::kv_store::cpu(v, &mut m.caches[layer].v[to..to + n]);
+                let cache = &mut m.caches[layer];
+                self.path.vectorize(|| {
+                    ops::kv_store::cpu(k, &mut cache.k[to..to + n]);
+                    ops::kv_store::cpu(v, &mut cache.v[to..to + n]);
+                });
             }
             Op::Attention { q, out, layer, heads, kv_heads, head_dim } => {
                 let p = ops::attention::Params::new(heads, kv_heads, head_dim, self.sizes.context);
@@ -173,15 +202,17 @@ impl Cpu {
             Op::SiluMul { a, b, out } => {
                 let width = self.plan.buffers[out.0].width;
                 let mut result = m.take_float(out);
-                let at = rows.start * width..rows.end * width;
-                ops::silu_mul::cpu(&m.float(a)[at.clone()], &m.float(b)[at.clone()], &mut result[at]);
+                let (a, b) = (m.float(a), m.float(b));
+                self.pool.rows(self.path, &mut result, width, rows, |at, out| {
+                    ops::silu_mul::cpu(&a[at.clone()], &b[at], out);
+                });
                 m.put_float(out, result);
             }
             Op::Add { x, b } => {
                 let width = self.plan.buffers[x.0].width;
                 let mut result = m.take_float(x);
-                let at = rows.start * width..rows.end * width;
-                ops::add::cpu(&mut result[at.clone()], &m.float(b)[at]);
+                let b = m.float(b);
+                self.pool.rows(self.path, &mut result, width, rows, |at, x| ops::add::cpu(x, &b[at]));
                 m.put_float(x, result);
             }
         }
@@ -189,15 +220,24 @@ impl Cpu {
 
     fn quantize_activations(&mut self, x: BufferId, out: BufferId, rows: Range<usize>) {
         let width = self.plan.buffers[x.0].width;
-        let precision = self.plan.precision;
+        let (precision, path) = (self.plan.precision, self.path);
         let values = self.memory.take_float(x);
         if let Storage::Quantized { block, hi, lo, scale } = &mut self.memory.buffers[out.0] {
             for row in rows {
                 let at = row * width..(row + 1) * width;
                 let scales = width / *block;
-                let lo = if lo.is_empty() { &mut [][..] } else { &mut lo[at.clone()] };
                 let scale = &mut scale[row * scales..][..scales];
-                ops::quantize_activations::cpu(*block, precision, &values[at.clone()], &mut hi[at], lo, scale);
+                path.vectorize(|| {
+                    let low = if lo.q.is_empty() { &mut [][..] } else { &mut lo.q[at.clone()] };
+                    let (x, hi) = (&values[at.clone()], &mut hi.q[at.clone()]);
+                    ops::quantize_activations::cpu(*block, precision, x, hi, low, scale);
+                });
+                if path != Path::Scalar {
+                    path.vectorize(|| hi.add_up(at.clone()));
+                    if !lo.q.is_empty() {
+                        path.vectorize(|| lo.add_up(at));
+                    }
+                }
             }
         }
         self.memory.put_float(x, values);
@@ -205,33 +245,73 @@ impl Cpu {
 
     fn matmul(&mut self, weight: WeightId, bias: Option<WeightId>, x: BufferId, out: BufferId, rows: Range<usize>) {
         let w = &self.plan.weights[weight.0];
-        let (data, bytes) = (self.model.data(w), w.format.row_bytes(w.cols));
         // Logits are stored from row 0 on; everything else where the activations stand.
         let out_row = if out == self.plan.logits { 0 } else { rows.start };
         let mut result = self.memory.take_float(out);
+        let product = Product { x, rows, cols: w.cols, out_row, out_width: w.rows, bias };
+        if self.memory.panels[weight.0].is_some() {
+            #[cfg(target_arch = "x86_64")]
+            self.panel_products(weight, &product, &mut result);
+        } else {
+            let data = self.model.data(w);
+            scalar_products(&mut self.pool, &self.memory, w.format, data, &product, &mut result);
+        }
+        self.memory.put_float(out, result);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn panel_products(&mut self, weight: WeightId, product: &Product, result: &mut [f32]) {
+        let mut rounded = std::mem::take(&mut self.memory.rounded);
         let memory = &self.memory;
-        let cells = Disjoint::new(&mut result);
-        let bias = bias.map(|b| &memory.vectors[b.0]);
-        self.pool.run(w.rows.div_ceil(ROWS_PER_TASK), |task| {
-            let weight_rows = task * ROWS_PER_TASK..((task + 1) * ROWS_PER_TASK).min(w.rows);
-            for first in rows.clone().step_by(DOT_ROWS) {
-                let count = DOT_ROWS.min(rows.end - first);
-                let xs: [ActivationRow<'_>; DOT_ROWS] =
-                    std::array::from_fn(|i| memory.activations(x, first + i.min(count - 1), w.cols));
-                for n in weight_rows.clone() {
-                    let mut y = [0.0; DOT_ROWS];
-                    let raw = &data[n * bytes..][..bytes];
-                    ops::matmul::cpu(w.format, raw, &xs[..count], bias.map(|b| b[n]), &mut y[..count]);
+        let Some(panels) = &memory.panels[weight.0] else { return };
+        let padded = panels.blocks * crate::quant::CHUNK;
+        let first = product.rows.start;
+        if let Kind::Float { bytes, .. } = panels.kind {
+            rounded.resize(rounded.len().max(product.rows.len() * padded), 0.0);
+            for (row, out) in product.rows.clone().zip(rounded.chunks_exact_mut(padded)) {
+                let x = &memory.float(product.x)[row * product.cols..][..product.cols];
+                out[product.cols..].fill(0.0);
+                self.path.vectorize(|| {
+                    for (out, &x) in out.iter_mut().zip(x) {
+                        *out = flush(if bytes == 2 { r13(x) } else { x }, ACTIVATION_FLOOR);
+                    }
+                });
+            }
+        }
+        let bias = product.bias.map(|b| &memory.vectors[b.0]);
+        let (path, precise) = (self.path, self.plan.precision == Precision::Precise);
+        let per_task = (panels.count() / (self.pool.threads() * TASKS_PER_THREAD)).max(1);
+        let cells = Disjoint::new(result);
+        self.pool.run(panels.count().div_ceil(per_task), |task| {
+            for panel in task * per_task..((task + 1) * per_task).min(panels.count()) {
+                let columns = panel * ROWS..((panel + 1) * ROWS).min(panels.rows);
+                for tile in (0..product.rows.len()).step_by(x86::TOKENS) {
+                    let count = x86::TOKENS.min(product.rows.len() - tile);
+                    let mut y = [[0.0; ROWS]; x86::TOKENS];
+                    if let Kind::Blocks(_) = panels.kind {
+                        let row = |i: usize| memory.row(product.x, first + tile + i.min(count - 1), product.cols);
+                        let xs: [_; x86::TOKENS] = std::array::from_fn(row);
+                        x86::blocks(path, panels, panel, &xs[..count], precise, &mut y);
+                    } else {
+                        let row = |i: usize| &rounded[(tile + i.min(count - 1)) * padded..][..padded];
+                        let xs: [_; x86::TOKENS] = std::array::from_fn(row);
+                        x86::floats(path, panels, panel, &xs[..count], &mut y);
+                    }
                     for (i, y) in y[..count].iter().enumerate() {
-                        let at = (out_row + first - rows.start + i) * w.rows + n;
-                        // SAFETY: column `n` belongs to this task alone.
-                        let cell = unsafe { cells.slice(at..at + 1) };
-                        cell[0] = *y;
+                        let at = (product.out_row + tile + i) * product.out_width;
+                        // SAFETY: these columns belong to this task alone.
+                        let cells = unsafe { cells.slice(at + columns.start..at + columns.end) };
+                        for (n, (cell, y)) in cells.iter_mut().zip(y).enumerate() {
+                            *cell = settle(*y);
+                            if let Some(bias) = bias {
+                                *cell = settle(*cell + bias[columns.start + n]);
+                            }
+                        }
                     }
                 }
             }
         });
-        self.memory.put_float(out, result);
+        self.memory.rounded = rounded;
     }
 
     fn attention(
@@ -246,7 +326,7 @@ impl Cpu {
         let (heads, head_dim, context) = (p.heads as usize, p.head_dim as usize, self.sizes.context);
         let mut result = self.memory.take_float(out);
         let mut scores = std::mem::take(&mut self.memory.scores);
-        let tasks = rows.len() * heads;
+        let (tasks, path) = (rows.len() * heads, self.path);
         scores.resize(scores.len().max(tasks * context), 0.0);
         let memory = &self.memory;
         let (cells, scratch) = (Disjoint::new(&mut result), Disjoint::new(&mut scores));
@@ -257,7 +337,13 @@ impl Cpu {
             let (out, scores) =
                 unsafe { (cells.slice(at.clone()), scratch.slice(task * context..(task + 1) * context)) };
             let cache = &memory.caches[layer];
-            ops::attention::cpu(p, head, position + row + 1, &memory.float(q)[at], &cache.k, &cache.v, scores, out);
+            let (count, q) = (position + row + 1, &memory.float(q)[at]);
+            #[cfg(target_arch = "x86_64")]
+            if path != Path::Scalar && head_dim.is_multiple_of(8) {
+                x86::attention(p, head, count, q, &cache.k, &cache.v, scores, out);
+                return;
+            }
+            ops::attention::cpu(p, head, count, q, &cache.k, &cache.v, scores, out);
         });
         self.memory.put_float(out, result);
         self.memory.scores = scores;
@@ -286,7 +372,7 @@ impl Cpu {
                 let mut words = Vec::with_capacity(rows.len() * stride);
                 for row in rows.clone() {
                     for plane in [hi, lo] {
-                        let row = plane.get(row * width..(row + 1) * width).unwrap_or_default();
+                        let row = plane.q.get(row * width..(row + 1) * width).unwrap_or_default();
                         words.extend(
                             row.chunks(4).map(|q| u32::from_le_bytes([q[0], q[1], q[2], q[3]].map(|q| q as u8))),
                         );
@@ -298,6 +384,71 @@ impl Cpu {
             }
         }
     }
+}
+
+/// A matrix product: which rows of which activations, and where the results go.
+struct Product {
+    x: BufferId,
+    rows: Range<usize>,
+    cols: usize,
+    out_row: usize,
+    out_width: usize,
+    bias: Option<WeightId>,
+}
+
+/// The definition: every weight row from the file's bytes.
+fn scalar_products(
+    pool: &mut Pool,
+    memory: &Memory,
+    format: &Format,
+    data: &[u8],
+    product: &Product,
+    result: &mut [f32],
+) {
+    let bytes = format.row_bytes(product.cols);
+    let cells = Disjoint::new(result);
+    let bias = product.bias.map(|b| &memory.vectors[b.0]);
+    pool.run(product.out_width.div_ceil(ROWS_PER_TASK), |task| {
+        let weight_rows = task * ROWS_PER_TASK..((task + 1) * ROWS_PER_TASK).min(product.out_width);
+        for first in (0..product.rows.len()).step_by(DOT_ROWS) {
+            let count = DOT_ROWS.min(product.rows.len() - first);
+            let xs: [ActivationRow<'_>; DOT_ROWS] = std::array::from_fn(|i| {
+                memory.activations(product.x, product.rows.start + first + i.min(count - 1), product.cols)
+            });
+            for n in weight_rows.clone() {
+                let mut y = [0.0; DOT_ROWS];
+                let raw = &data[n * bytes..][..bytes];
+                ops::matmul::cpu(format, raw, &xs[..count], bias.map(|b| b[n]), &mut y[..count]);
+                for (i, y) in y[..count].iter().enumerate() {
+                    let at = (product.out_row + first + i) * product.out_width + n;
+                    // SAFETY: column `n` belongs to this task alone.
+                    let cell = unsafe { cells.slice(at..at + 1) };
+                    cell[0] = *y;
+                }
+            }
+        }
+    });
+}
+
+/// Panels of every matrix that is multiplied with, for the vector paths.
+fn repack(model: &Model, plan: &Plan, path: Path, pool: &mut Pool) -> Vec<Option<Panels>> {
+    let mut panels: Vec<_> = plan.weights.iter().map(|_| None).collect();
+    if path == Path::Scalar {
+        return panels;
+    }
+    let looked_up = |id| plan.steps().any(|s| matches!(s.op, Op::Embedding { weight, .. } if weight == id));
+    for step in plan.steps() {
+        if let Op::Matmul { weight, .. } = step.op {
+            let w = &plan.weights[weight.0];
+            if panels[weight.0].is_none() {
+                panels[weight.0] = Some(Panels::new(w.format, model.data(w), w.rows, w.cols, pool));
+            }
+            if !looked_up(weight) {
+                model.release(w);
+            }
+        }
+    }
+    panels
 }
 
 impl Memory {
@@ -327,6 +478,18 @@ impl Memory {
         self.buffers[id.0] = Storage::Float(values);
     }
 
+    /// Row `row` of quantised activations as the vector kernels read it.
+    #[cfg(target_arch = "x86_64")]
+    fn row(&self, id: BufferId, row: usize, cols: usize) -> x86::Row<'_> {
+        let Storage::Quantized { block, hi, lo, scale } = &self.buffers[id.0] else { return x86::Row::default() };
+        let part = |n: usize| row * cols / n..(row + 1) * cols / n;
+        let [hi, lo] = [hi, lo].map(|p| x86::Plane {
+            q: p.q.get(part(1)).unwrap_or_default(),
+            sums: [p.sums[0].get(part(16)).unwrap_or_default(), p.sums[1].get(part(32)).unwrap_or_default()],
+        });
+        x86::Row { planes: [hi, lo], scale: &scale[part(*block)] }
+    }
+
     /// Row `row` of a buffer of `cols` elements as a matrix product reads it.
     fn activations(&self, id: BufferId, row: usize, cols: usize) -> ActivationRow<'_> {
         let at = row * cols..(row + 1) * cols;
@@ -334,8 +497,8 @@ impl Memory {
             Storage::Float(x) => ActivationRow::Float(&x[at]),
             Storage::Quantized { block, hi, lo, scale } => ActivationRow::Quantized {
                 scale: &scale[at.start / block..at.end / block],
-                lo: if lo.is_empty() { None } else { Some(&lo[at.clone()]) },
-                hi: &hi[at],
+                lo: if lo.q.is_empty() { None } else { Some(&lo.q[at.clone()]) },
+                hi: &hi.q[at],
             },
         }
     }
@@ -375,6 +538,6 @@ impl Backend for Cpu {
     }
 
     fn device(&self) -> String {
-        format!("{} threads", self.pool.threads())
+        format!("{} threads, {}", self.pool.threads(), self.path.name())
     }
 }

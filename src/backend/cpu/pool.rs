@@ -1,8 +1,11 @@
 //! A small pool of threads for many short parallel loops: workers spin briefly before they sleep.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+
+use super::path::Path;
 
 /// Spins before a worker sleeps: some tens of microseconds.
 const SPINS: usize = 4_000;
@@ -91,6 +94,26 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// Calls `f` for each row of `width` elements of `out` with its place and itself; one row stays on this thread.
+    pub(super) fn rows(
+        &mut self,
+        path: Path,
+        out: &mut [f32],
+        width: usize,
+        rows: Range<usize>,
+        f: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    ) {
+        let cells = Disjoint::new(out);
+        self.run(rows.len(), |i| {
+            let at = (rows.start + i) * width..(rows.start + i + 1) * width;
+            // SAFETY: each task has its own row.
+            let out = unsafe { cells.slice(at.clone()) };
+            path.vectorize(|| f(at, out));
+        });
+    }
+}
+
 /// Waits until every worker has left the job.
 struct Finish<'a>(&'a Shared);
 
@@ -156,6 +179,30 @@ impl Drop for Pool {
         for worker in self.workers.drain(..) {
             let _ = worker.join();
         }
+    }
+}
+
+/// A pointer that tasks of a pool write disjoint elements through.
+#[derive(Clone, Copy)]
+pub(super) struct Disjoint<T>(*mut T, usize);
+
+// SAFETY: every use gives each task its own elements.
+unsafe impl<T: Send> Send for Disjoint<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Disjoint<T> {}
+
+impl<T> Disjoint<T> {
+    pub fn new(slice: &mut [T]) -> Self {
+        Self(slice.as_mut_ptr(), slice.len())
+    }
+
+    /// # Safety
+    /// No two live slices may overlap, and the slice that `self` was made from must outlive them.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.1);
+        // SAFETY: in bounds; disjoint by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
     }
 }
 

@@ -1,0 +1,219 @@
+//! Matrices repacked into panels of 16 rows, so that one vector holds the same four weights of 16 rows.
+//!
+//! A panel holds its blocks one after the other: first the integers of all blocks, then their scales. The integers of a
+//! chunk of 32 weights are lines of 64 bytes: line `j` has weights `4j..4j + 4` of each of the 16 rows. With 4 bits,
+//! line `j` has words `j` in the low and `j + 4` in the high nibbles; fifth and sixth bits follow as eight 64-bit masks
+//! each. Integers are stored without sign, as the distance from the format's lowest.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::pool::{Disjoint, Pool};
+use crate::numerics::{WEIGHT_FLOOR, f16_bits, flush};
+use crate::quant::{CHUNK, Decode, Format, Levels};
+
+/// Rows of a panel.
+pub const ROWS: usize = 16;
+
+/// A cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Line([u8; 64]);
+
+/// How the weights of a panel are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Integers with scales.
+    Blocks(Blocks),
+    /// Plain numbers, `[column][row]`, columns padded to a multiple of 32.
+    Float {
+        /// Bytes per number: 2 or 4.
+        bytes: usize,
+        /// f16 (or, with two bytes, bf16).
+        half: bool,
+    },
+}
+
+/// Storage of a block of integers.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks {
+    /// 4, 5, 6 or 8.
+    pub bits: usize,
+    /// What the stored integers stand for, plus `offset`, where they are indices.
+    pub table: Option<[u8; 16]>,
+    /// Subtracted from the stored integers.
+    pub offset: i32,
+    /// Weights per integer scale (16 or 32); 0 without.
+    pub sub: usize,
+    /// Whether there is a minimum.
+    pub min: bool,
+    /// Whether the scale is the upper half of an f32 instead of an f16.
+    pub wide_scale: bool,
+    /// Chunks of 32 per block.
+    pub chunks: usize,
+    /// Bytes of integers per block.
+    pub integers: usize,
+    /// Bytes of scales per block: `d` and the minimum `m` as 16-bit floats for each row, then for each sub-block its
+    /// scale for each row (i8), then for each pair of sub-blocks their minima for each row (two i8).
+    pub scales: usize,
+}
+
+impl Blocks {
+    fn new(format: &Format, activation: usize, levels: Levels, sub_block: usize, min: bool) -> Self {
+        let (bits, offset, table) = match levels {
+            Levels::Bits { low, bits } => (usize::from(bits), -i32::from(low), None),
+            Levels::Table(values) => (4, 128, Some(values.map(|v| (i32::from(v) + 128) as u8))),
+        };
+        let sub = if activation == CHUNK { 0 } else { sub_block };
+        let subs = format.block.checked_div(sub).unwrap_or(0);
+        let chunks = format.block / CHUNK;
+        let floats = if min { 4 * ROWS } else { 2 * ROWS };
+        Self {
+            bits,
+            table,
+            offset,
+            sub,
+            min,
+            wide_scale: format.bytes % 2 == 1,
+            chunks,
+            integers: chunks * bits * CHUNK * ROWS / 8,
+            scales: floats + subs * ROWS * if min { 2 } else { 1 },
+        }
+    }
+}
+
+/// A matrix in panels.
+pub struct Panels {
+    /// How the weights are stored.
+    pub kind: Kind,
+    /// Blocks per row; of plain numbers, blocks of 32.
+    pub blocks: usize,
+    /// Rows of the matrix; the last panel may have fewer than 16.
+    pub rows: usize,
+    lines: Vec<Line>,
+    stride: usize,
+}
+
+impl Panels {
+    /// Repacks `rows` rows of `cols` weights.
+    pub fn new(format: &Format, raw: &[u8], rows: usize, cols: usize, pool: &mut Pool) -> Self {
+        let (kind, blocks, bytes) = match format.decode {
+            Decode::Block { activation, has_min, levels, sub_block, .. } => {
+                let kind = Blocks::new(format, activation, levels, sub_block, has_min);
+                let blocks = cols / format.block;
+                (Kind::Blocks(kind), blocks, blocks * (kind.integers + kind.scales))
+            }
+            Decode::Float(_) => {
+                let blocks = cols.div_ceil(CHUNK);
+                let kind = Kind::Float { bytes: format.bytes, half: format.name == "F16" };
+                (kind, blocks, blocks * CHUNK * ROWS * format.bytes)
+            }
+        };
+        let stride = bytes.div_ceil(64);
+        let panels = rows.div_ceil(ROWS);
+        let mut lines = vec![Line([0; 64]); panels * stride];
+        let out = Disjoint::new(&mut lines);
+        let row_bytes = format.row_bytes(cols);
+        pool.run(panels, |panel| {
+            // SAFETY: each panel has its own lines.
+            let panel_lines = unsafe { out.slice(panel * stride..(panel + 1) * stride) };
+            let panel_bytes: &mut [u8] = bytemuck::cast_slice_mut(panel_lines);
+            let rows = &raw[panel * ROWS * row_bytes..((panel + 1) * ROWS).min(rows) * row_bytes];
+            for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
+                match &kind {
+                    Kind::Blocks(kind) => pack_blocks(format, kind, row, r, blocks, panel_bytes),
+                    Kind::Float { bytes, .. } => pack_floats(format, row, r, *bytes, panel_bytes),
+                }
+            }
+        });
+        Self { kind, blocks, rows, lines, stride }
+    }
+
+    /// Panels of the matrix.
+    pub fn count(&self) -> usize {
+        self.rows.div_ceil(ROWS)
+    }
+
+    /// The bytes of a panel, aligned to 64.
+    pub fn panel(&self, panel: usize) -> &[u8] {
+        bytemuck::cast_slice(&self.lines[panel * self.stride..(panel + 1) * self.stride])
+    }
+}
+
+fn pack_floats(format: &Format, row: &[u8], r: usize, bytes: usize, panel: &mut [u8]) {
+    let Decode::Float(load) = format.decode else { return };
+    for (k, raw) in row.chunks_exact(bytes).enumerate() {
+        let at = (k * ROWS + r) * bytes;
+        // Small weights count as 0 (rule 4); NaN stays.
+        if flush(load(raw), WEIGHT_FLOOR) != 0.0 {
+            panel[at..at + bytes].copy_from_slice(raw);
+        }
+    }
+}
+
+fn pack_blocks(format: &Format, kind: &Blocks, row: &[u8], r: usize, blocks: usize, panel: &mut [u8]) {
+    let Decode::Block { scales, unpack, levels, .. } = format.decode else { return };
+    let (integers, metas) = panel.split_at_mut(blocks * kind.integers);
+    let mut index = [0u8; 256];
+    if let Levels::Table(values) = levels {
+        for (i, v) in values.iter().enumerate().rev() {
+            index[usize::from(*v as u8)] = i as u8;
+        }
+    }
+    let mut q = [0i8; CHUNK];
+    for (b, raw) in row.chunks_exact(format.bytes).enumerate() {
+        let meta = &mut metas[b * kind.scales..][..kind.scales];
+        let [d, m] = scales(raw);
+        let d = flush(d, WEIGHT_FLOOR);
+        let half = |x: f32| if kind.wide_scale { (x.to_bits() >> 16) as u16 } else { f16_bits(x) as u16 };
+        meta[2 * r..2 * r + 2].copy_from_slice(&half(d).to_le_bytes());
+        if kind.min {
+            meta[2 * (ROWS + r)..][..2].copy_from_slice(&half(m).to_le_bytes());
+        }
+        for c in 0..kind.chunks {
+            let sub = unpack(raw, c, &mut q);
+            if kind.sub != 0 {
+                pack_sub_scales(kind, meta, r, c, sub);
+            }
+            let stored = match levels {
+                Levels::Bits { .. } => q.map(|q| (i32::from(q) + kind.offset) as u8),
+                Levels::Table(_) => q.map(|q| index[usize::from(q as u8)]),
+            };
+            let bytes = kind.integers / kind.chunks;
+            pack_chunk(kind.bits, &stored, r, &mut integers[b * kind.integers + c * bytes..][..bytes]);
+        }
+    }
+}
+
+fn pack_sub_scales(kind: &Blocks, meta: &mut [u8], r: usize, c: usize, sub: crate::quant::SubScales) {
+    let subs = kind.chunks * CHUNK / kind.sub;
+    let first = if kind.min { 4 * ROWS } else { 2 * ROWS };
+    for half in 0..CHUNK / kind.sub {
+        let j = c * CHUNK / kind.sub + half;
+        meta[first + j * ROWS + r] = sub.s[half] as u8;
+        if kind.min {
+            meta[first + subs * ROWS + (j / 2 * ROWS + r) * 2 + j % 2] = sub.m[half] as u8;
+        }
+    }
+}
+
+fn pack_chunk(bits: usize, q: &[u8; CHUNK], r: usize, out: &mut [u8]) {
+    let word = |j: usize| u32::from_le_bytes([q[4 * j], q[4 * j + 1], q[4 * j + 2], q[4 * j + 3]]);
+    if bits == 8 {
+        for j in 0..8 {
+            out[64 * j + 4 * r..][..4].copy_from_slice(&word(j).to_le_bytes());
+        }
+        return;
+    }
+    for j in 0..4 {
+        let nibbles = (word(j) & 0x0f0f_0f0f) | (word(j + 4) & 0x0f0f_0f0f) << 4;
+        out[64 * j + 4 * r..][..4].copy_from_slice(&nibbles.to_le_bytes());
+    }
+    for bit in 4..bits {
+        for j in 0..8 {
+            // The bit of each byte, gathered into four neighbouring bits.
+            let four = ((word(j) >> bit & 0x0101_0101).wrapping_mul(0x0102_0408) >> 24) as u8;
+            let at = 256 + (bit - 4) * 64 + 8 * j + r / 2;
+            out[at] |= four << (4 * (r % 2));
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The text of the matrix kernels; a module that uses it supplies the vector operations.
+//!
+//! A lane is a row of the matrix, so every lane does what the scalar twin (`Format::dot`) does, in the same order; only
+//! sums of integers are ordered otherwise.
+
+macro_rules! kernels {
+    ($features:literal) => {
+        /// The eight vectors of a chunk: vector `j` has weights `4j..4j + 4` of each row.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn unpack<const BITS: usize, const TABLE: bool>(p: *const u8, part: usize, table: I) -> [I; 8] {
+            let mut w = [zero(); 8];
+            // SAFETY: a chunk has 64 bytes per bit.
+            unsafe {
+                let line = |j: usize| load(p.add(64 * j + 4 * LANES * part));
+                if BITS == 8 {
+                    for (j, w) in w.iter_mut().enumerate() {
+                        *w = line(j);
+                    }
+                    return w;
+                }
+                for j in 0..4 {
+                    let v = line(j);
+                    (w[j], w[j + 4]) = (low(v), high(v));
+                }
+                for bit in 4..BITS {
+                    let masks = p.add(256 + 64 * (bit - 4)).cast::<u64>();
+                    for (j, w) in w.iter_mut().enumerate() {
+                        let mask = masks.add(j).read_unaligned() >> (4 * LANES * part % 64);
+                        *w = with_bit(*w, mask, bit as u32);
+                    }
+                }
+            }
+            if TABLE { w.map(|w| look_up(table, w)) } else { w }
+        }
+
+        /// `sum` plus the products of 16 weights of each row with 16 activations.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn dot16<const BITS: usize, const TABLE: bool>(mut sum: I, w: &[I], x: *const i8) -> I {
+            for (j, w) in w.iter().enumerate().take(4) {
+                // SAFETY: the caller's: 16 activations.
+                let word = unsafe { x.cast::<i32>().add(j).read_unaligned() };
+                sum = dot::<BITS, TABLE>(sum, *w, splat(word));
+            }
+            sum
+        }
+
+        /// See `x86::blocks`.
+        ///
+        /// # Safety
+        /// The instructions exist, the constants are those of `kind`, and the activations are as long as the matrix is
+        /// wide.
+        #[target_feature(enable = $features)]
+        pub unsafe fn blocks<
+            const BITS: usize,
+            const TABLE: bool,
+            const SUB: usize,
+            const MIN: bool,
+            const PLANES: usize,
+        >(
+            p: &Panels,
+            kind: &Blocks,
+            panel: usize,
+            xs: &[Row<'_>],
+            out: &mut [[f32; ROWS]],
+        ) {
+            let bytes = p.panel(panel);
+            let table = match &kind.table {
+                // SAFETY: a table has 16 bytes.
+                Some(table) => unsafe { load_table(table) },
+                None => zero(),
+            };
+            for part in 0..ROWS / LANES {
+                let mut sums = [[zero_f(); 8]; TOKENS];
+                for b in 0..p.blocks {
+                    // SAFETY: block `b` lies in the panel: its integers, then, after those of all blocks, its scales.
+                    unsafe {
+                        let q = bytes.as_ptr().add(b * kind.integers);
+                        let meta = bytes.as_ptr().add(p.blocks * kind.integers + b * kind.scales);
+                        let at = meta.add(2 * LANES * part);
+                        let d = if kind.wide_scale { load_upper_half(at) } else { load_half(at) };
+                        let m = if MIN { load_half(at.add(2 * ROWS)) } else { zero_f() };
+                        if SUB == 0 {
+                            let w = unpack::<BITS, TABLE>(q, part, table);
+                            for (x, sums) in xs.iter().zip(&mut sums) {
+                                let mut s = [zero_f(); PLANES];
+                                let mut mins = [0.0f32; PLANES];
+                                for (i, plane) in x.planes[..PLANES].iter().enumerate() {
+                                    let total = i32::from(*plane.sums[1].get_unchecked(b));
+                                    let activations = plane.q.as_ptr().add(b * 32);
+                                    let offset = if MIN { 0 } else { -kind.offset * total };
+                                    let first = dot16::<BITS, TABLE>(splat(offset), &w[..4], activations);
+                                    let second = dot16::<BITS, TABLE>(zero(), &w[4..], activations.add(16));
+                                    s[i] = to_float(add_i(first, second));
+                                    mins[i] = total as f32;
+                                }
+                                let mins = if PLANES == 2 { 256.0 * mins[0] + mins[PLANES - 1] } else { mins[0] };
+                                add_term::<MIN, PLANES>(sums, b, &s, d, m, splat_f(mins), *x.scale.get_unchecked(b));
+                            }
+                        } else {
+                            let super_block = SuperBlock { q, meta, part, b, table };
+                            super_blocks::<BITS, TABLE, SUB, MIN, PLANES>(kind, &super_block, d, m, xs, &mut sums);
+                        }
+                    }
+                }
+                for (sums, out) in sums.iter().zip(out.iter_mut()).take(xs.len()) {
+                    // SAFETY: LANES of the 16 results.
+                    unsafe { store_f(out.as_mut_ptr().add(LANES * part), tree(sums)) };
+                }
+            }
+        }
+
+        /// Where the block of a kernel is.
+        struct SuperBlock {
+            q: *const u8,
+            meta: *const u8,
+            part: usize,
+            b: usize,
+            table: I,
+        }
+
+        /// One block of 256 weights with integer scales, of all activation rows.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn super_blocks<
+            const BITS: usize,
+            const TABLE: bool,
+            const SUB: usize,
+            const MIN: bool,
+            const PLANES: usize,
+        >(
+            kind: &Blocks,
+            block: &SuperBlock,
+            d: F,
+            m: F,
+            xs: &[Row<'_>],
+            sums: &mut [[F; 8]; TOKENS],
+        ) {
+            let mut integer = [[zero(); PLANES]; TOKENS];
+            let mut minimum = [[zero(); PLANES]; TOKENS];
+            let subs = 256 / SUB;
+            // SAFETY: as in `blocks`; a block has eight chunks and `subs` scales for each row.
+            unsafe {
+                let scales = block.meta.add(if MIN { 4 } else { 2 } * ROWS + LANES * block.part);
+                let minima = block.meta.add((4 + subs) * ROWS + 2 * LANES * block.part);
+                for c in 0..8 {
+                    let w = unpack::<BITS, TABLE>(block.q.add(c * kind.integers / 8), block.part, block.table);
+                    for (x, integer) in xs.iter().zip(&mut integer) {
+                        for (plane, integer) in x.planes[..PLANES].iter().zip(integer) {
+                            let activations = plane.q.as_ptr().add(block.b * 256 + c * 32);
+                            if SUB == 16 {
+                                for half in 0..2 {
+                                    let j = 2 * c + half;
+                                    let total = i32::from(*plane.sums[0].get_unchecked(block.b * 16 + j));
+                                    let offset = if MIN { 0 } else { -kind.offset * total };
+                                    let weights = &w[4 * half..4 * half + 4];
+                                    let at = activations.add(16 * half);
+                                    let sum = dot16::<BITS, TABLE>(splat(offset), weights, at);
+                                    *integer = add_i(*integer, mul_i(sum, load_i8(scales.add(j * ROWS))));
+                                }
+                            } else {
+                                let total = i32::from(*plane.sums[1].get_unchecked(block.b * 8 + c));
+                                let offset = if MIN { 0 } else { -kind.offset * total };
+                                let first = dot16::<BITS, TABLE>(splat(offset), &w[..4], activations);
+                                let second = dot16::<BITS, TABLE>(zero(), &w[4..], activations.add(16));
+                                let scale = load_i8(scales.add(c * ROWS));
+                                *integer = add_i(*integer, mul_i(add_i(first, second), scale));
+                            }
+                        }
+                    }
+                }
+                if MIN {
+                    for pair in 0..subs / 2 {
+                        let mins = load_pairs(minima.add(2 * pair * ROWS));
+                        for (x, minimum) in xs.iter().zip(&mut minimum) {
+                            for (plane, minimum) in x.planes[..PLANES].iter().zip(minimum) {
+                                let totals = plane.sums[SUB / 32].as_ptr().add(block.b * subs + 2 * pair);
+                                let totals = totals.cast::<i32>().read_unaligned();
+                                *minimum = dot_pairs(*minimum, mins, splat(totals));
+                            }
+                        }
+                    }
+                }
+                for (t, (x, sums)) in xs.iter().zip(sums).enumerate() {
+                    let s = integer[t].map(|i| to_float(i));
+                    let mins = minimum[t].map(|i| to_float(i));
+                    let mins = combine(&mins);
+                    add_term::<MIN, PLANES>(sums, block.b, &s, d, m, mins, *x.scale.get_unchecked(block.b));
+                }
+            }
+        }
+
+        /// The planes' sums as one number: `256 * high + low`.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn combine(planes: &[F]) -> F {
+            if planes.len() == 2 { add(mul(splat_f(256.0), planes[0]), planes[1]) } else { planes[0] }
+        }
+
+        /// Adds a block's term `scale * (d * s + m * mins)` to its lane of S8.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn add_term<const MIN: bool, const PLANES: usize>(
+            sums: &mut [F; 8],
+            b: usize,
+            s: &[F; PLANES],
+            d: F,
+            m: F,
+            mins: F,
+            scale: f32,
+        ) {
+            let mut w = mul(d, combine(s));
+            if MIN {
+                w = add(w, mul(m, mins));
+            }
+            let lane = &mut sums[b % 8];
+            *lane = add(*lane, mul(splat_f(scale), w));
+        }
+
+        /// The tree of S8 over eight vectors.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn tree(l: &[F; 8]) -> F {
+            let a = [add(l[0], l[4]), add(l[1], l[5]), add(l[2], l[6]), add(l[3], l[7])];
+            add(add(a[0], a[2]), add(a[1], a[3]))
+        }
+
+        /// See `x86::floats`. Products of 16-bit numbers are exact, so there fusing them changes nothing.
+        ///
+        /// # Safety
+        /// The instructions exist, the constants are those of the panels, and the rows are as long as the matrix is
+        /// wide.
+        #[target_feature(enable = $features)]
+        pub unsafe fn floats<const BYTES: usize, const HALF: bool>(
+            p: &Panels,
+            panel: usize,
+            xs: &[&[f32]],
+            out: &mut [[f32; ROWS]],
+        ) {
+            let bytes = p.panel(panel);
+            for part in 0..ROWS / LANES {
+                let mut sums = [[zero_f(); 8]; TOKENS];
+                let mut inner = [[zero_f(); 8]; TOKENS];
+                for b in 0..p.blocks {
+                    for lane in 0..8 {
+                        // SAFETY: a panel has 32 columns of 16 numbers per block.
+                        let w = [0, 8, 16, 24].map(|i| unsafe {
+                            let at = bytes.as_ptr().add(((b * 32 + i + lane) * ROWS + LANES * part) * BYTES);
+                            match (BYTES, HALF) {
+                                (4, _) => load_f(at),
+                                (_, true) => load_half(at),
+                                _ => load_upper_half(at),
+                            }
+                        });
+                        for (x, inner) in xs.iter().zip(&mut inner) {
+                            let mut sum = zero_f();
+                            for (i, w) in w.iter().enumerate() {
+                                // SAFETY: rows have 32 numbers per block.
+                                let x = splat_f(unsafe { *x.get_unchecked(b * 32 + 8 * i + lane) });
+                                sum = if BYTES == 2 { mul_add(*w, x, sum) } else { add(sum, mul(*w, x)) };
+                            }
+                            inner[lane] = sum;
+                        }
+                    }
+                    for (sums, inner) in sums.iter_mut().zip(&inner).take(xs.len()) {
+                        sums[b % 8] = add(sums[b % 8], tree(inner));
+                    }
+                }
+                for (sums, out) in sums.iter().zip(out.iter_mut()).take(xs.len()) {
+                    // SAFETY: LANES of the 16 results.
+                    unsafe { store_f(out.as_mut_ptr().add(LANES * part), tree(sums)) };
+                }
+            }
+        }
+    };
+}

@@ -1,0 +1,173 @@
+//! Every kernel against its scalar twin, bit for bit, over odd shapes.
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+
+use super::{Path, Plane, Row, TOKENS};
+use crate::backend::cpu::panels::{Panels, ROWS};
+use crate::backend::cpu::pool::Pool;
+use crate::numerics::{ACTIVATION_FLOOR, ActivationRow, Precision, f16_bits, flush, r13};
+use crate::ops;
+use crate::quant::{FORMATS, Format};
+
+fn paths() -> impl Iterator<Item = Path> {
+    Path::ALL.into_iter().filter(|p| *p != Path::Scalar && p.is_available())
+}
+
+/// SplitMix64 (Steele et al. 2014).
+struct Random(u64);
+
+impl Random {
+    fn word(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 32) as u32
+    }
+
+    fn floats(&mut self, n: usize, low: i32, high: i32) -> Vec<f32> {
+        let mut float = || {
+            let exponent = (127 + low) as u32 + self.word() % (high - low) as u32;
+            f32::from_bits((self.word() & 0x807f_ffff) | (exponent << 23))
+        };
+        (0..n).map(|_| float()).collect()
+    }
+
+    /// Blocks of random bytes that stand for finite numbers.
+    fn weights(&mut self, format: &Format, n: usize) -> Vec<u8> {
+        let mut raw = vec![0u8; n / format.block * format.bytes];
+        let mut values = vec![0.0; format.block];
+        for block in raw.chunks_mut(format.bytes) {
+            loop {
+                block.iter_mut().for_each(|b| *b = self.word() as u8);
+                format.dequantize(block, &mut values);
+                if values.iter().all(|v| v.is_finite() && v.abs() < 1e6) {
+                    break;
+                }
+            }
+        }
+        raw
+    }
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+fn sums(q: &[i8], size: usize) -> Vec<i16> {
+    q.chunks(size).map(|q| q.iter().map(|q| i16::from(*q)).sum()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn products(blocks in 1usize..20, rows in 1usize..40, tokens in 1usize..=TOKENS, odd in 0usize..40, precise: bool, seed: u64) {
+        let mut random = Random(seed);
+        let precision = if precise { Precision::Precise } else { Precision::Fast };
+        let mut pool = Pool::new(2);
+        for format in FORMATS {
+            let block = format.activation_block();
+            let cols = block.map_or(blocks * 16 + odd + 1, |b| if b == 32 { 32 * blocks } else { 256 * blocks.div_ceil(6) });
+            let raw = random.weights(format, rows * cols);
+            let x = random.floats(tokens * cols, -40, 5);
+            let (mut hi, mut lo) = (vec![0i8; x.len()], vec![0i8; x.len()]);
+            let mut scale = vec![0.0; x.len() / block.unwrap_or(x.len())];
+            if let Some(b) = block {
+                ops::quantize_activations::cpu(b, precision, &x, &mut hi, if precise { &mut lo } else { &mut [] }, &mut scale);
+            }
+            let at = |t: usize, n: usize| t * cols / n..(t + 1) * cols / n;
+            let mut want = vec![[0.0f32; 1]; rows * tokens];
+            for (i, want) in want.iter_mut().enumerate() {
+                let (n, t) = (i / tokens, i % tokens);
+                let row = match block {
+                    None => ActivationRow::Float(&x[at(t, 1)]),
+                    Some(b) => {
+                        let low = precise.then(|| &lo[at(t, 1)]);
+                        ActivationRow::Quantized { scale: &scale[at(t, b)], hi: &hi[at(t, 1)], lo: low }
+                    }
+                };
+                format.dot(&raw[n * format.row_bytes(cols)..][..format.row_bytes(cols)], &[row], want);
+            }
+            let panels = Panels::new(format, &raw, rows, cols, &mut pool);
+            let plane_sums = [&hi, &lo].map(|q| [sums(q, 16), sums(q, 32)]);
+            let padded = panels.blocks * 32;
+            let rounded: Vec<Vec<f32>> = x.chunks(cols).map(|x| {
+                let round = |x: f32| flush(if format.bytes == 2 { r13(x) } else { x }, ACTIVATION_FLOOR);
+                let mut row: Vec<f32> = x.iter().map(|x| round(*x)).collect();
+                row.resize(row.len().max(padded), 0.0);
+                row
+            }).collect();
+            for path in paths() {
+                for panel in 0..panels.count() {
+                    let mut got = [[0.0; ROWS]; TOKENS];
+                    if let Some(b) = block {
+                        let plane = |t: usize, p: usize| Plane {
+                            q: &[&hi, &lo][p][at(t, 1)],
+                            sums: [&plane_sums[p][0][at(t, 16)], &plane_sums[p][1][at(t, 32)]],
+                        };
+                        let row = |t| Row { planes: [plane(t, 0), plane(t, 1)], scale: &scale[at(t, b)] };
+                        let xs: Vec<_> = (0..tokens).map(row).collect();
+                        super::blocks(path, &panels, panel, &xs, precise, &mut got);
+                    } else {
+                        let xs: Vec<_> = rounded.iter().map(|x| &x[..]).collect();
+                        super::floats(path, &panels, panel, &xs, &mut got);
+                    }
+                    for (r, n) in (panel * ROWS..rows.min((panel + 1) * ROWS)).enumerate() {
+                        for t in 0..tokens {
+                            // As the op stores it: the sign of a zero does not count.
+                            let (got, want) = (got[t][r] + 0.0, want[n * tokens + t][0] + 0.0);
+                            prop_assert_eq!(got.to_bits(), want.to_bits(), "{} {:?} {:?} row {} token {}", format.name, precision, path, n, t);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn attention(kv_heads in 1usize..4, group in 1usize..4, eighth in 1usize..20, count in 1usize..400, seed: u64) {
+        let mut random = Random(seed);
+        let (heads, head_dim) = (kv_heads * group, 8 * eighth);
+        let mut cache = || -> Vec<u16> {
+            random.floats(count * kv_heads * head_dim, -20, 3).iter().map(|x| f16_bits(*x) as u16).collect()
+        };
+        let (k, v) = (cache(), cache());
+        let q = random.floats(head_dim, -10, 3);
+        let p = ops::attention::Params::new(heads, kv_heads, head_dim, count);
+        for head in 0..heads {
+            let (mut scores, mut want, mut got) = (vec![0.0; count], vec![0.0; head_dim], vec![0.0; head_dim]);
+            ops::attention::cpu(&p, head, count, &q, &k, &v, &mut scores, &mut want);
+            super::attention(&p, head, count, &q, &k, &v, &mut scores, &mut got);
+            prop_assert_eq!(bits(&got), bits(&want));
+        }
+    }
+
+    #[test]
+    fn elementwise(width in 1usize..700, seed: u64) {
+        let mut random = Random(seed);
+        let (a, b) = (random.floats(width, -70, 8), random.floats(width, -70, 8));
+        let mut runs = Vec::new();
+        for path in [Path::Scalar].into_iter().chain(paths()) {
+            let mut out = [vec![0.0; width], vec![0.0; width], a.clone(), a.clone(), a.clone()];
+            let mut cache = vec![0u16; width];
+            let whole = width / 32 * 32;
+            let (mut hi, mut lo, mut scale) = (vec![0i8; whole], vec![0i8; whole], vec![0.0; whole / 32]);
+            path.vectorize(|| {
+                ops::rms_norm::cpu(&ops::rms_norm::Params::new(width, 1e-5), &a, &b, &mut out[0]);
+                ops::silu_mul::cpu(&a, &b, &mut out[1]);
+                ops::add::cpu(&mut out[2], &b);
+                ops::softmax::cpu(&a, &mut out[3]);
+                let even = width / 2 * 2;
+                let p = ops::rope::Params { width: even as u32, head_dim: even.max(2) as u32, pairs: even as u32 / 2, neox: 0 };
+                ops::rope::cpu(&p, &b[..even], &mut out[4][..even]);
+                ops::kv_store::cpu(&a, &mut cache);
+                ops::quantize_activations::cpu(32, Precision::Precise, &a[..whole], &mut hi, &mut lo, &mut scale);
+            });
+            runs.push((out.map(|o| bits(&o)), cache, hi, lo, bits(&scale)));
+        }
+        for run in &runs[1..] {
+            prop_assert_eq!(run, &runs[0]);
+        }
+    }
+}
