@@ -4,9 +4,9 @@
 mod common;
 
 use bytemuck::bytes_of;
-use common::{Random, bits, on_cpu, on_gpu, on_path, run_kernel, smollm2, tiny, turn};
+use common::{Random, bits, on_cpu, on_gpu, on_isa, run_kernel, smollm2, tiny, turn};
 use proptest::prelude::*;
-use samebits::backend::cpu::Path;
+use samebits::backend::cpu::Isa;
 use samebits::backend::gpu::{Kernel, weights};
 use samebits::model::Model;
 use samebits::numerics::{ActivationRow, Precision, f16_bits};
@@ -233,11 +233,11 @@ fn common_weights(format: &samebits::quant::Format, n: usize, random: &mut Rando
 
 /// All rows' logits of a prompt, however it is cut and wherever it runs.
 fn check_model(model: &Model, prompt: &[u32], precision: Precision, chunks: &[usize], gpu_chunks: &[usize]) {
-    let scalar = on_path(model, precision, 64, 32, 1, Path::Scalar).feed(prompt, true).unwrap();
+    let scalar = on_isa(model, precision, 64, 32, 1, Isa::Scalar).feed(prompt, true).unwrap();
     let reference = bits(&scalar);
-    for path in Path::ALL.into_iter().filter(|p| p.is_available()) {
-        let got = bits(&on_path(model, precision, 64, 19, 2, path).feed(prompt, true).unwrap());
-        assert!(got == reference, "{path:?}, {precision:?}");
+    for isa in Isa::ALL.into_iter().filter(|p| p.is_available()) {
+        let got = bits(&on_isa(model, precision, 64, 19, 2, isa).feed(prompt, true).unwrap());
+        assert!(got == reference, "{isa:?}, {precision:?}");
     }
     for threads in [2, 3] {
         for &chunk in chunks {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::backend::cpu::{Cpu, Path};
+use crate::backend::cpu::{Cpu, Isa};
 use crate::backend::gpu::{self, Api, Choice, Device, Gpu};
 use crate::backend::{Backend, BackendError, Sizes};
 use crate::engine::Session;
@@ -123,7 +123,7 @@ fn open(model: &Model, a: &RunArguments, sizes: Sizes) -> Result<Box<dyn Backend
     }
     let all = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = a.threads.map_or(all, usize::from);
-    Ok(Box::new(Cpu::with_path(model, plan, sizes, threads, Path::from_environment()?)))
+    Ok(Box::new(Cpu::with_isa(model, plan, sizes, threads, Isa::from_environment()?)))
 }
 
 fn on_gpu(

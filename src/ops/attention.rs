@@ -57,22 +57,35 @@ pub fn cpu(
     let width = p.kv_heads as usize * head_dim;
     let at = head / (p.heads / p.kv_heads) as usize * head_dim;
     let scores = &mut scores[..count];
-    let mut top = -f32::from_bits((127 + 100) << 23);
     for (position, score) in scores.iter_mut().enumerate() {
         let k = &k_cache[position * width + at..][..head_dim];
         let products = q.iter().zip(k).map(|(&q, &k)| r13(flush(q, ACTIVATION_FLOOR)) * f16_value(u32::from(k)));
-        *score = flush(s8::sum(products) * p.scale, ACTIVATION_FLOOR);
-        top = top.max(*score);
+        *score = s8::sum(products) * p.scale;
     }
-    for score in scores.iter_mut() {
-        *score = r13(exp2(*score - top));
-    }
-    let inverse = recip(s8::sum_of(scores, |w| w));
+    let inverse = weigh(scores);
     for (d, out) in out.iter_mut().enumerate() {
         let v = v_cache[at + d..].iter().step_by(width);
         let products = scores.iter().zip(v).map(|(&w, &v)| w * f16_value(u32::from(v)));
         *out = settle(s8::sum(products) * inverse);
     }
+}
+
+/// Turns scores (base 2) into softmax weights, and gives the inverse of their sum.
+#[inline(always)]
+pub fn weigh(scores: &mut [f32]) -> f32 {
+    // The largest is the same in any order.
+    let mut tops = [-f32::from_bits((127 + 100) << 23); 8];
+    for eight in scores.chunks_mut(8) {
+        for (top, score) in tops.iter_mut().zip(eight) {
+            *score = flush(*score, ACTIVATION_FLOOR);
+            *top = top.max(*score);
+        }
+    }
+    let top = tops.iter().fold(tops[0], |m, t| m.max(*t));
+    for score in scores.iter_mut() {
+        *score = r13(exp2(*score - top));
+    }
+    recip(s8::sum_of(scores, |w| w))
 }
 
 /// Workgroups for `rows` rows.

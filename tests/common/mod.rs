@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
 use samebits::backend::Sizes;
-use samebits::backend::cpu::{Cpu, Path};
+use samebits::backend::cpu::{Cpu, Isa};
 use samebits::backend::gpu::{Choice, Device, Gpu, Kernel};
 use samebits::engine::Session;
 use samebits::model::Model;
@@ -47,16 +47,9 @@ pub fn on_cpu(model: &Model, precision: Precision, context: usize, chunk: usize,
     Session::new(Box::new(Cpu::new(model, plan, sizes(context, chunk), threads)), chunk)
 }
 
-pub fn on_path(
-    model: &Model,
-    precision: Precision,
-    context: usize,
-    chunk: usize,
-    threads: usize,
-    path: Path,
-) -> Session {
+pub fn on_isa(model: &Model, precision: Precision, context: usize, chunk: usize, threads: usize, isa: Isa) -> Session {
     let plan = model.plan(precision).unwrap();
-    Session::new(Box::new(Cpu::with_path(model, plan, sizes(context, chunk), threads, path)), chunk)
+    Session::new(Box::new(Cpu::with_isa(model, plan, sizes(context, chunk), threads, isa)), chunk)
 }
 
 pub fn on_gpu(model: &Model, precision: Precision, context: usize, chunk: usize) -> Session {

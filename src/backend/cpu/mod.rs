@@ -1,14 +1,15 @@
 //! The CPU backend: the definition of every result's bits.
 
+mod isa;
 mod panels;
-mod path;
 mod pool;
+mod vector;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::ops::Range;
 
-pub use path::Path;
+pub use isa::Isa;
 pub use pool::Pool;
 
 use panels::{Kind, Panels, ROWS};
@@ -16,7 +17,7 @@ use pool::Disjoint;
 
 use super::{Backend, BackendError, Batch, Listener, Sizes};
 use crate::model::Model;
-use crate::numerics::{ACTIVATION_FLOOR, ActivationRow, Precision, flush, r13, settle};
+use crate::numerics::{ActivationRow, Precision};
 use crate::ops;
 use crate::plan::{BufferId, BufferKind, Op, Plan, Step, WeightId};
 use crate::quant::{DOT_ROWS, Format};
@@ -45,13 +46,8 @@ impl Plane {
         Self { q: vec![0; n], sums: [vec![0; n / 16], vec![0; n / 32]] }
     }
 
-    fn add_up(&mut self, at: Range<usize>) {
-        for (sums, size) in self.sums.iter_mut().zip([16, 32]) {
-            let sums = sums[at.start / size..at.end / size].iter_mut();
-            for (sum, q) in sums.zip(self.q[at.clone()].chunks_exact(size)) {
-                *sum = q.iter().map(|q| i16::from(*q)).sum();
-            }
-        }
+    fn cells(&mut self) -> (Disjoint<i8>, [Disjoint<i16>; 2]) {
+        (Disjoint::new(&mut self.q), self.sums.each_mut().map(|s| Disjoint::new(s)))
     }
 }
 
@@ -60,6 +56,13 @@ impl Plane {
 struct Cache {
     k: Vec<u16>,
     v: Vec<u16>,
+    /// Whether keys are in tiles of 16 positions, for the vector paths.
+    tiled: bool,
+}
+
+/// Where element `i` of a position's keys is in tiles: `[tile][element][position]`.
+fn tiled(position: usize, i: usize, width: usize) -> usize {
+    (position / ROWS * width + i) * ROWS + position % ROWS
 }
 
 /// Runs plans on the CPU.
@@ -68,7 +71,7 @@ pub struct Cpu {
     plan: Plan,
     sizes: Sizes,
     pool: Pool,
-    path: Path,
+    isa: Isa,
     memory: Memory,
 }
 
@@ -86,19 +89,19 @@ struct Memory {
 }
 
 impl Cpu {
-    /// Prepares a plan of `model` for `threads` threads and this processor's best path.
+    /// Prepares a plan of `model` for `threads` threads and this processor's best isa.
     pub fn new(model: &Model, plan: Plan, sizes: Sizes, threads: usize) -> Self {
-        Self::with_path(model, plan, sizes, threads, Path::best())
+        Self::with_isa(model, plan, sizes, threads, Isa::best())
     }
 
     /// Prepares a plan of `model` for `threads` threads.
     ///
     /// # Panics
     /// If the processor lacks the path's instructions.
-    pub fn with_path(model: &Model, plan: Plan, sizes: Sizes, threads: usize, path: Path) -> Self {
-        assert!(path.is_available(), "{path:?} is not available");
+    pub fn with_isa(model: &Model, plan: Plan, sizes: Sizes, threads: usize, isa: Isa) -> Self {
+        assert!(isa.is_available(), "{isa:?} is not available");
         let mut pool = Pool::new(threads);
-        let panels = repack(model, &plan, path, &mut pool);
+        let panels = repack(model, &plan, isa, &mut pool);
         let buffers = plan
             .buffers
             .iter()
@@ -117,7 +120,9 @@ impl Cpu {
                 }
             })
             .collect();
-        let cache = || vec![0; sizes.context * plan.kv_width];
+        let cache = || vec![0; sizes.context.next_multiple_of(ROWS) * plan.kv_width];
+        let whole = |s: &Step| !matches!(s.op, Op::Attention { head_dim, .. } if head_dim % ROWS != 0);
+        let tiled = isa != Isa::Scalar && plan.steps().all(whole);
         let vectors = plan
             .weights
             .iter()
@@ -132,18 +137,18 @@ impl Cpu {
             .collect();
         let memory = Memory {
             buffers,
-            caches: (0..plan.layers).map(|_| Cache { k: cache(), v: cache() }).collect(),
+            caches: (0..plan.layers).map(|_| Cache { k: cache(), v: cache(), tiled }).collect(),
             vectors,
             panels,
             rounded: Vec::new(),
             rope: ops::rope::table(sizes.context, &plan.rope_frequencies),
             scores: Vec::new(),
         };
-        Self { model: model.clone(), plan, sizes, pool, path, memory }
+        Self { model: model.clone(), plan, sizes, pool, isa, memory }
     }
 
     fn step(&mut self, step: &Step, batch: &Batch<'_>, rows: Range<usize>) {
-        let m = &mut self.memory;
+        let (m, isa) = (&mut self.memory, self.isa);
         match step.op {
             Op::Embedding { weight, out } => {
                 let w = &self.plan.weights[weight.0];
@@ -159,8 +164,8 @@ impl Cpu {
                 let p = ops::rms_norm::Params::new(width, eps);
                 let mut result = m.take_float(out);
                 let (x, weight) = (m.float(x), &m.vectors[weight.0]);
-                self.pool.rows(self.path, &mut result, width, rows, |at, out| {
-                    ops::rms_norm::cpu(&p, &x[at], weight, out);
+                self.pool.rows(&mut result, width, rows, |at, out| {
+                    vector::rms_norm(isa, &p, &x[at], weight, out);
                 });
                 m.put_float(out, result);
             }
@@ -175,9 +180,9 @@ impl Cpu {
                     neox: u32::from(neox),
                 };
                 let mut values = m.take_float(x);
-                self.pool.rows(self.path, &mut values, width, rows, |at, x| {
+                self.pool.rows(&mut values, width, rows, |at, x| {
                     let position = batch.position + at.start / width;
-                    ops::rope::cpu(&p, &m.rope[position * 2 * pairs..][..2 * pairs], x);
+                    vector::rope(isa, &p, &m.rope[position * 2 * pairs..][..2 * pairs], x);
                 });
                 m.put_float(x, values);
             }
@@ -190,10 +195,16 @@ impl Cpu {
                     Storage::Quantized { .. } => &[],
                 });
                 let cache = &mut m.caches[layer];
-                self.path.vectorize(|| {
+                ops::kv_store::cpu(v, &mut cache.v[to..to + n]);
+                if !cache.tiled {
                     ops::kv_store::cpu(k, &mut cache.k[to..to + n]);
-                    ops::kv_store::cpu(v, &mut cache.v[to..to + n]);
-                });
+                    return;
+                }
+                for (row, k) in (batch.position + rows.start..).zip(k.chunks_exact(width)) {
+                    for (i, &k) in k.iter().enumerate() {
+                        cache.k[tiled(row, i, width)] = crate::numerics::f16_bits(k) as u16;
+                    }
+                }
             }
             Op::Attention { q, out, layer, heads, kv_heads, head_dim } => {
                 let p = ops::attention::Params::new(heads, kv_heads, head_dim, self.sizes.context);
@@ -203,8 +214,8 @@ impl Cpu {
                 let width = self.plan.buffers[out.0].width;
                 let mut result = m.take_float(out);
                 let (a, b) = (m.float(a), m.float(b));
-                self.pool.rows(self.path, &mut result, width, rows, |at, out| {
-                    ops::silu_mul::cpu(&a[at.clone()], &b[at], out);
+                self.pool.rows(&mut result, width, rows, |at, out| {
+                    vector::silu_mul(isa, &a[at.clone()], &b[at], out);
                 });
                 m.put_float(out, result);
             }
@@ -212,7 +223,7 @@ impl Cpu {
                 let width = self.plan.buffers[x.0].width;
                 let mut result = m.take_float(x);
                 let b = m.float(b);
-                self.pool.rows(self.path, &mut result, width, rows, |at, x| ops::add::cpu(x, &b[at]));
+                self.pool.rows(&mut result, width, rows, |at, x| vector::add(isa, x, &b[at]));
                 m.put_float(x, result);
             }
         }
@@ -220,25 +231,27 @@ impl Cpu {
 
     fn quantize_activations(&mut self, x: BufferId, out: BufferId, rows: Range<usize>) {
         let width = self.plan.buffers[x.0].width;
-        let (precision, path) = (self.plan.precision, self.path);
+        let (precision, isa) = (self.plan.precision, self.isa);
         let values = self.memory.take_float(x);
         if let Storage::Quantized { block, hi, lo, scale } = &mut self.memory.buffers[out.0] {
-            for row in rows {
-                let at = row * width..(row + 1) * width;
-                let scales = width / *block;
-                let scale = &mut scale[row * scales..][..scales];
-                path.vectorize(|| {
-                    let low = if lo.q.is_empty() { &mut [][..] } else { &mut lo.q[at.clone()] };
-                    let (x, hi) = (&values[at.clone()], &mut hi.q[at.clone()]);
-                    ops::quantize_activations::cpu(*block, precision, x, hi, low, scale);
-                });
-                if path != Path::Scalar {
-                    path.vectorize(|| hi.add_up(at.clone()));
-                    if !lo.q.is_empty() {
-                        path.vectorize(|| lo.add_up(at));
+            let (block, both) = (*block, !lo.q.is_empty());
+            let (planes, scale) = ([hi.cells(), lo.cells()], Disjoint::new(scale));
+            self.pool.run(rows.len(), |i| {
+                let row = rows.start + i;
+                let part = |n: usize| row * width / n..(row + 1) * width / n;
+                let x = &values[part(1)];
+                // SAFETY: each task has its own row.
+                unsafe {
+                    let low = if both { planes[1].0.slice(part(1)) } else { &mut [] };
+                    let (hi, scale) = (planes[0].0.slice(part(1)), scale.slice(part(block)));
+                    vector::quantize_activations(isa, block, precision, x, hi, low, scale);
+                    if isa != Isa::Scalar {
+                        for (q, sums) in &planes[..if both { 2 } else { 1 }] {
+                            vector::add_up(isa, q.slice(part(1)), sums[0].slice(part(16)), sums[1].slice(part(32)));
+                        }
                     }
                 }
-            }
+            });
         }
         self.memory.put_float(x, values);
     }
@@ -271,15 +284,11 @@ impl Cpu {
             for (row, out) in product.rows.clone().zip(rounded.chunks_exact_mut(padded)) {
                 let x = &memory.float(product.x)[row * product.cols..][..product.cols];
                 out[product.cols..].fill(0.0);
-                self.path.vectorize(|| {
-                    for (out, &x) in out.iter_mut().zip(x) {
-                        *out = flush(if bytes == 2 { r13(x) } else { x }, ACTIVATION_FLOOR);
-                    }
-                });
+                vector::prepare(self.isa, x, bytes == 2, out);
             }
         }
-        let bias = product.bias.map(|b| &memory.vectors[b.0]);
-        let (path, precise) = (self.path, self.plan.precision == Precision::Precise);
+        let bias = product.bias.map_or(&[][..], |b| &memory.vectors[b.0]);
+        let (isa, precise) = (self.isa, self.plan.precision == Precision::Precise);
         let per_task = (panels.count() / (self.pool.threads() * TASKS_PER_THREAD)).max(1);
         let cells = Disjoint::new(result);
         self.pool.run(panels.count().div_ceil(per_task), |task| {
@@ -291,22 +300,17 @@ impl Cpu {
                     if let Kind::Blocks(_) = panels.kind {
                         let row = |i: usize| memory.row(product.x, first + tile + i.min(count - 1), product.cols);
                         let xs: [_; x86::TOKENS] = std::array::from_fn(row);
-                        x86::blocks(path, panels, panel, &xs[..count], precise, &mut y);
+                        x86::blocks(isa, panels, panel, &xs[..count], precise, &mut y);
                     } else {
                         let row = |i: usize| &rounded[(tile + i.min(count - 1)) * padded..][..padded];
                         let xs: [_; x86::TOKENS] = std::array::from_fn(row);
-                        x86::floats(path, panels, panel, &xs[..count], &mut y);
+                        x86::floats(isa, panels, panel, &xs[..count], &mut y);
                     }
                     for (i, y) in y[..count].iter().enumerate() {
                         let at = (product.out_row + tile + i) * product.out_width;
                         // SAFETY: these columns belong to this task alone.
                         let cells = unsafe { cells.slice(at + columns.start..at + columns.end) };
-                        for (n, (cell, y)) in cells.iter_mut().zip(y).enumerate() {
-                            *cell = settle(*y);
-                            if let Some(bias) = bias {
-                                *cell = settle(*cell + bias[columns.start + n]);
-                            }
-                        }
+                        vector::store(isa, y, bias.get(columns.clone()).unwrap_or_default(), cells);
                     }
                 }
             }
@@ -323,24 +327,25 @@ impl Cpu {
         position: usize,
         rows: Range<usize>,
     ) {
-        let (heads, head_dim, context) = (p.heads as usize, p.head_dim as usize, self.sizes.context);
+        let (heads, head_dim) = (p.heads as usize, p.head_dim as usize);
+        // Scores, and a head's queries for the vector paths.
+        let room = self.sizes.context.next_multiple_of(ROWS) + head_dim;
         let mut result = self.memory.take_float(out);
         let mut scores = std::mem::take(&mut self.memory.scores);
-        let (tasks, path) = (rows.len() * heads, self.path);
-        scores.resize(scores.len().max(tasks * context), 0.0);
+        let (tasks, isa) = (rows.len() * heads, self.isa);
+        scores.resize(scores.len().max(tasks * room), 0.0);
         let memory = &self.memory;
         let (cells, scratch) = (Disjoint::new(&mut result), Disjoint::new(&mut scores));
         self.pool.run(tasks, |task| {
             let (row, head) = (rows.start + task / heads, task % heads);
             let at = (row * heads + head) * head_dim..(row * heads + head + 1) * head_dim;
             // SAFETY: a task has its own head of its own row, and its own scores.
-            let (out, scores) =
-                unsafe { (cells.slice(at.clone()), scratch.slice(task * context..(task + 1) * context)) };
+            let (out, scores) = unsafe { (cells.slice(at.clone()), scratch.slice(task * room..(task + 1) * room)) };
             let cache = &memory.caches[layer];
             let (count, q) = (position + row + 1, &memory.float(q)[at]);
             #[cfg(target_arch = "x86_64")]
-            if path != Path::Scalar && head_dim.is_multiple_of(8) {
-                x86::attention(p, head, count, q, &cache.k, &cache.v, scores, out);
+            if cache.tiled {
+                x86::attention(isa, p, head, count, q, &cache.k, &cache.v, scores, out);
                 return;
             }
             ops::attention::cpu(p, head, count, q, &cache.k, &cache.v, scores, out);
@@ -353,13 +358,17 @@ impl Cpu {
     fn output(&self, step: &Step, batch: &Batch<'_>, rows: Range<usize>) -> Vec<u32> {
         let m = &self.memory;
         if let Op::KvStore { layer, .. } = step.op {
-            let at = (batch.position + rows.start) * self.plan.kv_width;
-            let at = at..at + rows.len() * self.plan.kv_width;
-            let pairs = |cache: &[u16]| -> Vec<u32> {
-                cache[at.clone()].chunks(2).map(|p| u32::from(p[0]) | (u32::from(p[1]) << 16)).collect()
-            };
-            let cache = &m.caches[layer];
-            return [pairs(&cache.k), pairs(&cache.v)].concat();
+            let (cache, width) = (&m.caches[layer], self.plan.kv_width);
+            let positions = batch.position + rows.start..batch.position + rows.end;
+            let place = |p: usize, i: usize| if cache.tiled { tiled(p, i, width) } else { p * width + i };
+            let k: Vec<u16> = positions
+                .clone()
+                .flat_map(|p| (0..width).map(move |i| (p, i)))
+                .map(|(p, i)| cache.k[place(p, i)])
+                .collect();
+            let v = &cache.v[positions.start * width..positions.end * width];
+            let pairs = |x: &[u16]| x.chunks(2).map(|p| u32::from(p[0]) | (u32::from(p[1]) << 16)).collect::<Vec<_>>();
+            return [pairs(&k), pairs(v)].concat();
         }
         let Some(out) = step.op.output() else { return Vec::new() };
         let width = self.plan.buffers[out.0].width;
@@ -431,9 +440,9 @@ fn scalar_products(
 }
 
 /// Panels of every matrix that is multiplied with, for the vector paths.
-fn repack(model: &Model, plan: &Plan, path: Path, pool: &mut Pool) -> Vec<Option<Panels>> {
+fn repack(model: &Model, plan: &Plan, isa: Isa, pool: &mut Pool) -> Vec<Option<Panels>> {
     let mut panels: Vec<_> = plan.weights.iter().map(|_| None).collect();
-    if path == Path::Scalar {
+    if isa == Isa::Scalar {
         return panels;
     }
     let looked_up = |id| plan.steps().any(|s| matches!(s.op, Op::Embedding { weight, .. } if weight == id));
@@ -538,6 +547,6 @@ impl Backend for Cpu {
     }
 
     fn device(&self) -> String {
-        format!("{} threads, {}", self.pool.threads(), self.path.name())
+        format!("{} threads, {}", self.pool.threads(), self.isa.name())
     }
 }

@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::path::Path;
-
 /// Spins before a worker sleeps: some tens of microseconds.
 const SPINS: usize = 4_000;
 
@@ -98,7 +96,6 @@ impl Pool {
     /// Calls `f` for each row of `width` elements of `out` with its place and itself; one row stays on this thread.
     pub(super) fn rows(
         &mut self,
-        path: Path,
         out: &mut [f32],
         width: usize,
         rows: Range<usize>,
@@ -109,7 +106,7 @@ impl Pool {
             let at = (rows.start + i) * width..(rows.start + i + 1) * width;
             // SAFETY: each task has its own row.
             let out = unsafe { cells.slice(at.clone()) };
-            path.vectorize(|| f(at, out));
+            f(at, out);
         });
     }
 }

@@ -273,5 +273,67 @@ macro_rules! kernels {
                 }
             }
         }
+
+        /// Scores of one head over whole tiles of 16 positions: S8 of the products of `q` and the keys, times `scale`.
+        /// The products are exact (13 by 11 bits), so fusing them with the additions changes nothing.
+        ///
+        /// # Safety
+        /// The instructions exist, and `k` points to the head's keys in `scores.len() / 16` tiles, `stride` apart.
+        #[target_feature(enable = $features)]
+        pub unsafe fn scores(q: &[f32], scale: f32, k: *const u16, stride: usize, scores: &mut [f32]) {
+            for (tile, scores) in scores.chunks_exact_mut(ROWS).enumerate() {
+                for part in 0..ROWS / LANES {
+                    let mut outer = [zero_f(); 8];
+                    for (b, block) in q.chunks(32).enumerate() {
+                        let mut inner = [zero_f(); 8];
+                        let (eights, rest) = block.as_chunks::<8>();
+                        // SAFETY: element `i` of the keys of a tile has 16 numbers.
+                        let keys = |i: usize| unsafe {
+                            load_half(k.add(tile * stride + (32 * b + i) * ROWS + LANES * part).cast())
+                        };
+                        for (e, eight) in eights.iter().enumerate() {
+                            for l in 0..8 {
+                                inner[l] = mul_add(splat_f(eight[l]), keys(8 * e + l), inner[l]);
+                            }
+                        }
+                        for (l, q) in rest.iter().enumerate() {
+                            inner[l] = mul_add(splat_f(*q), keys(8 * eights.len() + l), inner[l]);
+                        }
+                        outer[b % 8] = add(outer[b % 8], tree(&inner));
+                    }
+                    // SAFETY: a part of the tile's scores.
+                    unsafe { store_f(scores.as_mut_ptr().add(LANES * part), mul(tree(&outer), splat_f(scale))) };
+                }
+            }
+        }
+
+        /// Values weighted by `weights`, one per position: S8 in tiles of 32 positions, S8 over the tiles.
+        ///
+        /// # Safety
+        /// The instructions exist, and `v` points to `out.len()` numbers, a multiple of 16, per position, `stride`
+        /// apart.
+        #[target_feature(enable = $features)]
+        pub unsafe fn weighted(weights: &[f32], v: *const u16, stride: usize, out: &mut [f32]) {
+            for (d, out) in out.chunks_exact_mut(LANES).enumerate() {
+                let mut outer = [zero_f(); 8];
+                for (tile, weights) in weights.chunks(32).enumerate() {
+                    let mut inner = [zero_f(); 8];
+                    let (eights, rest) = weights.as_chunks::<8>();
+                    // SAFETY: position `32 * tile + i` is one of `weights.len()`.
+                    let values = |i: usize| unsafe { load_half(v.add((32 * tile + i) * stride + LANES * d).cast()) };
+                    for (e, eight) in eights.iter().enumerate() {
+                        for l in 0..8 {
+                            inner[l] = mul_add(splat_f(eight[l]), values(8 * e + l), inner[l]);
+                        }
+                    }
+                    for (l, w) in rest.iter().enumerate() {
+                        inner[l] = mul_add(splat_f(*w), values(8 * eights.len() + l), inner[l]);
+                    }
+                    outer[tile % 8] = add(outer[tile % 8], tree(&inner));
+                }
+                // SAFETY: LANES results.
+                unsafe { store_f(out.as_mut_ptr(), tree(&outer)) };
+            }
+        }
     };
 }

@@ -8,8 +8,8 @@ mod tests;
 
 pub use attention::attention;
 
+use super::isa::Isa;
 use super::panels::{Blocks, Kind, Panels, ROWS};
-use super::path::Path;
 
 /// Activation rows a kernel takes at most.
 pub const TOKENS: usize = 16;
@@ -36,17 +36,17 @@ pub struct Row<'a> {
 ///
 /// # Panics
 /// If the activations are shorter than the matrix is wide, or the path is not an available vector path.
-pub fn blocks(path: Path, p: &Panels, panel: usize, xs: &[Row<'_>], precise: bool, out: &mut [[f32; ROWS]]) {
+pub fn blocks(isa: Isa, p: &Panels, panel: usize, xs: &[Row<'_>], precise: bool, out: &mut [[f32; ROWS]]) {
     let Kind::Blocks(kind) = &p.kind else { return };
     let cols = p.blocks * kind.chunks * 32;
-    assert!(xs.len() <= TOKENS && out.len() >= xs.len() && path != Path::Scalar && path.is_available());
+    assert!(xs.len() <= TOKENS && out.len() >= xs.len() && isa != Isa::Scalar && isa.is_available());
     for x in xs {
         assert!(x.scale.len() >= p.blocks);
         for plane in &x.planes[..if precise { 2 } else { 1 }] {
             assert!(plane.q.len() >= cols && plane.sums[0].len() >= cols / 16 && plane.sums[1].len() >= cols / 32);
         }
     }
-    let kernel = kernel(path, kind, precise);
+    let kernel = kernel(isa, kind, precise);
     // SAFETY: the path is available; the panel holds `p.blocks` blocks of the layout `kind`, whose parameters the kernel
     // was chosen by; the activations are long enough, as checked above.
     unsafe { kernel(p, kind, panel, xs, out) }
@@ -56,16 +56,16 @@ pub fn blocks(path: Path, p: &Panels, panel: usize, xs: &[Row<'_>], precise: boo
 ///
 /// # Panics
 /// As [`blocks`].
-pub fn floats(path: Path, p: &Panels, panel: usize, xs: &[&[f32]], out: &mut [[f32; ROWS]]) {
+pub fn floats(isa: Isa, p: &Panels, panel: usize, xs: &[&[f32]], out: &mut [[f32; ROWS]]) {
     let Kind::Float { bytes, half } = p.kind else { return };
-    assert!(xs.len() <= TOKENS && out.len() >= xs.len() && path != Path::Scalar && path.is_available());
+    assert!(xs.len() <= TOKENS && out.len() >= xs.len() && isa != Isa::Scalar && isa.is_available());
     assert!(xs.iter().all(|x| x.len() >= p.blocks * 32));
     // SAFETY: as in `blocks`.
     unsafe {
-        match (path, bytes, half) {
-            (Path::Avx512, 4, _) => avx512::floats::<4, false>(p, panel, xs, out),
-            (Path::Avx512, _, true) => avx512::floats::<2, true>(p, panel, xs, out),
-            (Path::Avx512, ..) => avx512::floats::<2, false>(p, panel, xs, out),
+        match (isa, bytes, half) {
+            (Isa::Avx512, 4, _) => avx512::floats::<4, false>(p, panel, xs, out),
+            (Isa::Avx512, _, true) => avx512::floats::<2, true>(p, panel, xs, out),
+            (Isa::Avx512, ..) => avx512::floats::<2, false>(p, panel, xs, out),
             (_, 4, _) => avx2::floats::<4, false>(p, panel, xs, out),
             (_, _, true) => avx2::floats::<2, true>(p, panel, xs, out),
             _ => avx2::floats::<2, false>(p, panel, xs, out),
@@ -76,13 +76,13 @@ pub fn floats(path: Path, p: &Panels, panel: usize, xs: &[&[f32]], out: &mut [[f
 type Kernel = unsafe fn(&Panels, &Blocks, usize, &[Row<'_>], &mut [[f32; ROWS]]);
 
 /// The kernel for a layout; every registered format has one of these.
-fn kernel(path: Path, kind: &Blocks, precise: bool) -> Kernel {
+fn kernel(isa: Isa, kind: &Blocks, precise: bool) -> Kernel {
     macro_rules! choose {
         ($($bits:literal, $table:literal, $sub:literal, $min:literal;)*) => {
             match (kind.bits, kind.table.is_some(), kind.sub, kind.min) {
-                $(($bits, $table, $sub, $min) => match (path, precise) {
-                    (Path::Avx512, false) => avx512::blocks::<$bits, $table, $sub, $min, 1>,
-                    (Path::Avx512, true) => avx512::blocks::<$bits, $table, $sub, $min, 2>,
+                $(($bits, $table, $sub, $min) => match (isa, precise) {
+                    (Isa::Avx512, false) => avx512::blocks::<$bits, $table, $sub, $min, 1>,
+                    (Isa::Avx512, true) => avx512::blocks::<$bits, $table, $sub, $min, 2>,
                     (_, false) => avx2::blocks::<$bits, $table, $sub, $min, 1>,
                     (_, true) => avx2::blocks::<$bits, $table, $sub, $min, 2>,
                 },)*

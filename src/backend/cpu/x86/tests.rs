@@ -3,15 +3,16 @@
 
 use proptest::prelude::*;
 
-use super::{Path, Plane, Row, TOKENS};
+use super::{Isa, Plane, Row, TOKENS};
 use crate::backend::cpu::panels::{Panels, ROWS};
 use crate::backend::cpu::pool::Pool;
+use crate::backend::cpu::vector;
 use crate::numerics::{ACTIVATION_FLOOR, ActivationRow, Precision, f16_bits, flush, r13};
 use crate::ops;
 use crate::quant::{FORMATS, Format};
 
-fn paths() -> impl Iterator<Item = Path> {
-    Path::ALL.into_iter().filter(|p| *p != Path::Scalar && p.is_available())
+fn paths() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|p| *p != Isa::Scalar && p.is_available())
 }
 
 /// SplitMix64 (Steele et al. 2014).
@@ -98,7 +99,7 @@ proptest! {
                 row.resize(row.len().max(padded), 0.0);
                 row
             }).collect();
-            for path in paths() {
+            for isa in paths() {
                 for panel in 0..panels.count() {
                     let mut got = [[0.0; ROWS]; TOKENS];
                     if let Some(b) = block {
@@ -108,16 +109,16 @@ proptest! {
                         };
                         let row = |t| Row { planes: [plane(t, 0), plane(t, 1)], scale: &scale[at(t, b)] };
                         let xs: Vec<_> = (0..tokens).map(row).collect();
-                        super::blocks(path, &panels, panel, &xs, precise, &mut got);
+                        super::blocks(isa, &panels, panel, &xs, precise, &mut got);
                     } else {
                         let xs: Vec<_> = rounded.iter().map(|x| &x[..]).collect();
-                        super::floats(path, &panels, panel, &xs, &mut got);
+                        super::floats(isa, &panels, panel, &xs, &mut got);
                     }
                     for (r, n) in (panel * ROWS..rows.min((panel + 1) * ROWS)).enumerate() {
                         for t in 0..tokens {
                             // As the op stores it: the sign of a zero does not count.
                             let (got, want) = (got[t][r] + 0.0, want[n * tokens + t][0] + 0.0);
-                            prop_assert_eq!(got.to_bits(), want.to_bits(), "{} {:?} {:?} row {} token {}", format.name, precision, path, n, t);
+                            prop_assert_eq!(got.to_bits(), want.to_bits(), "{} {:?} {:?} row {} token {}", format.name, precision, isa, n, t);
                         }
                     }
                 }
@@ -126,20 +127,26 @@ proptest! {
     }
 
     #[test]
-    fn attention(kv_heads in 1usize..4, group in 1usize..4, eighth in 1usize..20, count in 1usize..400, seed: u64) {
+    fn attention(kv_heads in 1usize..4, group in 1usize..4, sixteenth in 1usize..10, count in 1usize..400, seed: u64) {
         let mut random = Random(seed);
-        let (heads, head_dim) = (kv_heads * group, 8 * eighth);
+        let (heads, head_dim) = (kv_heads * group, 16 * sixteenth);
         let mut cache = || -> Vec<u16> {
             random.floats(count * kv_heads * head_dim, -20, 3).iter().map(|x| f16_bits(*x) as u16).collect()
         };
         let (k, v) = (cache(), cache());
         let q = random.floats(head_dim, -10, 3);
         let p = ops::attention::Params::new(heads, kv_heads, head_dim, count);
-        for head in 0..heads {
-            let (mut scores, mut want, mut got) = (vec![0.0; count], vec![0.0; head_dim], vec![0.0; head_dim]);
-            ops::attention::cpu(&p, head, count, &q, &k, &v, &mut scores, &mut want);
-            super::attention(&p, head, count, &q, &k, &v, &mut scores, &mut got);
-            prop_assert_eq!(bits(&got), bits(&want));
+        let width = kv_heads * head_dim;
+        let mut tiles = vec![0u16; count.next_multiple_of(ROWS) * width];
+        for (i, &k) in k.iter().enumerate() {
+            tiles[super::super::tiled(i / width, i % width, width)] = k;
+        }
+        for (head, isa) in (0..heads).flat_map(|head| paths().map(move |isa| (head, isa))) {
+            let (mut want, mut got) = (vec![0.0; head_dim], vec![0.0; head_dim]);
+            let mut scratch = vec![0.0; count.next_multiple_of(ROWS) + head_dim];
+            ops::attention::cpu(&p, head, count, &q, &k, &v, &mut scratch, &mut want);
+            super::attention(isa, &p, head, count, &q, &tiles, &v, &mut scratch, &mut got);
+            prop_assert_eq!(bits(&got), bits(&want), "{:?}", isa);
         }
     }
 
@@ -148,22 +155,26 @@ proptest! {
         let mut random = Random(seed);
         let (a, b) = (random.floats(width, -70, 8), random.floats(width, -70, 8));
         let mut runs = Vec::new();
-        for path in [Path::Scalar].into_iter().chain(paths()) {
-            let mut out = [vec![0.0; width], vec![0.0; width], a.clone(), a.clone(), a.clone()];
-            let mut cache = vec![0u16; width];
+        for isa in [Isa::Scalar].into_iter().chain(paths()) {
+            let mut out = [vec![0.0; width], vec![0.0; width], a.clone(), a.clone(), a.clone(), a.clone(), a.clone()];
             let whole = width / 32 * 32;
             let (mut hi, mut lo, mut scale) = (vec![0i8; whole], vec![0i8; whole], vec![0.0; whole / 32]);
-            path.vectorize(|| {
-                ops::rms_norm::cpu(&ops::rms_norm::Params::new(width, 1e-5), &a, &b, &mut out[0]);
-                ops::silu_mul::cpu(&a, &b, &mut out[1]);
-                ops::add::cpu(&mut out[2], &b);
-                ops::softmax::cpu(&a, &mut out[3]);
-                let even = width / 2 * 2;
-                let p = ops::rope::Params { width: even as u32, head_dim: even.max(2) as u32, pairs: even as u32 / 2, neox: 0 };
-                ops::rope::cpu(&p, &b[..even], &mut out[4][..even]);
-                ops::kv_store::cpu(&a, &mut cache);
-                ops::quantize_activations::cpu(32, Precision::Precise, &a[..whole], &mut hi, &mut lo, &mut scale);
-            });
+            let mut sums = [vec![0i16; whole / 16], vec![0i16; whole / 32]];
+            vector::rms_norm(isa, &ops::rms_norm::Params::new(width, 1e-5), &a, &b, &mut out[0]);
+            vector::silu_mul(isa, &a, &b, &mut out[1]);
+            vector::add(isa, &mut out[2], &b);
+            let even = width / 2 * 2;
+            let p = ops::rope::Params { width: even as u32, head_dim: even.max(2) as u32, pairs: even as u32 / 2, neox: 0 };
+            vector::rope(isa, &p, &b[..even], &mut out[4][..even]);
+            let inverse = vector::weigh(isa, &mut out[5]);
+            vector::prepare(isa, &a, seed % 2 == 0, &mut out[6]);
+            out[6].push(inverse);
+            let mut stored = vec![0.0; width];
+            vector::store(isa, &a, if seed % 3 == 0 { &[] } else { &b }, &mut stored);
+            vector::quantize_activations(isa, 32, Precision::Precise, &a[..whole], &mut hi, &mut lo, &mut scale);
+            let [sums16, sums32] = &mut sums;
+            vector::add_up(isa, &hi, sums16, sums32);
+            let cache = (stored.iter().map(|x: &f32| x.to_bits()).collect::<Vec<_>>(), sums);
             runs.push((out.map(|o| bits(&o)), cache, hi, lo, bits(&scale)));
         }
         for run in &runs[1..] {

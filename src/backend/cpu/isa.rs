@@ -4,7 +4,7 @@ use crate::backend::BackendError;
 
 /// A set of instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
+pub enum Isa {
     /// Plain Rust, straight from the file's bytes: the definition.
     Scalar,
     /// AVX2, FMA and F16C.
@@ -13,7 +13,7 @@ pub enum Path {
     Avx512,
 }
 
-impl Path {
+impl Isa {
     /// All paths, the plainest first.
     pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
 
@@ -62,33 +62,4 @@ impl Path {
             BackendError::CpuPath { wanted: wanted.into_owned(), available: available.join(", ") }
         })
     }
-
-    /// Runs `f` compiled for this path's instructions, as far as its code is inlined. The compiler may use wider
-    /// vectors, but never another order or fused operations, so the bits stay.
-    #[inline]
-    pub fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
-        match self {
-            Self::Scalar => f(),
-            // SAFETY: a `Path` other than `Scalar` is only used where `is_available` said so (`Cpu::with_path` checks).
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { avx2(f) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { avx512(f) },
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => f(),
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
-fn avx2<R>(f: impl FnOnce() -> R) -> R {
-    f()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn avx512<R>(f: impl FnOnce() -> R) -> R {
-    f()
 }

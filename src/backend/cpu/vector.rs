@@ -1,0 +1,100 @@
+//! The ops' own functions, compiled once more for the wider vectors of each isa. The compiler may use those, but never
+//! another order or fused operations, so the bits stay.
+
+use super::isa::Isa;
+use crate::numerics::{ACTIVATION_FLOOR, Precision, flush, r13, settle};
+use crate::ops;
+
+/// Defines a function that runs `$body` with a path's instructions.
+macro_rules! vectorized {
+    ($($(#[$doc:meta])* fn $name:ident($($a:ident: $t:ty),* $(,)?) $(-> $r:ty)? { $($body:tt)* })*) => {$(
+        $(#[$doc])*
+        ///
+        /// # Panics
+        /// If the processor lacks the path's instructions.
+        pub fn $name(isa: Isa, $($a: $t),*) $(-> $r)? {
+            #[inline(always)]
+            fn plain($($a: $t),*) $(-> $r)? { $($body)* }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,f16c")]
+            fn avx2($($a: $t),*) $(-> $r)? { plain($($a),*) }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+            fn avx512($($a: $t),*) $(-> $r)? { plain($($a),*) }
+            debug_assert!(isa.is_available());
+            match isa {
+                // SAFETY: the backend is only made for available paths (`Cpu::with_isa`).
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => unsafe { avx512($($a),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => unsafe { avx2($($a),*) },
+                _ => plain($($a),*),
+            }
+        }
+    )*};
+}
+
+vectorized! {
+    /// `ops::rms_norm::cpu`.
+    fn rms_norm(p: &ops::rms_norm::Params, x: &[f32], weight: &[f32], out: &mut [f32]) {
+        ops::rms_norm::cpu(p, x, weight, out);
+    }
+
+    /// `ops::rope::cpu`.
+    fn rope(p: &ops::rope::Params, angles: &[f32], x: &mut [f32]) {
+        ops::rope::cpu(p, angles, x);
+    }
+
+    /// `ops::silu_mul::cpu`.
+    fn silu_mul(a: &[f32], b: &[f32], out: &mut [f32]) {
+        ops::silu_mul::cpu(a, b, out);
+    }
+
+    /// `ops::add::cpu`.
+    fn add(x: &mut [f32], b: &[f32]) {
+        ops::add::cpu(x, b);
+    }
+
+    /// `ops::attention::weigh`.
+    fn weigh(scores: &mut [f32]) -> f32 {
+        ops::attention::weigh(scores)
+    }
+
+    /// `ops::quantize_activations::cpu`.
+    fn quantize_activations(
+        block: usize, precision: Precision, x: &[f32], hi: &mut [i8], lo: &mut [i8], scale: &mut [f32],
+    ) {
+        ops::quantize_activations::cpu(block, precision, x, hi, lo, scale);
+    }
+
+    /// Sums of `q` over 16 and over 32 elements.
+    fn add_up(q: &[i8], sums16: &mut [i16], sums32: &mut [i16]) {
+        for (sum, q) in sums16.iter_mut().zip(q.chunks_exact(16)) {
+            *sum = q.iter().map(|q| i16::from(*q)).sum();
+        }
+        for (sum, pair) in sums32.iter_mut().zip(sums16.chunks_exact(2)) {
+            *sum = pair[0] + pair[1];
+        }
+    }
+
+    /// Activations as plain numbers are multiplied with: rounded to 13 bits where `exact`, small ones 0.
+    fn prepare(x: &[f32], exact: bool, out: &mut [f32]) {
+        for (out, &x) in out.iter_mut().zip(x) {
+            *out = flush(if exact { r13(x) } else { x }, ACTIVATION_FLOOR);
+        }
+    }
+
+    /// Stores results of a product, with its bias where there is one.
+    fn store(y: &[f32], bias: &[f32], out: &mut [f32]) {
+        if bias.is_empty() {
+            for (out, y) in out.iter_mut().zip(y) {
+                *out = settle(*y);
+            }
+        } else {
+            for ((out, y), bias) in out.iter_mut().zip(y).zip(bias) {
+                *out = settle(settle(*y) + bias);
+            }
+        }
+    }
+}
