@@ -1,5 +1,6 @@
 //! The command line: arguments to library calls to printing.
 
+mod bench;
 mod devices;
 mod generate;
 mod inspect;
@@ -37,6 +38,8 @@ enum Command {
     Quantize(quantize::Arguments),
     /// Measure how well a model predicts a text
     Perplexity(perplexity::Arguments),
+    /// Measure speed, as llama-bench does, on every backend asked for
+    Bench(bench::Arguments),
     /// List the GPU adapters, their drivers and limits
     Devices(devices::Arguments),
 }
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(a) => inspect::run(&a),
         Command::Quantize(a) => quantize::run(&a),
         Command::Perplexity(a) => perplexity::run(&a),
+        Command::Bench(a) => bench::run(&a),
         Command::Devices(a) => devices::run(&a),
     };
     match outcome {
