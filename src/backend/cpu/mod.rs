@@ -170,7 +170,7 @@ impl Cpu {
                 m.put_float(out, result);
             }
             Op::QuantizeActivations { x, out } => self.quantize_activations(x, out, rows),
-            Op::Matmul { weight, bias, x, out } => self.matmul(weight, bias, x, out, rows),
+            Op::Matmul { x, .. } => self.matmuls(x, std::slice::from_ref(step), rows),
             Op::Rope { x, head_dim, pairs, neox } => {
                 let width = self.plan.buffers[x.0].width;
                 let p = ops::rope::Params {
@@ -256,58 +256,76 @@ impl Cpu {
         self.memory.put_float(x, values);
     }
 
-    fn matmul(&mut self, weight: WeightId, bias: Option<WeightId>, x: BufferId, out: BufferId, rows: Range<usize>) {
-        let w = &self.plan.weights[weight.0];
-        // Logits are stored from row 0 on; everything else where the activations stand.
-        let out_row = if out == self.plan.logits { 0 } else { rows.start };
-        let mut result = self.memory.take_float(out);
-        let product = Product { x, rows, cols: w.cols, out_row, out_width: w.rows, bias };
-        if self.memory.panels[weight.0].is_some() {
-            #[cfg(target_arch = "x86_64")]
-            self.panel_products(weight, &product, &mut result);
-        } else {
-            let data = self.model.data(w);
-            scalar_products(&mut self.pool, &self.memory, w.format, data, &product, &mut result);
+    /// Products of the same activations with one or more matrices.
+    fn matmuls(&mut self, x: BufferId, products: &[Step], rows: Range<usize>) {
+        let mut results = Vec::with_capacity(products.len());
+        for step in products {
+            let Op::Matmul { weight, bias, out, .. } = step.op else { continue };
+            let w = &self.plan.weights[weight.0];
+            // Logits are stored from row 0 on; everything else where the activations stand.
+            let out_row = if out == self.plan.logits { 0 } else { rows.start };
+            results.push(Product { weight, bias, out, out_row, width: w.rows, y: self.memory.take_float(out) });
         }
-        self.memory.put_float(out, result);
+        let cols = self.plan.buffers[x.0].width;
+        #[cfg(target_arch = "x86_64")]
+        if self.isa != Isa::Scalar {
+            self.panel_products(x, cols, rows, &mut results);
+            results.into_iter().for_each(|p| self.memory.put_float(p.out, p.y));
+            return;
+        }
+        for mut product in results {
+            let w = &self.plan.weights[product.weight.0];
+            let data = self.model.data(w);
+            scalar_products(&mut self.pool, &self.memory, w.format, data, (x, cols, rows.clone()), &mut product);
+            self.memory.put_float(product.out, product.y);
+        }
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn panel_products(&mut self, weight: WeightId, product: &Product, result: &mut [f32]) {
+    fn panel_products(&mut self, x: BufferId, cols: usize, rows: Range<usize>, products: &mut [Product]) {
         let mut rounded = std::mem::take(&mut self.memory.rounded);
         let memory = &self.memory;
-        let Some(panels) = &memory.panels[weight.0] else { return };
-        let padded = panels.blocks * crate::quant::CHUNK;
-        let first = product.rows.start;
-        if let Kind::Float { bytes, .. } = panels.kind {
-            rounded.resize(rounded.len().max(product.rows.len() * padded), 0.0);
-            for (row, out) in product.rows.clone().zip(rounded.chunks_exact_mut(padded)) {
-                let x = &memory.float(product.x)[row * product.cols..][..product.cols];
-                out[product.cols..].fill(0.0);
-                vector::prepare(self.isa, x, bytes == 2, out);
+        let padded = cols.next_multiple_of(crate::quant::CHUNK);
+        if let (Storage::Float(values), Some(p)) = (&memory.buffers[x.0], products.first()) {
+            // Every matrix that reads plain numbers has the same kind of them, or its own step.
+            let exact = self.plan.weights[p.weight.0].format.bytes == 2;
+            rounded.resize(rounded.len().max(rows.len() * padded), 0.0);
+            for (row, out) in rows.clone().zip(rounded.chunks_exact_mut(padded)) {
+                out[cols..].fill(0.0);
+                vector::prepare(self.isa, &values[row * cols..][..cols], exact, out);
             }
         }
-        let bias = product.bias.map_or(&[][..], |b| &memory.vectors[b.0]);
+        let quantized: Vec<_> = rows.clone().map(|row| memory.row(x, row, cols)).collect();
+        let floats: Vec<_> = rounded.chunks_exact(padded).take(rows.len()).collect();
         let (isa, precise) = (self.isa, self.plan.precision == Precision::Precise);
-        let per_task = (panels.count() / (self.pool.threads() * TASKS_PER_THREAD)).max(1);
-        let cells = Disjoint::new(result);
-        self.pool.run(panels.count().div_ceil(per_task), |task| {
-            for panel in task * per_task..((task + 1) * per_task).min(panels.count()) {
+        let total: usize = products.iter().map(|p| p.width.div_ceil(ROWS)).sum();
+        let per_task = (total / (self.pool.threads() * TASKS_PER_THREAD)).max(1);
+        // Tasks of one matrix after those of another.
+        let mut first = 0;
+        let parts: Vec<_> = products
+            .iter_mut()
+            .filter_map(|p| {
+                let panels = memory.panels[p.weight.0].as_ref()?;
+                let begin = first;
+                first += panels.count().div_ceil(per_task);
+                let bias = p.bias.map_or(&[][..], |b| &memory.vectors[b.0]);
+                Some((begin, panels, bias, p.out_row, Disjoint::new(&mut p.y)))
+            })
+            .collect();
+        self.pool.run(first, |task| {
+            let part = parts.partition_point(|p| p.0 <= task) - 1;
+            let (begin, panels, bias, out_row, cells) = &parts[part];
+            let mut y = [[0.0; ROWS]; x86::TOKENS];
+            for panel in (task - begin) * per_task..((task - begin + 1) * per_task).min(panels.count()) {
                 let columns = panel * ROWS..((panel + 1) * ROWS).min(panels.rows);
-                for tile in (0..product.rows.len()).step_by(x86::TOKENS) {
-                    let count = x86::TOKENS.min(product.rows.len() - tile);
-                    let mut y = [[0.0; ROWS]; x86::TOKENS];
-                    if let Kind::Blocks(_) = panels.kind {
-                        let row = |i: usize| memory.row(product.x, first + tile + i.min(count - 1), product.cols);
-                        let xs: [_; x86::TOKENS] = std::array::from_fn(row);
-                        x86::blocks(isa, panels, panel, &xs[..count], precise, &mut y);
-                    } else {
-                        let row = |i: usize| &rounded[(tile + i.min(count - 1)) * padded..][..padded];
-                        let xs: [_; x86::TOKENS] = std::array::from_fn(row);
-                        x86::floats(isa, panels, panel, &xs[..count], &mut y);
+                for tile in (0..rows.len()).step_by(x86::TOKENS) {
+                    let end = (tile + x86::TOKENS).min(rows.len());
+                    match panels.kind {
+                        Kind::Blocks(_) => x86::blocks(isa, panels, panel, &quantized[tile..end], precise, &mut y),
+                        Kind::Float { .. } => x86::floats(isa, panels, panel, &floats[tile..end], &mut y),
                     }
-                    for (i, y) in y[..count].iter().enumerate() {
-                        let at = (product.out_row + tile + i) * product.out_width;
+                    for (i, y) in (tile..end).zip(&y) {
+                        let at = (out_row + i) * panels.rows;
                         // SAFETY: these columns belong to this task alone.
                         let cells = unsafe { cells.slice(at + columns.start..at + columns.end) };
                         vector::store(isa, y, bias.get(columns.clone()).unwrap_or_default(), cells);
@@ -395,41 +413,41 @@ impl Cpu {
     }
 }
 
-/// A matrix product: which rows of which activations, and where the results go.
+/// A matrix product and where its results go.
 struct Product {
-    x: BufferId,
-    rows: Range<usize>,
-    cols: usize,
-    out_row: usize,
-    out_width: usize,
+    weight: WeightId,
     bias: Option<WeightId>,
+    out: BufferId,
+    /// The row of `y` that the first row of activations gives.
+    out_row: usize,
+    width: usize,
+    y: Vec<f32>,
 }
 
-/// The definition: every weight row from the file's bytes.
+/// The definition: every weight row from the file's bytes, times rows of the activations `x` of `cols` elements.
 fn scalar_products(
     pool: &mut Pool,
     memory: &Memory,
     format: &Format,
     data: &[u8],
-    product: &Product,
-    result: &mut [f32],
+    (x, cols, rows): (BufferId, usize, Range<usize>),
+    product: &mut Product,
 ) {
-    let bytes = format.row_bytes(product.cols);
-    let cells = Disjoint::new(result);
+    let bytes = format.row_bytes(cols);
+    let (width, out_row) = (product.width, product.out_row);
+    let cells = Disjoint::new(&mut product.y);
     let bias = product.bias.map(|b| &memory.vectors[b.0]);
-    pool.run(product.out_width.div_ceil(ROWS_PER_TASK), |task| {
-        let weight_rows = task * ROWS_PER_TASK..((task + 1) * ROWS_PER_TASK).min(product.out_width);
-        for first in (0..product.rows.len()).step_by(DOT_ROWS) {
-            let count = DOT_ROWS.min(product.rows.len() - first);
-            let xs: [ActivationRow<'_>; DOT_ROWS] = std::array::from_fn(|i| {
-                memory.activations(product.x, product.rows.start + first + i.min(count - 1), product.cols)
-            });
-            for n in weight_rows.clone() {
+    pool.run(width.div_ceil(ROWS_PER_TASK), |task| {
+        for first in (0..rows.len()).step_by(DOT_ROWS) {
+            let count = DOT_ROWS.min(rows.len() - first);
+            let row = |i: usize| memory.activations(x, rows.start + first + i.min(count - 1), cols);
+            let xs: [ActivationRow<'_>; DOT_ROWS] = std::array::from_fn(row);
+            for n in task * ROWS_PER_TASK..((task + 1) * ROWS_PER_TASK).min(width) {
                 let mut y = [0.0; DOT_ROWS];
                 let raw = &data[n * bytes..][..bytes];
                 ops::matmul::cpu(format, raw, &xs[..count], bias.map(|b| b[n]), &mut y[..count]);
                 for (i, y) in y[..count].iter().enumerate() {
-                    let at = (product.out_row + first + i) * product.out_width + n;
+                    let at = (out_row + first + i) * width + n;
                     // SAFETY: column `n` belongs to this task alone.
                     let cell = unsafe { cells.slice(at..at + 1) };
                     cell[0] = *y;
@@ -437,6 +455,17 @@ fn scalar_products(
             }
         }
     });
+}
+
+/// The steps from the first on that multiply the same activations, in formats of the same kind.
+fn same_activations<'a>(plan: &Plan, steps: &'a [Step]) -> &'a [Step] {
+    let key = |s: &Step| match s.op {
+        Op::Matmul { x, weight, .. } => Some((x, plan.weights[weight.0].format.bytes == 2)),
+        _ => None,
+    };
+    let first = steps.first().and_then(key);
+    let same = steps.iter().take_while(|s| first.is_some() && key(s) == first).count();
+    &steps[..same.max(1).min(steps.len())]
 }
 
 /// Panels of every matrix that is multiplied with, for the vector paths.
@@ -523,11 +552,17 @@ impl Backend for Cpu {
             if range.is_empty() {
                 continue;
             }
-            for step in steps {
-                self.step(step, &batch, range.clone());
+            let mut rest = &steps[..];
+            while let Some(step) = rest.first() {
+                let group = if listener.is_some() { &rest[..1] } else { same_activations(&self.plan, rest) };
+                match step.op {
+                    Op::Matmul { x, .. } => self.matmuls(x, group, range.clone()),
+                    _ => self.step(step, &batch, range.clone()),
+                }
                 if let Some(listener) = &mut listener {
                     listener(step, &self.output(step, &batch, range.clone()));
                 }
+                rest = &rest[group.len()..];
             }
         }
         (self.plan.body, self.plan.head) = (body, head);

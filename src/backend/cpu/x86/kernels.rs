@@ -49,8 +49,8 @@ macro_rules! kernels {
         /// See `x86::blocks`.
         ///
         /// # Safety
-        /// The instructions exist, the constants are those of `kind`, and the activations are as long as the matrix is
-        /// wide.
+        /// The instructions exist, the constants are those of `kind`, there are at most `N` activation rows, and they are
+        /// as long as the matrix is wide.
         #[target_feature(enable = $features)]
         pub unsafe fn blocks<
             const BITS: usize,
@@ -58,6 +58,7 @@ macro_rules! kernels {
             const SUB: usize,
             const MIN: bool,
             const PLANES: usize,
+            const N: usize,
         >(
             p: &Panels,
             kind: &Blocks,
@@ -72,7 +73,7 @@ macro_rules! kernels {
                 None => zero(),
             };
             for part in 0..ROWS / LANES {
-                let mut sums = [[zero_f(); 8]; TOKENS];
+                let mut sums = [[zero_f(); 8]; N];
                 for b in 0..p.blocks {
                     // SAFETY: block `b` lies in the panel: its integers, then, after those of all blocks, its scales.
                     unsafe {
@@ -100,7 +101,7 @@ macro_rules! kernels {
                             }
                         } else {
                             let super_block = SuperBlock { q, meta, part, b, table };
-                            super_blocks::<BITS, TABLE, SUB, MIN, PLANES>(kind, &super_block, d, m, xs, &mut sums);
+                            super_blocks::<BITS, TABLE, SUB, MIN, PLANES, N>(kind, &super_block, d, m, xs, &mut sums);
                         }
                     }
                 }
@@ -129,16 +130,17 @@ macro_rules! kernels {
             const SUB: usize,
             const MIN: bool,
             const PLANES: usize,
+            const N: usize,
         >(
             kind: &Blocks,
             block: &SuperBlock,
             d: F,
             m: F,
             xs: &[Row<'_>],
-            sums: &mut [[F; 8]; TOKENS],
+            sums: &mut [[F; 8]; N],
         ) {
-            let mut integer = [[zero(); PLANES]; TOKENS];
-            let mut minimum = [[zero(); PLANES]; TOKENS];
+            let mut integer = [[zero(); PLANES]; N];
+            let mut minimum = [[zero(); PLANES]; N];
             let subs = 256 / SUB;
             // SAFETY: as in `blocks`; a block has eight chunks and `subs` scales for each row.
             unsafe {

@@ -46,7 +46,7 @@ pub fn blocks(isa: Isa, p: &Panels, panel: usize, xs: &[Row<'_>], precise: bool,
             assert!(plane.q.len() >= cols && plane.sums[0].len() >= cols / 16 && plane.sums[1].len() >= cols / 32);
         }
     }
-    let kernel = kernel(isa, kind, precise);
+    let kernel = kernel(isa, kind, precise, xs.len() == 1);
     // SAFETY: the path is available; the panel holds `p.blocks` blocks of the layout `kind`, whose parameters the kernel
     // was chosen by; the activations are long enough, as checked above.
     unsafe { kernel(p, kind, panel, xs, out) }
@@ -76,15 +76,19 @@ pub fn floats(isa: Isa, p: &Panels, panel: usize, xs: &[&[f32]], out: &mut [[f32
 type Kernel = unsafe fn(&Panels, &Blocks, usize, &[Row<'_>], &mut [[f32; ROWS]]);
 
 /// The kernel for a layout; every registered format has one of these.
-fn kernel(isa: Isa, kind: &Blocks, precise: bool) -> Kernel {
+fn kernel(isa: Isa, kind: &Blocks, precise: bool, one: bool) -> Kernel {
     macro_rules! choose {
         ($($bits:literal, $table:literal, $sub:literal, $min:literal;)*) => {
             match (kind.bits, kind.table.is_some(), kind.sub, kind.min) {
-                $(($bits, $table, $sub, $min) => match (isa, precise) {
-                    (Isa::Avx512, false) => avx512::blocks::<$bits, $table, $sub, $min, 1>,
-                    (Isa::Avx512, true) => avx512::blocks::<$bits, $table, $sub, $min, 2>,
-                    (_, false) => avx2::blocks::<$bits, $table, $sub, $min, 1>,
-                    (_, true) => avx2::blocks::<$bits, $table, $sub, $min, 2>,
+                $(($bits, $table, $sub, $min) => match (isa, precise, one) {
+                    (Isa::Avx512, false, true) => avx512::blocks::<$bits, $table, $sub, $min, 1, 1>,
+                    (Isa::Avx512, false, false) => avx512::blocks::<$bits, $table, $sub, $min, 1, TOKENS>,
+                    (Isa::Avx512, true, true) => avx512::blocks::<$bits, $table, $sub, $min, 2, 1>,
+                    (Isa::Avx512, true, false) => avx512::blocks::<$bits, $table, $sub, $min, 2, TOKENS>,
+                    (_, false, true) => avx2::blocks::<$bits, $table, $sub, $min, 1, 1>,
+                    (_, false, false) => avx2::blocks::<$bits, $table, $sub, $min, 1, TOKENS>,
+                    (_, true, true) => avx2::blocks::<$bits, $table, $sub, $min, 2, 1>,
+                    (_, true, false) => avx2::blocks::<$bits, $table, $sub, $min, 2, TOKENS>,
                 },)*
                 other => unreachable!("no kernel for {other:?}"),
             }
