@@ -110,7 +110,7 @@ impl Panels {
         };
         let stride = bytes.div_ceil(64);
         let panels = rows.div_ceil(ROWS);
-        let mut lines = vec![Line([0; 64]); panels * stride];
+        let mut lines: Vec<Line> = bytemuck::zeroed_vec(panels * stride);
         let out = Disjoint::new(&mut lines);
         let row_bytes = format.row_bytes(cols);
         pool.run(panels, |panel| {
