@@ -268,7 +268,7 @@ impl Cpu {
         }
         let cols = self.plan.buffers[x.0].width;
         #[cfg(target_arch = "x86_64")]
-        if self.isa != Isa::Scalar {
+        if results.iter().all(|p| self.memory.panels[p.weight.0].is_some()) {
             self.panel_products(x, cols, rows, &mut results);
             results.into_iter().for_each(|p| self.memory.put_float(p.out, p.y));
             return;
@@ -295,7 +295,7 @@ impl Cpu {
                 vector::prepare(self.isa, &values[row * cols..][..cols], exact, out);
             }
         }
-        let quantized: Vec<_> = rows.clone().map(|row| memory.row(x, row, cols)).collect();
+        let quantized = memory.rows(x, rows.clone(), cols);
         let floats: Vec<_> = rounded.chunks_exact(padded).take(rows.len()).collect();
         let (isa, precise) = (self.isa, self.plan.precision == Precision::Precise);
         let total: usize = products.iter().map(|p| p.width.div_ceil(ROWS)).sum();
@@ -321,7 +321,7 @@ impl Cpu {
                 for tile in (0..rows.len()).step_by(x86::TOKENS) {
                     let end = (tile + x86::TOKENS).min(rows.len());
                     match panels.kind {
-                        Kind::Blocks(_) => x86::blocks(isa, panels, panel, &quantized[tile..end], precise, &mut y),
+                        Kind::Blocks(_) => x86::blocks(isa, panels, panel, &quantized.tile(tile), precise, &mut y),
                         Kind::Float { .. } => x86::floats(isa, panels, panel, &floats[tile..end], &mut y),
                     }
                     for (i, y) in (tile..end).zip(&y) {
@@ -479,9 +479,10 @@ fn repack(model: &Model, plan: &Plan, isa: Isa, pool: &mut Pool) -> Vec<Option<P
         if let Op::Matmul { weight, .. } = step.op {
             let w = &plan.weights[weight.0];
             if panels[weight.0].is_none() {
-                panels[weight.0] = Some(Panels::new(w.format, model.data(w), w.rows, w.cols, pool));
+                // Without the memory the file's bytes are read, by the definition.
+                panels[weight.0] = Panels::new(w.format, model.data(w), w.rows, w.cols, pool).ok();
             }
-            if !looked_up(weight) {
+            if panels[weight.0].is_some() && !looked_up(weight) {
                 model.release(w);
             }
         }
@@ -516,16 +517,16 @@ impl Memory {
         self.buffers[id.0] = Storage::Float(values);
     }
 
-    /// Row `row` of quantised activations as the vector kernels read it.
+    /// Rows of quantised activations as the vector kernels read them.
     #[cfg(target_arch = "x86_64")]
-    fn row(&self, id: BufferId, row: usize, cols: usize) -> x86::Row<'_> {
-        let Storage::Quantized { block, hi, lo, scale } = &self.buffers[id.0] else { return x86::Row::default() };
-        let part = |n: usize| row * cols / n..(row + 1) * cols / n;
-        let [hi, lo] = [hi, lo].map(|p| x86::Plane {
+    fn rows(&self, id: BufferId, rows: Range<usize>, cols: usize) -> x86::Rows<'_> {
+        let Storage::Quantized { block, hi, lo, scale } = &self.buffers[id.0] else { return x86::Rows::default() };
+        let part = |n: usize| rows.start * cols / n..rows.end * cols / n;
+        let planes = [hi, lo].map(|p| x86::Plane {
             q: p.q.get(part(1)).unwrap_or_default(),
             sums: [p.sums[0].get(part(16)).unwrap_or_default(), p.sums[1].get(part(32)).unwrap_or_default()],
         });
-        x86::Row { planes: [hi, lo], scale: &scale[part(*block)] }
+        x86::Rows { count: rows.len(), cols, planes, scale: &scale[part(*block)] }
     }
 
     /// Row `row` of a buffer of `cols` elements as a matrix product reads it.

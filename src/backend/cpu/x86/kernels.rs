@@ -63,7 +63,7 @@ macro_rules! kernels {
             p: &Panels,
             kind: &Blocks,
             panel: usize,
-            xs: &[Row<'_>],
+            xs: &Rows<'_>,
             out: &mut [[f32; ROWS]],
         ) {
             let bytes = p.panel(panel);
@@ -84,28 +84,29 @@ macro_rules! kernels {
                         let m = if MIN { load_half(at.add(2 * ROWS)) } else { zero_f() };
                         if SUB == 0 {
                             let w = unpack::<BITS, TABLE>(q, part, table);
-                            for (x, sums) in xs.iter().zip(&mut sums) {
+                            for (t, sums) in sums.iter_mut().enumerate().take(xs.count) {
+                                let at = t * p.blocks + b;
                                 let mut s = [zero_f(); PLANES];
                                 let mut mins = [0.0f32; PLANES];
-                                for (i, plane) in x.planes[..PLANES].iter().enumerate() {
-                                    let total = i32::from(*plane.sums[1].get_unchecked(b));
-                                    let activations = plane.q.as_ptr().add(b * 32);
+                                for (i, plane) in xs.planes[..PLANES].iter().enumerate() {
+                                    let total = i32::from(*plane.sums[1].get_unchecked(at));
+                                    let x = plane.q.as_ptr().add(at * 32);
                                     let offset = if MIN { 0 } else { -kind.offset * total };
-                                    let first = dot16::<BITS, TABLE>(splat(offset), &w[..4], activations);
-                                    let second = dot16::<BITS, TABLE>(zero(), &w[4..], activations.add(16));
+                                    let first = dot16::<BITS, TABLE>(splat(offset), &w[..4], x);
+                                    let second = dot16::<BITS, TABLE>(zero(), &w[4..], x.add(16));
                                     s[i] = to_float(add_i(first, second));
                                     mins[i] = total as f32;
                                 }
                                 let mins = if PLANES == 2 { 256.0 * mins[0] + mins[PLANES - 1] } else { mins[0] };
-                                add_term::<MIN, PLANES>(sums, b, &s, d, m, splat_f(mins), *x.scale.get_unchecked(b));
+                                add_term::<MIN, PLANES>(sums, b, &s, d, m, splat_f(mins), *xs.scale.get_unchecked(at));
                             }
                         } else {
-                            let super_block = SuperBlock { q, meta, part, b, table };
+                            let super_block = SuperBlock { q, meta, part, b, blocks: p.blocks, table };
                             super_blocks::<BITS, TABLE, SUB, MIN, PLANES, N>(kind, &super_block, d, m, xs, &mut sums);
                         }
                     }
                 }
-                for (sums, out) in sums.iter().zip(out.iter_mut()).take(xs.len()) {
+                for (sums, out) in sums.iter().zip(out.iter_mut()).take(xs.count) {
                     // SAFETY: LANES of the 16 results.
                     unsafe { store_f(out.as_mut_ptr().add(LANES * part), tree(sums)) };
                 }
@@ -118,6 +119,7 @@ macro_rules! kernels {
             meta: *const u8,
             part: usize,
             b: usize,
+            blocks: usize,
             table: I,
         }
 
@@ -136,7 +138,7 @@ macro_rules! kernels {
             block: &SuperBlock,
             d: F,
             m: F,
-            xs: &[Row<'_>],
+            xs: &Rows<'_>,
             sums: &mut [[F; 8]; N],
         ) {
             let mut integer = [[zero(); PLANES]; N];
@@ -148,26 +150,24 @@ macro_rules! kernels {
                 let minima = block.meta.add((4 + subs) * ROWS + 2 * LANES * block.part);
                 for c in 0..8 {
                     let w = unpack::<BITS, TABLE>(block.q.add(c * kind.integers / 8), block.part, block.table);
-                    for (x, integer) in xs.iter().zip(&mut integer) {
-                        for (plane, integer) in x.planes[..PLANES].iter().zip(integer) {
-                            let activations = plane.q.as_ptr().add(block.b * 256 + c * 32);
+                    let scale = |j: usize| load_i8(scales.add(j * ROWS));
+                    let scale = if SUB == 16 { [scale(2 * c), scale(2 * c + 1)] } else { [scale(c); 2] };
+                    for (t, integer) in integer.iter_mut().enumerate().take(xs.count) {
+                        let at = t * block.blocks + block.b;
+                        for (plane, integer) in xs.planes[..PLANES].iter().zip(integer) {
+                            let x = plane.q.as_ptr().add(at * 256 + c * 32);
+                            let total = |size: usize, j: usize| {
+                                let total = plane.sums[size / 32].get_unchecked(at * (256 / size) + j);
+                                splat(if MIN { 0 } else { -kind.offset * i32::from(*total) })
+                            };
                             if SUB == 16 {
-                                for half in 0..2 {
-                                    let j = 2 * c + half;
-                                    let total = i32::from(*plane.sums[0].get_unchecked(block.b * 16 + j));
-                                    let offset = if MIN { 0 } else { -kind.offset * total };
-                                    let weights = &w[4 * half..4 * half + 4];
-                                    let at = activations.add(16 * half);
-                                    let sum = dot16::<BITS, TABLE>(splat(offset), weights, at);
-                                    *integer = add_i(*integer, mul_i(sum, load_i8(scales.add(j * ROWS))));
-                                }
+                                let first = dot16::<BITS, TABLE>(total(16, 2 * c), &w[..4], x);
+                                let second = dot16::<BITS, TABLE>(total(16, 2 * c + 1), &w[4..], x.add(16));
+                                *integer = add_i(*integer, add_i(mul_i(first, scale[0]), mul_i(second, scale[1])));
                             } else {
-                                let total = i32::from(*plane.sums[1].get_unchecked(block.b * 8 + c));
-                                let offset = if MIN { 0 } else { -kind.offset * total };
-                                let first = dot16::<BITS, TABLE>(splat(offset), &w[..4], activations);
-                                let second = dot16::<BITS, TABLE>(zero(), &w[4..], activations.add(16));
-                                let scale = load_i8(scales.add(c * ROWS));
-                                *integer = add_i(*integer, mul_i(add_i(first, second), scale));
+                                let first = dot16::<BITS, TABLE>(total(32, c), &w[..4], x);
+                                let second = dot16::<BITS, TABLE>(zero(), &w[4..], x.add(16));
+                                *integer = add_i(*integer, mul_i(add_i(first, second), scale[0]));
                             }
                         }
                     }
@@ -175,20 +175,21 @@ macro_rules! kernels {
                 if MIN {
                     for pair in 0..subs / 2 {
                         let mins = load_pairs(minima.add(2 * pair * ROWS));
-                        for (x, minimum) in xs.iter().zip(&mut minimum) {
-                            for (plane, minimum) in x.planes[..PLANES].iter().zip(minimum) {
-                                let totals = plane.sums[SUB / 32].as_ptr().add(block.b * subs + 2 * pair);
+                        for (t, minimum) in minimum.iter_mut().enumerate().take(xs.count) {
+                            let at = t * block.blocks + block.b;
+                            for (plane, minimum) in xs.planes[..PLANES].iter().zip(minimum) {
+                                let totals = plane.sums[SUB / 32].as_ptr().add(at * subs + 2 * pair);
                                 let totals = totals.cast::<i32>().read_unaligned();
                                 *minimum = dot_pairs(*minimum, mins, splat(totals));
                             }
                         }
                     }
                 }
-                for (t, (x, sums)) in xs.iter().zip(sums).enumerate() {
+                for (t, sums) in sums.iter_mut().enumerate().take(xs.count) {
                     let s = integer[t].map(|i| to_float(i));
                     let mins = minimum[t].map(|i| to_float(i));
-                    let mins = combine(&mins);
-                    add_term::<MIN, PLANES>(sums, block.b, &s, d, m, mins, *x.scale.get_unchecked(block.b));
+                    let scale = *xs.scale.get_unchecked(t * block.blocks + block.b);
+                    add_term::<MIN, PLANES>(sums, block.b, &s, d, m, combine(&mins), scale);
                 }
             }
         }

@@ -14,7 +14,7 @@ use super::panels::{Blocks, Kind, Panels, ROWS};
 /// Activation rows a kernel takes at most.
 pub const TOKENS: usize = 16;
 
-/// One plane of a row of quantised activations.
+/// One plane of quantised activations, row after row.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Plane<'a> {
     /// The integers.
@@ -23,32 +23,49 @@ pub struct Plane<'a> {
     pub sums: [&'a [i16]; 2],
 }
 
-/// A row of quantised activations: the high plane, and the low one of `Precision::Precise`.
+/// Rows of quantised activations: the high plane, and the low one of `Precision::Precise`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Row<'a> {
+pub struct Rows<'a> {
+    /// How many rows.
+    pub count: usize,
+    /// Elements per row.
+    pub cols: usize,
     /// One or two planes.
     pub planes: [Plane<'a>; 2],
-    /// One scale per block.
+    /// One scale per block, row after row.
     pub scale: &'a [f32],
+}
+
+impl<'a> Rows<'a> {
+    /// Rows from `first` on, at most [`TOKENS`].
+    pub fn tile(&self, first: usize) -> Self {
+        let (count, cols) = (TOKENS.min(self.count - first), self.cols);
+        let part = |n: usize| first * cols / n..(first + count) * cols / n;
+        let planes = self.planes.map(|p| Plane {
+            q: p.q.get(part(1)).unwrap_or_default(),
+            sums: [p.sums[0].get(part(16)).unwrap_or_default(), p.sums[1].get(part(32)).unwrap_or_default()],
+        });
+        let blocks = self.scale.len() / self.count;
+        Self { count, cols, planes, scale: &self.scale[first * blocks..(first + count) * blocks] }
+    }
 }
 
 /// The products of the 16 rows of a panel with up to [`TOKENS`] activation rows.
 ///
 /// # Panics
-/// If the activations are shorter than the matrix is wide, or the path is not an available vector path.
-pub fn blocks(isa: Isa, p: &Panels, panel: usize, xs: &[Row<'_>], precise: bool, out: &mut [[f32; ROWS]]) {
+/// If the activations are not of the matrix's width, or the path is not an available vector path.
+pub fn blocks(isa: Isa, p: &Panels, panel: usize, xs: &Rows<'_>, precise: bool, out: &mut [[f32; ROWS]]) {
     let Kind::Blocks(kind) = &p.kind else { return };
-    let cols = p.blocks * kind.chunks * 32;
-    assert!(xs.len() <= TOKENS && out.len() >= xs.len() && isa != Isa::Scalar && isa.is_available());
-    for x in xs {
-        assert!(x.scale.len() >= p.blocks);
-        for plane in &x.planes[..if precise { 2 } else { 1 }] {
-            assert!(plane.q.len() >= cols && plane.sums[0].len() >= cols / 16 && plane.sums[1].len() >= cols / 32);
-        }
+    let (n, cols) = (xs.count, p.blocks * kind.chunks * 32);
+    assert!(n <= TOKENS && out.len() >= n && xs.cols == cols && isa != Isa::Scalar && isa.is_available());
+    assert!(xs.scale.len() == n * p.blocks);
+    for plane in &xs.planes[..if precise { 2 } else { 1 }] {
+        assert!(plane.q.len() == n * cols);
+        assert!(plane.sums[0].len() == n * cols / 16 && plane.sums[1].len() == n * cols / 32);
     }
-    let kernel = kernel(isa, kind, precise, xs.len() == 1);
+    let kernel = kernel(isa, kind, precise, n == 1);
     // SAFETY: the path is available; the panel holds `p.blocks` blocks of the layout `kind`, whose parameters the kernel
-    // was chosen by; the activations are long enough, as checked above.
+    // was chosen by; there are as many activations as it reads, as checked above.
     unsafe { kernel(p, kind, panel, xs, out) }
 }
 
@@ -73,7 +90,7 @@ pub fn floats(isa: Isa, p: &Panels, panel: usize, xs: &[&[f32]], out: &mut [[f32
     }
 }
 
-type Kernel = unsafe fn(&Panels, &Blocks, usize, &[Row<'_>], &mut [[f32; ROWS]]);
+type Kernel = unsafe fn(&Panels, &Blocks, usize, &Rows<'_>, &mut [[f32; ROWS]]);
 
 /// The kernel for a layout; every registered format has one of these.
 fn kernel(isa: Isa, kind: &Blocks, precise: bool, one: bool) -> Kernel {
@@ -115,7 +132,7 @@ mod avx512 {
     use core::arch::x86_64::*;
 
     use super::super::panels::{Blocks, Panels, ROWS};
-    use super::{Row, TOKENS};
+    use super::{Rows, TOKENS};
 
     type I = __m512i;
     type F = __m512;
@@ -219,7 +236,7 @@ mod avx2 {
     use core::arch::x86_64::*;
 
     use super::super::panels::{Blocks, Panels, ROWS};
-    use super::{Row, TOKENS};
+    use super::{Rows, TOKENS};
 
     type I = __m256i;
     type F = __m256;

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::{Isa, Plane, Row, TOKENS};
+use super::{Isa, Plane, Rows, TOKENS};
 use crate::backend::cpu::panels::{Panels, ROWS};
 use crate::backend::cpu::pool::Pool;
 use crate::backend::cpu::vector;
@@ -90,7 +90,7 @@ proptest! {
                 };
                 format.dot(&raw[n * format.row_bytes(cols)..][..format.row_bytes(cols)], &[row], want);
             }
-            let panels = Panels::new(format, &raw, rows, cols, &mut pool);
+            let panels = Panels::new(format, &raw, rows, cols, &mut pool).unwrap();
             let plane_sums = [&hi, &lo].map(|q| [sums(q, 16), sums(q, 32)]);
             let padded = panels.blocks * 32;
             let rounded: Vec<Vec<f32>> = x.chunks(cols).map(|x| {
@@ -102,13 +102,12 @@ proptest! {
             for isa in paths() {
                 for panel in 0..panels.count() {
                     let mut got = [[0.0; ROWS]; TOKENS];
-                    if let Some(b) = block {
-                        let plane = |t: usize, p: usize| Plane {
-                            q: &[&hi, &lo][p][at(t, 1)],
-                            sums: [&plane_sums[p][0][at(t, 16)], &plane_sums[p][1][at(t, 32)]],
+                    if block.is_some() {
+                        let plane = |p: usize| Plane {
+                            q: [&hi, &lo][p],
+                            sums: [&plane_sums[p][0], &plane_sums[p][1]],
                         };
-                        let row = |t| Row { planes: [plane(t, 0), plane(t, 1)], scale: &scale[at(t, b)] };
-                        let xs: Vec<_> = (0..tokens).map(row).collect();
+                        let xs = Rows { count: tokens, cols, planes: [plane(0), plane(1)], scale: &scale };
                         super::blocks(isa, &panels, panel, &xs, precise, &mut got);
                     } else {
                         let xs: Vec<_> = rounded.iter().map(|x| &x[..]).collect();
