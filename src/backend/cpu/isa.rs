@@ -11,11 +11,13 @@ pub enum Isa {
     Avx2,
     /// AVX-512 (F, BW, VL) with VNNI.
     Avx512,
+    /// NEON, which every 64-bit ARM processor has.
+    Neon,
 }
 
 impl Isa {
     /// All paths, the plainest first.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon];
 
     /// Its name in `SAMEBITS_CPU`.
     pub fn name(self) -> &'static str {
@@ -23,6 +25,7 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Neon => "neon",
         }
     }
 
@@ -44,6 +47,7 @@ impl Isa {
             }
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 => false,
+            Self::Neon => cfg!(target_arch = "aarch64"),
         }
     }
 

@@ -3,9 +3,8 @@
 mod isa;
 mod panels;
 mod pool;
+mod simd;
 mod vector;
-#[cfg(target_arch = "x86_64")]
-mod x86;
 
 use std::ops::Range;
 
@@ -267,7 +266,6 @@ impl Cpu {
             results.push(Product { weight, bias, out, out_row, width: w.rows, y: self.memory.take_float(out) });
         }
         let cols = self.plan.buffers[x.0].width;
-        #[cfg(target_arch = "x86_64")]
         if results.iter().all(|p| self.memory.panels[p.weight.0].is_some()) {
             self.panel_products(x, cols, rows, &mut results);
             results.into_iter().for_each(|p| self.memory.put_float(p.out, p.y));
@@ -281,7 +279,6 @@ impl Cpu {
         }
     }
 
-    #[cfg(target_arch = "x86_64")]
     fn panel_products(&mut self, x: BufferId, cols: usize, rows: Range<usize>, products: &mut [Product]) {
         let mut rounded = std::mem::take(&mut self.memory.rounded);
         let memory = &self.memory;
@@ -315,14 +312,14 @@ impl Cpu {
         self.pool.run(first, |task| {
             let part = parts.partition_point(|p| p.0 <= task) - 1;
             let (begin, panels, bias, out_row, cells) = &parts[part];
-            let mut y = [[0.0; ROWS]; x86::TOKENS];
+            let mut y = [[0.0; ROWS]; simd::TOKENS];
             for panel in (task - begin) * per_task..((task - begin + 1) * per_task).min(panels.count()) {
                 let columns = panel * ROWS..((panel + 1) * ROWS).min(panels.rows);
-                for tile in (0..rows.len()).step_by(x86::TOKENS) {
-                    let end = (tile + x86::TOKENS).min(rows.len());
+                for tile in (0..rows.len()).step_by(simd::TOKENS) {
+                    let end = (tile + simd::TOKENS).min(rows.len());
                     match panels.kind {
-                        Kind::Blocks(_) => x86::blocks(isa, panels, panel, &quantized.tile(tile), precise, &mut y),
-                        Kind::Float { .. } => x86::floats(isa, panels, panel, &floats[tile..end], &mut y),
+                        Kind::Blocks(_) => simd::blocks(isa, panels, panel, &quantized.tile(tile), precise, &mut y),
+                        Kind::Float { .. } => simd::floats(isa, panels, panel, &floats[tile..end], &mut y),
                     }
                     for (i, y) in (tile..end).zip(&y) {
                         let at = (out_row + i) * panels.rows;
@@ -361,9 +358,8 @@ impl Cpu {
             let (out, scores) = unsafe { (cells.slice(at.clone()), scratch.slice(task * room..(task + 1) * room)) };
             let cache = &memory.caches[layer];
             let (count, q) = (position + row + 1, &memory.float(q)[at]);
-            #[cfg(target_arch = "x86_64")]
             if cache.tiled {
-                x86::attention(isa, p, head, count, q, &cache.k, &cache.v, scores, out);
+                simd::attention(isa, p, head, count, q, &cache.k, &cache.v, scores, out);
                 return;
             }
             ops::attention::cpu(p, head, count, q, &cache.k, &cache.v, scores, out);
@@ -518,15 +514,14 @@ impl Memory {
     }
 
     /// Rows of quantised activations as the vector kernels read them.
-    #[cfg(target_arch = "x86_64")]
-    fn rows(&self, id: BufferId, rows: Range<usize>, cols: usize) -> x86::Rows<'_> {
-        let Storage::Quantized { block, hi, lo, scale } = &self.buffers[id.0] else { return x86::Rows::default() };
+    fn rows(&self, id: BufferId, rows: Range<usize>, cols: usize) -> simd::Rows<'_> {
+        let Storage::Quantized { block, hi, lo, scale } = &self.buffers[id.0] else { return simd::Rows::default() };
         let part = |n: usize| rows.start * cols / n..rows.end * cols / n;
-        let planes = [hi, lo].map(|p| x86::Plane {
+        let planes = [hi, lo].map(|p| simd::Plane {
             q: p.q.get(part(1)).unwrap_or_default(),
             sums: [p.sums[0].get(part(16)).unwrap_or_default(), p.sums[1].get(part(32)).unwrap_or_default()],
         });
-        x86::Rows { count: rows.len(), cols, planes, scale: &scale[part(*block)] }
+        simd::Rows { count: rows.len(), cols, planes, scale: &scale[part(*block)] }
     }
 
     /// Row `row` of a buffer of `cols` elements as a matrix product reads it.

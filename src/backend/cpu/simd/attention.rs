@@ -6,7 +6,7 @@
 use super::super::isa::Isa;
 use super::super::panels::ROWS;
 use super::super::vector;
-use super::{avx2, avx512};
+use super::each_isa;
 use crate::numerics::settle;
 use crate::ops::attention::Params;
 
@@ -38,16 +38,10 @@ pub fn attention(
     // SAFETY: the path is available, and the caches hold every position asked for, as checked above.
     unsafe {
         let (k, v) = (k_tiles.as_ptr().add(at * ROWS), v_cache.as_ptr().add(at));
-        match isa {
-            Isa::Avx512 => avx512::scores(rounded, p.scale, k, width * ROWS, scores),
-            _ => avx2::scores(rounded, p.scale, k, width * ROWS, scores),
-        }
+        each_isa!(isa, instructions => instructions::scores(rounded, p.scale, k, width * ROWS, scores));
         let scores = &mut scores[..count];
         let inverse = vector::weigh(isa, scores);
-        match isa {
-            Isa::Avx512 => avx512::weighted(scores, v, width, out),
-            _ => avx2::weighted(scores, v, width, out),
-        }
+        each_isa!(isa, instructions => instructions::weighted(scores, v, width, out));
         for out in out {
             *out = settle(*out * inverse);
         }

@@ -46,7 +46,7 @@ macro_rules! kernels {
             sum
         }
 
-        /// See `x86::blocks`.
+        /// See `simd::blocks`.
         ///
         /// # Safety
         /// The instructions exist, the constants are those of `kind`, there are at most `N` activation rows, and they are
@@ -229,7 +229,7 @@ macro_rules! kernels {
             add(add(a[0], a[2]), add(a[1], a[3]))
         }
 
-        /// See `x86::floats`. Products of 16-bit numbers are exact, so there fusing them changes nothing.
+        /// See `simd::floats`. Products of 16-bit numbers are exact, so there fusing them changes nothing.
         ///
         /// # Safety
         /// The instructions exist, the constants are those of the panels, and the rows are as long as the matrix is

@@ -1,0 +1,102 @@
+//! AVX-512: 16 lanes, a whole line of a panel.
+
+use core::arch::x86_64::*;
+
+use super::super::panels::{Blocks, Panels, ROWS};
+use super::{Rows, TOKENS};
+
+type I = __m512i;
+type F = __m512;
+const LANES: usize = 16;
+
+macro_rules! ops {
+    ($($(#[$doc:meta])* fn $name:ident($($a:ident: $t:ty),*) -> $r:ty { $($body:tt)* })*) => {
+        $($(#[$doc])* #[inline] #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+        fn $name($($a: $t),*) -> $r { $($body)* })*
+    };
+}
+ops! {
+    fn zero() -> I { _mm512_setzero_si512() }
+    fn zero_f() -> F { _mm512_setzero_ps() }
+    fn splat(x: i32) -> I { _mm512_set1_epi32(x) }
+    fn splat_f(x: f32) -> F { _mm512_set1_ps(x) }
+    fn add_i(a: I, b: I) -> I { _mm512_add_epi32(a, b) }
+    fn mul_i(a: I, b: I) -> I { _mm512_mullo_epi32(a, b) }
+    fn add(a: F, b: F) -> F { _mm512_add_ps(a, b) }
+    fn mul(a: F, b: F) -> F { _mm512_mul_ps(a, b) }
+    fn mul_add(a: F, b: F, c: F) -> F { _mm512_fmadd_ps(a, b, c) }
+    fn to_float(a: I) -> F { _mm512_cvtepi32_ps(a) }
+    fn low(v: I) -> I { _mm512_and_si512(v, _mm512_set1_epi8(15)) }
+    fn high(v: I) -> I { low(_mm512_srli_epi16::<4>(v)) }
+    /// Adds `1 << BIT` to the bytes of the mask.
+    fn with_bit(v: I, mask: u64, bit: u32) -> I { _mm512_mask_add_epi8(v, mask, v, _mm512_set1_epi8(1 << bit)) }
+    fn look_up(table: I, v: I) -> I { _mm512_shuffle_epi8(table, v) }
+    fn dot_pairs(sum: I, a: I, b: I) -> I { _mm512_dpwssd_epi32(sum, a, b) }
+}
+
+/// Adds the products of four neighbouring bytes: `w` without, `x` with sign.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn dot<const BITS: usize, const TABLE: bool>(sum: I, w: I, x: I) -> I {
+    _mm512_dpbusd_epi32(sum, w, x)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load(p: *const u8) -> I {
+    // SAFETY: the caller's.
+    unsafe { _mm512_loadu_si512(p.cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_table(p: &[u8; 16]) -> I {
+    // SAFETY: 16 bytes.
+    unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(p.as_ptr().cast())) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_f(p: *const u8) -> F {
+    // SAFETY: the caller's.
+    unsafe { _mm512_loadu_ps(p.cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_half(p: *const u8) -> F {
+    // SAFETY: the caller's.
+    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_upper_half(p: *const u8) -> F {
+    // SAFETY: the caller's.
+    let halves = unsafe { _mm256_loadu_si256(p.cast()) };
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_i8(p: *const u8) -> I {
+    // SAFETY: the caller's.
+    unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
+}
+
+/// Two i8 per lane as two i16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_pairs(p: *const u8) -> I {
+    // SAFETY: the caller's.
+    unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn store_f(p: *mut f32, v: F) {
+    // SAFETY: the caller's.
+    unsafe { _mm512_storeu_ps(p, v) }
+}
+
+kernels!("avx512f,avx512bw,avx512vl,avx512vnni");

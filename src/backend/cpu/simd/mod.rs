@@ -1,0 +1,153 @@
+//! The vector kernels: one text (`kernels.rs`), compiled for several sets of vector operations.
+
+#[macro_use]
+mod kernels;
+
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(test)]
+mod tests;
+
+pub use attention::attention;
+
+use super::isa::Isa;
+use super::panels::{Blocks, Kind, Panels, ROWS};
+
+/// An expression with `$m` standing for the module of the vector path `$isa`.
+macro_rules! each_isa {
+    ($isa:expr, $m:ident => $e:expr) => {
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                use crate::backend::cpu::simd::avx512 as $m;
+                $e
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                use crate::backend::cpu::simd::avx2 as $m;
+                $e
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => {
+                use crate::backend::cpu::simd::neon as $m;
+                $e
+            }
+            other => unreachable!("{other:?} has no vector kernels"),
+        }
+    };
+}
+use each_isa;
+
+/// Activation rows a kernel takes at most.
+pub const TOKENS: usize = 16;
+
+/// One plane of quantised activations, row after row.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plane<'a> {
+    /// The integers.
+    pub q: &'a [i8],
+    /// Their sums over 16 and over 32 elements.
+    pub sums: [&'a [i16]; 2],
+}
+
+/// Rows of quantised activations: the high plane, and the low one of `Precision::Precise`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rows<'a> {
+    /// How many rows.
+    pub count: usize,
+    /// Elements per row.
+    pub cols: usize,
+    /// One or two planes.
+    pub planes: [Plane<'a>; 2],
+    /// One scale per block, row after row.
+    pub scale: &'a [f32],
+}
+
+impl<'a> Rows<'a> {
+    /// Rows from `first` on, at most [`TOKENS`].
+    pub fn tile(&self, first: usize) -> Self {
+        let (count, cols) = (TOKENS.min(self.count - first), self.cols);
+        let part = |n: usize| first * cols / n..(first + count) * cols / n;
+        let planes = self.planes.map(|p| Plane {
+            q: p.q.get(part(1)).unwrap_or_default(),
+            sums: [p.sums[0].get(part(16)).unwrap_or_default(), p.sums[1].get(part(32)).unwrap_or_default()],
+        });
+        let blocks = self.scale.len() / self.count;
+        Self { count, cols, planes, scale: &self.scale[first * blocks..(first + count) * blocks] }
+    }
+}
+
+/// The products of the 16 rows of a panel with up to [`TOKENS`] activation rows.
+///
+/// # Panics
+/// If the activations are not of the matrix's width, or the path is not an available vector path.
+pub fn blocks(isa: Isa, p: &Panels, panel: usize, xs: &Rows<'_>, precise: bool, out: &mut [[f32; ROWS]]) {
+    let Kind::Blocks(kind) = &p.kind else { return };
+    let (n, cols) = (xs.count, p.blocks * kind.chunks * 32);
+    assert!(n <= TOKENS && out.len() >= n && xs.cols == cols && isa != Isa::Scalar && isa.is_available());
+    assert!(xs.scale.len() == n * p.blocks);
+    for plane in &xs.planes[..if precise { 2 } else { 1 }] {
+        assert!(plane.q.len() == n * cols);
+        assert!(plane.sums[0].len() == n * cols / 16 && plane.sums[1].len() == n * cols / 32);
+    }
+    let kernel = kernel(isa, kind, precise, n == 1);
+    // SAFETY: the path is available; the panel holds `p.blocks` blocks of the layout `kind`, whose parameters the kernel
+    // was chosen by; there are as many activations as it reads, as checked above.
+    unsafe { kernel(p, kind, panel, xs, out) }
+}
+
+/// The same for plain numbers: `xs` are prepared rows, padded with zeros to whole blocks of 32.
+///
+/// # Panics
+/// As [`blocks`].
+pub fn floats(isa: Isa, p: &Panels, panel: usize, xs: &[&[f32]], out: &mut [[f32; ROWS]]) {
+    let Kind::Float { bytes, half } = p.kind else { return };
+    assert!(xs.len() <= TOKENS && out.len() >= xs.len() && isa != Isa::Scalar && isa.is_available());
+    assert!(xs.iter().all(|x| x.len() >= p.blocks * 32));
+    // SAFETY: as in `blocks`.
+    unsafe {
+        each_isa!(isa, instructions => match (bytes, half) {
+            (4, _) => instructions::floats::<4, false>(p, panel, xs, out),
+            (_, true) => instructions::floats::<2, true>(p, panel, xs, out),
+            _ => instructions::floats::<2, false>(p, panel, xs, out),
+        });
+    }
+}
+
+type Kernel = unsafe fn(&Panels, &Blocks, usize, &Rows<'_>, &mut [[f32; ROWS]]);
+
+/// The kernel for a layout; every registered format has one of these.
+fn kernel(isa: Isa, kind: &Blocks, precise: bool, one: bool) -> Kernel {
+    macro_rules! choose {
+        ($($bits:literal, $table:literal, $sub:literal, $min:literal;)*) => {
+            match (kind.bits, kind.table.is_some(), kind.sub, kind.min) {
+                $(($bits, $table, $sub, $min) => each_isa!(isa, instructions => match (precise, one) {
+                    (false, true) => instructions::blocks::<$bits, $table, $sub, $min, 1, 1> as Kernel,
+                    (false, false) => instructions::blocks::<$bits, $table, $sub, $min, 1, TOKENS>,
+                    (true, true) => instructions::blocks::<$bits, $table, $sub, $min, 2, 1>,
+                    (true, false) => instructions::blocks::<$bits, $table, $sub, $min, 2, TOKENS>,
+                }),)*
+                other => unreachable!("no kernel for {other:?}"),
+            }
+        };
+    }
+    choose! {
+        4, false, 0, false; // Q4_0
+        4, false, 0, true; // Q4_1
+        5, false, 0, false; // Q5_0
+        5, false, 0, true; // Q5_1
+        8, false, 0, false; // Q8_0
+        4, true, 0, false; // IQ4_NL, MXFP4
+        4, false, 16, true; // Q2_K
+        4, false, 16, false; // Q3_K
+        4, false, 32, true; // Q4_K
+        5, false, 32, true; // Q5_K
+        6, false, 16, false; // Q6_K
+        4, true, 32, false; // IQ4_XS
+    }
+}
