@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::load::{BackendName, ModelArguments, PrecisionName, RunArguments};
 use super::{Outcome, print, print_json};
+use crate::backend::cpu::read_bandwidth;
 use crate::engine::Session;
 use crate::model::Model;
 
@@ -84,6 +85,8 @@ struct Row {
     samples_ts: Vec<f64>,
     /// Bytes of weights read per second, where every token reads them once.
     gb_per_s: Option<f64>,
+    /// The share of what a plain loop reads per second; on the CPU only.
+    bandwidth_share: Option<f64>,
     /// Seconds to open the backend: repacking or uploading the weights, compiling.
     load_s: f64,
     /// Seconds from opening the model to the first token of the test's first run, load included.
@@ -169,6 +172,11 @@ fn bench(
     } else {
         indicatif::ProgressBar::new(tests.len() as u64 * (u64::from(a.repetitions) + 1))
     };
+    let bandwidth = if session.backend().name() == "cpu" {
+        read_bandwidth(threads.map_or_else(super::load::default_threads, usize::from))
+    } else {
+        None
+    };
     let mut first_token = 0.0;
     for &test in tests {
         let mut samples = Vec::new();
@@ -185,7 +193,9 @@ fn bench(
             fingerprint = hash;
             progress.inc(1);
         }
-        rows.push(row(a, model, &session, test, samples, load, first_token, fingerprint));
+        let mut row = row(a, model, &session, test, samples, load, first_token, fingerprint);
+        row.bandwidth_share = row.gb_per_s.zip(bandwidth).map(|(gb, best)| gb * 1e9 / best);
+        rows.push(row);
     }
     progress.finish_and_clear();
     Ok(())
@@ -231,6 +241,9 @@ fn row(
     sorted.sort_by(f64::total_cmp);
     let median = (sorted[sorted.len() / 2] + sorted[(sorted.len() - 1) / 2]) / 2.0;
     let size: u64 = model.gguf.tensors().iter().map(|t| t.bytes).sum();
+    // Of an embedding that is not also the output matrix, a token reads one row.
+    let tied = model.gguf.tensor("output.weight").is_none();
+    let looked_up = model.gguf.tensor("token_embd.weight").filter(|_| !tied).map_or(0, |t| t.bytes);
     Row {
         model: if model.config.name.is_empty() { "unnamed".to_owned() } else { model.config.name.clone() },
         size_bytes: size,
@@ -246,7 +259,8 @@ fn row(
         stddev_ts: variance.sqrt(),
         median_ts: median,
         samples_ts: samples,
-        gb_per_s: (test.generate > 0).then(|| mean * size as f64 / 1e9),
+        gb_per_s: (test.generate > 0).then(|| mean * (size - looked_up) as f64 / 1e9),
+        bandwidth_share: None,
         load_s: load,
         first_token_s: first_token,
         peak_memory: peak_memory(),
@@ -343,7 +357,11 @@ fn markdown(rows: &[Row], earlier: Option<&[serde_json::Value]>) -> Outcome {
             r.test,
             r.avg_ts,
             r.stddev_ts,
-            r.gb_per_s.map_or(String::new(), |g| format!("{g:.1}")),
+            match (r.gb_per_s, r.bandwidth_share) {
+                (Some(gb), Some(share)) => format!("{gb:.1} ({:.0} %)", 100.0 * share),
+                (Some(gb), None) => format!("{gb:.1}"),
+                (None, _) => String::new(),
+            },
             r.load_s,
             r.first_token_s,
             r.peak_memory.map_or(String::new(), mib),

@@ -50,7 +50,7 @@ pub(super) struct RunArguments {
     /// Positions the context holds [default: the model's, at most 4096]
     #[arg(short = 'c', long = "ctx", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
-    /// CPU threads [default: all]
+    /// CPU threads [default: the physical cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Tokens of the prompt that are computed at once; does not change a bit
@@ -121,9 +121,14 @@ fn open(model: &Model, a: &RunArguments, sizes: Sizes) -> Result<Box<dyn Backend
             Err(error) => return Err(error.into()),
         }
     }
-    let all = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = a.threads.map_or(all, usize::from);
+    let threads = a.threads.map_or_else(default_threads, usize::from);
     Ok(Box::new(Cpu::with_isa(model, plan, sizes, threads, Isa::from_environment()?)))
+}
+
+/// As many as there are physical cores for this process: two threads of a core share its vector units.
+pub(super) fn default_threads() -> usize {
+    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+    num_cpus::get_physical().clamp(1, allowed)
 }
 
 fn on_gpu(

@@ -1,5 +1,6 @@
 //! The CPU backend: the definition of every result's bits.
 
+mod bandwidth;
 mod isa;
 mod panels;
 mod pool;
@@ -8,6 +9,7 @@ mod vector;
 
 use std::ops::Range;
 
+pub use bandwidth::read_bandwidth;
 pub use isa::Isa;
 pub use pool::Pool;
 
