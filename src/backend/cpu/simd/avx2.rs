@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::super::panels::{Blocks, Panels, ROWS};
-use super::{Rows, TOKENS};
+use super::{AHEAD, Rows, TOKENS};
 
 type I = __m256i;
 type F = __m256;
@@ -112,6 +112,13 @@ unsafe fn load_pairs(p: *const u8) -> I {
 unsafe fn store_f(p: *mut f32, v: F) {
     // SAFETY: the caller's.
     unsafe { _mm256_storeu_ps(p, v) }
+}
+
+/// Asks for a line; the address need not be valid.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn prefetch(p: *const u8) {
+    _mm_prefetch::<_MM_HINT_T0>(p.cast());
 }
 
 kernels!("avx2,fma,f16c");

@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::super::panels::{Blocks, Panels, ROWS};
-use super::{Rows, TOKENS};
+use super::{AHEAD, Rows, TOKENS};
 
 type I = __m512i;
 type F = __m512;
@@ -97,6 +97,13 @@ unsafe fn load_pairs(p: *const u8) -> I {
 unsafe fn store_f(p: *mut f32, v: F) {
     // SAFETY: the caller's.
     unsafe { _mm512_storeu_ps(p, v) }
+}
+
+/// Asks for a line; the address need not be valid.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn prefetch(p: *const u8) {
+    _mm_prefetch::<_MM_HINT_T0>(p.cast());
 }
 
 kernels!("avx512f,avx512bw,avx512vl,avx512vnni");

@@ -80,6 +80,14 @@ macro_rules! kernels {
                         let q = bytes.as_ptr().add(b * kind.integers);
                         let meta = bytes.as_ptr().add(p.blocks * kind.integers + b * kind.scales);
                         let at = meta.add(2 * LANES * part);
+                        if N == 1 {
+                            // One row is bound by memory: lines are asked for before the processor guesses them.
+                            for line in 0..kind.integers / 64 {
+                                prefetch(q.wrapping_add(AHEAD + 64 * line));
+                            }
+                            // The next panel's scales lie behind its integers.
+                            prefetch(meta.wrapping_add(bytes.len()));
+                        }
                         let d = if kind.wide_scale { load_upper_half(at) } else { load_half(at) };
                         let m = if MIN { load_half(at.add(2 * ROWS)) } else { zero_f() };
                         if SUB == 0 {

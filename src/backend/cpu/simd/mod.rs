@@ -119,6 +119,9 @@ pub fn floats(isa: Isa, p: &Panels, panel: usize, xs: &[&[f32]], out: &mut [[f32
     }
 }
 
+/// Bytes that weights are asked for ahead of their use.
+const AHEAD: usize = 8192;
+
 type Kernel = unsafe fn(&Panels, &Blocks, usize, &Rows<'_>, &mut [[f32; ROWS]]);
 
 /// The kernel for a layout; every registered format has one of these.

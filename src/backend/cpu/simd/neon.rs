@@ -4,7 +4,7 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 
 use super::super::panels::{Blocks, Panels, ROWS};
-use super::{Rows, TOKENS};
+use super::{AHEAD, Rows, TOKENS};
 
 type I = int32x4_t;
 type F = float32x4_t;
@@ -128,6 +128,13 @@ unsafe fn load_pairs(p: *const u8) -> I {
 unsafe fn store_f(p: *mut f32, v: F) {
     // SAFETY: the caller's.
     unsafe { vst1q_f32(p, v) }
+}
+
+/// Asks for a line; the address need not be valid.
+#[inline]
+fn prefetch(p: *const u8) {
+    // SAFETY: a prefetch does not fault.
+    unsafe { asm!("prfm pldl1keep, [{}]", in(reg) p, options(nostack, readonly)) }
 }
 
 kernels!("neon");
