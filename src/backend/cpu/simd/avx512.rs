@@ -103,7 +103,7 @@ unsafe fn store_f(p: *mut f32, v: F) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn prefetch(p: *const u8) {
-    _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    _mm_prefetch::<_MM_HINT_T1>(p.cast());
 }
 
 kernels!("avx512f,avx512bw,avx512vl,avx512vnni");

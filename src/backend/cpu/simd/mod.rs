@@ -120,7 +120,7 @@ pub fn floats(isa: Isa, p: &Panels, panel: usize, xs: &[&[f32]], out: &mut [[f32
 }
 
 /// Bytes that weights are asked for ahead of their use.
-const AHEAD: usize = 8192;
+const AHEAD: usize = 16384;
 
 type Kernel = unsafe fn(&Panels, &Blocks, usize, &Rows<'_>, &mut [[f32; ROWS]]);
 

@@ -134,7 +134,7 @@ unsafe fn store_f(p: *mut f32, v: F) {
 #[inline]
 fn prefetch(p: *const u8) {
     // SAFETY: a prefetch does not fault.
-    unsafe { asm!("prfm pldl1keep, [{}]", in(reg) p, options(nostack, readonly)) }
+    unsafe { asm!("prfm pldl2keep, [{}]", in(reg) p, options(nostack, readonly)) }
 }
 
 kernels!("neon");
