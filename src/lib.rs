@@ -16,3 +16,4 @@ pub mod plan;
 pub mod quant;
 pub mod sample;
 pub mod tokenizer;
+pub mod verify;

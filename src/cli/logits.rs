@@ -1,6 +1,6 @@
 //! `samebits logits`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
@@ -49,9 +49,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let logits = session.feed(&ids, a.all)?;
     let vocabulary = model.config.vocabulary;
     if let Some(path) = &a.npy {
-        let header = npy_header(logits.len() / vocabulary, vocabulary);
-        let bytes = [header.as_slice(), bytemuck::cast_slice(&logits)].concat();
-        std::fs::write(path, bytes).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+        write_npy(path, logits.len() / vocabulary, vocabulary, &logits)?;
     }
     let first = ids.len() - logits.len() / vocabulary;
     let mut positions = Vec::new();
@@ -75,6 +73,12 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         print_json(&json!({"tokens": ids, "positions": positions}))?;
     }
     Ok(())
+}
+
+/// Writes `[rows, cols]` numbers as a NumPy file.
+pub(super) fn write_npy(path: &Path, rows: usize, cols: usize, values: &[f32]) -> Result<(), String> {
+    let bytes = [npy_header(rows, cols).as_slice(), bytemuck::cast_slice(values)].concat();
+    std::fs::write(path, bytes).map_err(|e| format!("cannot write {}: {e}", path.display()))
 }
 
 /// Header of a NumPy file (format 1.0) for little-endian f32 in C order.

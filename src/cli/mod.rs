@@ -9,6 +9,7 @@ mod logits;
 mod perplexity;
 mod quantize;
 mod tokenize;
+mod verify;
 
 use std::error::Error;
 use std::io::Write;
@@ -38,6 +39,8 @@ enum Command {
     Quantize(quantize::Arguments),
     /// Measure how well a model predicts a text
     Perplexity(perplexity::Arguments),
+    /// Prove on this device that the same bits come out, whatever runs them
+    Verify(verify::Arguments),
     /// Measure speed, as llama-bench does, on every backend asked for
     Bench(bench::Arguments),
     /// List the GPU adapters, their drivers and limits
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(a) => inspect::run(&a),
         Command::Quantize(a) => quantize::run(&a),
         Command::Perplexity(a) => perplexity::run(&a),
+        Command::Verify(a) => verify::run(&a),
         Command::Bench(a) => bench::run(&a),
         Command::Devices(a) => devices::run(&a),
     };

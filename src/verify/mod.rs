@@ -1,0 +1,253 @@
+//! Proves on the user's own device what this program promises: the ladder of `samebits verify`.
+//!
+//! Each rung runs the program itself and compares bits. A rung that does not hold says where: the op, or the first step
+//! of the model whose output differs, how many of its elements, and the worst pair.
+
+mod ops;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::backend::cpu::Cpu;
+use crate::backend::gpu::{Choice, Device, Gpu};
+use crate::backend::{Backend, BackendError, Batch, Rows, Sizes};
+use crate::engine::{EngineError, Session};
+use crate::model::{Model, ModelError};
+use crate::numerics::{Precision, VERSION};
+use crate::plan::{Op, Step};
+
+/// Why verification itself could not run.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum VerifyError {
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("cannot run this program again: {0}")]
+    Process(String),
+}
+
+/// What to verify.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The adapter; `None` verifies the CPU alone.
+    pub gpu: Option<Choice>,
+    /// How activations are rounded.
+    pub precision: Precision,
+    /// CPU threads.
+    pub threads: usize,
+    /// Repetitions of the same prompt.
+    pub runs: usize,
+    /// Rounds of random cases per op.
+    pub rounds: u64,
+    /// The prompt.
+    pub prompt: Vec<u32>,
+}
+
+/// The verdict on one rung.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rung {
+    /// `ops`, `L1 repeat`, …
+    pub name: &'static str,
+    /// Whether it holds.
+    pub holds: bool,
+    /// What was compared, and on a failure what differs first.
+    pub detail: String,
+    /// The tensors that differ first.
+    #[serde(skip)]
+    pub difference: Option<Difference>,
+}
+
+/// The first step whose output differs.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// The step.
+    pub step: Step,
+    /// Words of the output on the CPU and on the GPU.
+    pub words: [Vec<u32>; 2],
+}
+
+impl Difference {
+    /// How many words differ, and the worst pair of numbers.
+    pub fn describe(&self) -> String {
+        let [cpu, gpu] = &self.words;
+        let pairs: Vec<_> = cpu.iter().zip(gpu).enumerate().filter(|(_, (a, b))| a != b).collect();
+        let numbers = matches!(self.step.op, Op::KvStore { .. } | Op::QuantizeActivations { .. });
+        let distance = |a: u32, b: u32| if numbers { f32::from(a.abs_diff(b) as u16) } else { float_distance(a, b) };
+        let worst = pairs.iter().max_by(|x, y| distance(*x.1.0, *x.1.1).total_cmp(&distance(*y.1.0, *y.1.1)));
+        let Some((at, (a, b))) = worst else { return "the lengths differ".to_owned() };
+        let value = |w: u32| if numbers { format!("{w:#010x}") } else { format!("{:e}", f32::from_bits(w)) };
+        format!(
+            "step '{}' ({}): {} of {} elements differ, worst at {at}: CPU {}, GPU {}",
+            self.step.name,
+            self.step.op.name(),
+            pairs.len(),
+            cpu.len(),
+            value(**a),
+            value(**b)
+        )
+    }
+}
+
+fn float_distance(a: u32, b: u32) -> f32 {
+    let distance = (f32::from_bits(a) - f32::from_bits(b)).abs();
+    if distance.is_nan() { f32::INFINITY } else { distance }
+}
+
+/// Runs the ladder; `progress` hears each rung when it is decided.
+///
+/// # Errors
+/// When a model or device cannot be used at all; a rung that does not hold is no error.
+pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung)) -> Result<Vec<Rung>, VerifyError> {
+    let mut rungs = Vec::new();
+    let mut add = |rung: Rung| {
+        progress(&rung);
+        rungs.push(rung);
+    };
+    let open = |choice: &Choice| Device::open(choice);
+    if let Some(choice) = &options.gpu {
+        add(ops::verify(&mut open(choice)?, options.rounds)?);
+    }
+    let reference = session(model, options, None, 64, 32)?.feed(&options.prompt, true)?;
+    for gpu in std::iter::once(None).chain(options.gpu.as_ref().map(Some)) {
+        add(repeat(model, options, gpu, &reference)?);
+        add(cuts(model, options, gpu, &reference)?);
+    }
+    if let Some(choice) = &options.gpu {
+        add(steps(model, options, choice)?);
+    }
+    Ok(rungs)
+}
+
+/// A hash over the numerics version, the model's name and size, and the logits of a fixed prompt: equal on all
+/// conforming machines.
+///
+/// # Errors
+/// When the model cannot be run.
+pub fn fingerprint(model: &Model, options: &Options) -> Result<String, VerifyError> {
+    let prompt: Vec<u32> = (0..16).map(|i| (i * 977 + 504) % model.config.vocabulary as u32).collect();
+    let gpu = options.gpu.as_ref();
+    let logits = session(model, options, gpu, 32, 16)?.feed(&prompt, true)?;
+    let mut hash = Sha256::new();
+    hash.update(format!("{VERSION}\n{}\n{}\n{:?}\n", model.config.name, model.config.parameters, options.precision));
+    for x in &logits {
+        hash.update(x.to_bits().to_le_bytes());
+    }
+    Ok(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())
+}
+
+/// Fingerprints of known models, from machines that passed: `(model, precision, fingerprint)`.
+pub fn known_fingerprint(model: &Model, precision: Precision) -> Option<String> {
+    let list: serde_json::Value = serde_json::from_str(include_str!("fingerprints.json")).ok()?;
+    let key = format!("{:?}", precision).to_lowercase();
+    let found = &list[&model.config.name];
+    (found["parameters"] == model.config.parameters).then(|| found[key].as_str().map(str::to_owned))?
+}
+
+/// What is known not to hold on a driver: `(part of the driver's name, what)`.
+pub fn known_failure(device: &Device) -> Option<String> {
+    let list: serde_json::Value = serde_json::from_str(include_str!("known-failures.json")).ok()?;
+    let driver = format!("{} {}", device.info.driver, device.info.driver_info);
+    let matches = |entry: &&serde_json::Value| entry["driver"].as_str().is_some_and(|d| driver.contains(d));
+    list.as_array()?.iter().find(matches)?["what"].as_str().map(str::to_owned)
+}
+
+fn backend(
+    model: &Model,
+    options: &Options,
+    gpu: Option<&Choice>,
+    context: usize,
+    batch: usize,
+    threads: usize,
+) -> Result<Box<dyn Backend>, VerifyError> {
+    let plan = model.plan(options.precision)?;
+    let sizes = Sizes { context, batch, logits_rows: batch };
+    Ok(match gpu {
+        Some(choice) => Box::new(Gpu::new(Device::open(choice)?, model, plan, sizes, &mut |_| {})?),
+        None => Box::new(Cpu::new(model, plan, sizes, threads)),
+    })
+}
+
+fn session(
+    model: &Model,
+    options: &Options,
+    gpu: Option<&Choice>,
+    context: usize,
+    chunk: usize,
+) -> Result<Session, VerifyError> {
+    let context = context.max(options.prompt.len());
+    Ok(Session::new(backend(model, options, gpu, context, chunk, options.threads)?, chunk))
+}
+
+fn equal(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+/// L0 and L1: the same prompt several times in one process, then in a process of its own (`samebits logits` does that
+/// for the caller), gives the same logits.
+fn repeat(model: &Model, options: &Options, gpu: Option<&Choice>, reference: &[f32]) -> Result<Rung, VerifyError> {
+    let mut session = session(model, options, gpu, 64, 32)?;
+    let mut failed = None;
+    for run in 0..options.runs {
+        session.clear();
+        if !equal(&session.feed(&options.prompt, true)?, reference) {
+            failed.get_or_insert(run);
+        }
+    }
+    let name = if gpu.is_some() { "L1 repeat, GPU" } else { "L1 repeat, CPU" };
+    let runs = options.runs;
+    let detail = match failed {
+        None => format!("{runs} runs of {} tokens: the same logits", options.prompt.len()),
+        Some(run) => format!("run {} of {runs} has other logits than the CPU", run + 1),
+    };
+    Ok(Rung { name, holds: failed.is_none(), detail, difference: None })
+}
+
+/// L2: one piece, chunks, token by token, other capacities and thread counts give the same logits.
+fn cuts(model: &Model, options: &Options, gpu: Option<&Choice>, reference: &[f32]) -> Result<Rung, VerifyError> {
+    let n = options.prompt.len();
+    let mut failed = None;
+    let mut count = 0;
+    for (context, chunk, threads) in [(n, n, 1), (n + 1, 1, 2), (96, 5, 3), (128, 7, options.threads)] {
+        if gpu.is_some() && threads == 3 {
+            continue;
+        }
+        let backend = backend(model, options, gpu, context.max(n), chunk, threads)?;
+        let logits = Session::new(backend, chunk).feed(&options.prompt, true)?;
+        count += 1;
+        if !equal(&logits, reference) {
+            failed.get_or_insert(format!("chunks of {chunk}, context {context}, {threads} threads: other logits"));
+        }
+    }
+    let name = if gpu.is_some() { "L2 cuts, GPU" } else { "L2 cuts, CPU" };
+    let holds = failed.is_none();
+    let detail = failed.unwrap_or_else(|| format!("{count} ways to cut and place the prompt: the same logits"));
+    Ok(Rung { name, holds, detail, difference: None })
+}
+
+/// L3: every step of the model has the same output on GPU and CPU.
+fn steps(model: &Model, options: &Options, gpu: &Choice) -> Result<Rung, VerifyError> {
+    let n = options.prompt.len();
+    let batch = Batch { ids: &options.prompt, position: 0, logits: Rows::All };
+    let mut expected: Vec<Vec<u32>> = Vec::new();
+    let mut listen = |_: &Step, words: &[u32]| expected.push(words.to_vec());
+    backend(model, options, None, n, n, options.threads)?.forward(batch, Some(&mut listen))?;
+    let (mut count, mut difference) = (0, None);
+    let mut compare = |step: &Step, words: &[u32]| {
+        if difference.is_none() && expected.get(count).map(Vec::as_slice) != Some(words) {
+            let cpu = expected.get(count).cloned().unwrap_or_default();
+            difference = Some(Difference { step: step.clone(), words: [cpu, words.to_vec()] });
+        }
+        count += 1;
+    };
+    backend(model, options, Some(gpu), n, n, options.threads)?.forward(batch, Some(&mut compare))?;
+    let detail = match &difference {
+        None => format!("{count} steps of {n} tokens: the same bits"),
+        Some(difference) => difference.describe(),
+    };
+    Ok(Rung { name: "L3 steps, GPU = CPU", holds: difference.is_none(), detail, difference })
+}

@@ -1,0 +1,290 @@
+//! Every op on the GPU against the CPU: random and adversarial numbers, odd shapes.
+
+use bytemuck::bytes_of;
+
+use super::{Rung, VerifyError};
+use crate::backend::BackendError;
+use crate::backend::gpu::{Device, Kernel, weights};
+use crate::numerics::{ActivationRow, Precision, f16_bits};
+use crate::ops::{self, Shader};
+use crate::quant::{FORMATS, Format};
+
+/// One dispatch and the words it must give.
+struct Case {
+    kernel: Kernel,
+    params: Vec<u8>,
+    position: u32,
+    groups: [u32; 3],
+    buffers: Vec<Vec<u32>>,
+    /// Which buffer is the result.
+    out: usize,
+    expected: Vec<u32>,
+}
+
+/// Runs `rounds` rounds of cases; the first that differs is named.
+pub(super) fn verify(device: &mut Device, rounds: u64) -> Result<Rung, VerifyError> {
+    let (mut count, mut elements) = (0, 0);
+    for round in 0..rounds {
+        for case in cases(&mut Random(round)) {
+            let got = run(device, &case)?;
+            count += 1;
+            elements += case.expected.len();
+            let wrong = got.iter().zip(&case.expected).filter(|(a, b)| a != b).count();
+            if wrong > 0 {
+                let at = got.iter().zip(&case.expected).position(|(a, b)| a != b).unwrap_or(0);
+                let value = |w: u32| format!("{w:#010x} ({:e})", f32::from_bits(w));
+                let detail = format!(
+                    "op {}: {wrong} of {} elements differ, first at {at}: CPU {}, GPU {}",
+                    case.kernel.name(),
+                    case.expected.len(),
+                    value(case.expected[at]),
+                    value(got[at])
+                );
+                return Ok(Rung { name: "ops, GPU = CPU", holds: false, detail, difference: None });
+            }
+        }
+    }
+    let detail = format!("{count} dispatches of {} ops, {elements} elements: the same bits", ops::SHADERS.len());
+    Ok(Rung { name: "ops, GPU = CPU", holds: true, detail, difference: None })
+}
+
+fn run(device: &mut Device, case: &Case) -> Result<Vec<u32>, BackendError> {
+    let pipeline = device.pipeline(case.kernel)?;
+    let state = device.upload("state", bytemuck::cast_slice(&[0u32, case.position, 0, case.groups[1]]))?;
+    let params = device.uniform("params", &case.params)?;
+    let buffers = case
+        .buffers
+        .iter()
+        .map(|b| device.upload("operand", bytemuck::cast_slice(b)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let bindings = device.bind(&pipeline, &[&state, &params].into_iter().chain(&buffers).collect::<Vec<_>>());
+    let mut encoder = device.device.create_command_encoder(&Default::default());
+    {
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        pass.set_pipeline(&pipeline.pipeline);
+        pass.set_bind_group(0, &bindings, &[]);
+        pass.dispatch_workgroups(case.groups[0], case.groups[1], case.groups[2]);
+    }
+    device.queue.submit([encoder.finish()]);
+    device.read(&buffers[case.out], 0, case.expected.len())
+}
+
+fn plain(shader: &'static Shader) -> Kernel {
+    Kernel { shader, format: None, precise: false }
+}
+
+fn cases(random: &mut Random) -> Vec<Case> {
+    let mut all = Vec::new();
+    for width in [1, 31, 64, 257] {
+        elementwise(random, width, 1 + width % 3, &mut all);
+    }
+    for (kv_heads, group, head_dim) in [(1, 1, 2), (2, 3, 30), (3, 3, 64)] {
+        heads(random, kv_heads, group, head_dim, 2, &mut all);
+    }
+    for format in FORMATS {
+        for precision in [Precision::Fast, Precision::Precise] {
+            matrices(random, format, precision, &mut all);
+        }
+    }
+    all
+}
+
+fn elementwise(random: &mut Random, width: usize, rows: usize, all: &mut Vec<Case>) {
+    let n = width * rows;
+    let (a, b) = (random.floats(n), random.floats(n));
+    let zero = vec![0u32; n];
+    let w = width as u32;
+    let groups = |x: u32| [x.div_ceil(ops::THREADS), rows as u32, 1];
+    let per_row = |f: &dyn Fn(&[f32], &[f32], &mut [f32])| {
+        let mut out = vec![0.0; n];
+        for ((a, b), out) in a.chunks(width).zip(b.chunks(width)).zip(out.chunks_mut(width)) {
+            f(a, b, out);
+        }
+        bits(&out)
+    };
+    let mut add = |shader, params: &[u8], groups, buffers, out, expected| {
+        all.push(Case { kernel: plain(shader), params: params.to_vec(), position: 0, groups, buffers, out, expected });
+    };
+    let p = ops::silu_mul::Params { width: w, pad: [0; 3] };
+    let expected = per_row(&|a, b, out| ops::silu_mul::cpu(a, b, out));
+    add(&ops::silu_mul::SHADER, bytes_of(&p), groups(w), vec![bits(&a), bits(&b), zero.clone()], 2, expected);
+    let expected = per_row(&|a, b, out| {
+        out.copy_from_slice(a);
+        ops::add::cpu(out, b);
+    });
+    add(&ops::add::SHADER, bytes_of(&p), groups(w), vec![bits(&a), bits(&b)], 0, expected);
+    let expected = per_row(&|a, _, out| ops::softmax::cpu(a, out));
+    add(&ops::softmax::SHADER, bytes_of(&p), [1, rows as u32, 1], vec![bits(&a), zero.clone()], 1, expected);
+    let expected = a.chunks(width).map(ops::argmax::cpu).collect();
+    add(&ops::argmax::SHADER, bytes_of(&p), [1, rows as u32, 1], vec![bits(&a), zero.clone()], 1, expected);
+    let p = ops::rms_norm::Params::new(width, 1e-5);
+    let expected = per_row(&|a, _, out| ops::rms_norm::cpu(&p, a, &b[..width], out));
+    let buffers = vec![bits(&a), bits(&b[..width]), zero];
+    add(&ops::rms_norm::SHADER, bytes_of(&p), [1, rows as u32, 1], buffers, 2, expected);
+}
+
+fn heads(random: &mut Random, kv_heads: usize, group: usize, head_dim: usize, rows: usize, all: &mut Vec<Case>) {
+    let position = 37;
+    let (heads, context, width) = (kv_heads * group, position + rows, kv_heads * head_dim);
+    let mut add = |shader, params: &[u8], groups, buffers, out, expected| {
+        let (kernel, position) = (plain(shader), position as u32);
+        all.push(Case { kernel, params: params.to_vec(), position, groups, buffers, out, expected });
+    };
+    let x = random.floats(rows * width);
+    for neox in [0, 1] {
+        let pairs = head_dim / 2;
+        let frequencies: Vec<f64> = (0..pairs).map(|i| 0.9f64.powi(i as i32)).collect();
+        let table = ops::rope::table(context, &frequencies);
+        let p = ops::rope::Params { width: width as u32, head_dim: head_dim as u32, pairs: pairs as u32, neox };
+        let mut expected = x.clone();
+        for (r, row) in expected.chunks_mut(width).enumerate() {
+            ops::rope::cpu(&p, &table[(position + r) * 2 * pairs..][..2 * pairs], row);
+        }
+        let groups = ops::rope::workgroups(&p, rows as u32);
+        add(&ops::rope::SHADER, bytes_of(&p), groups, vec![bits(&table), bits(&x)], 1, bits(&expected));
+    }
+    let p = ops::kv_store::Params { width: width as u32, pad: [0; 3] };
+    let mut cache = vec![0u16; context * width];
+    ops::kv_store::cpu(&x, &mut cache[position * width..]);
+    let empty = vec![0u32; context * width / 2];
+    let buffers = vec![bits(&x), bits(&x), empty.clone(), empty];
+    add(&ops::kv_store::SHADER, bytes_of(&p), ops::kv_store::workgroups(&p, rows as u32), buffers, 3, pairs(&cache));
+
+    let mut cache = || random.floats(context * width).iter().map(|x| f16_bits(x * 0.1) as u16).collect::<Vec<_>>();
+    let (k, v) = (cache(), cache());
+    let q = random.floats(rows * heads * head_dim);
+    let p = ops::attention::Params::new(heads, kv_heads, head_dim, context);
+    let mut expected = vec![0.0; q.len()];
+    let mut scores = vec![0.0; context];
+    for (i, out) in expected.chunks_mut(head_dim).enumerate() {
+        let (row, head) = (i / heads, i % heads);
+        ops::attention::cpu(&p, head, position + row + 1, &q[i * head_dim..][..head_dim], &k, &v, &mut scores, out);
+    }
+    let buffers = vec![bits(&q), pairs(&k), pairs(&v), vec![0; rows * heads * context], vec![0; q.len()]];
+    let groups = ops::attention::workgroups(&p, rows as u32);
+    add(&ops::attention::SHADER, bytes_of(&p), groups, buffers, 4, bits(&expected));
+}
+
+/// Embedding, quantisation of activations and matrix product.
+fn matrices(random: &mut Random, format: &'static Format, precision: Precision, all: &mut Vec<Case>) {
+    let (rows, tokens) = (11, 2);
+    let block = format.activation_block();
+    let cols = block.map_or(74, |b| 3 * b);
+    let mut raw = vec![0u8; rows * format.row_bytes(cols)];
+    format.quantize(&random.floats(rows * cols).iter().map(|x| x.clamp(-60.0, 60.0)).collect::<Vec<_>>(), &mut raw);
+    let (mut stored, streams) = weights::split(format, &raw);
+    stored.resize(stored.len().next_multiple_of(16) + 16, 0);
+    let stored: Vec<u32> = stored.chunks(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let precise = block.is_some() && precision == Precision::Precise;
+    let x = random.floats(tokens * cols);
+    let (mut hi, mut lo) = (vec![0i8; x.len()], vec![0i8; if precise { x.len() } else { 0 }]);
+    let mut scale = vec![0.0; x.len() / block.unwrap_or(x.len())];
+    let mut words = bits(&x);
+    if let Some(b) = block {
+        ops::quantize_activations::cpu(b, precision, &x, &mut hi, &mut lo, &mut scale);
+        let p = ops::quantize_activations::Params::new(cols, b, precision);
+        words.clear();
+        for t in 0..tokens {
+            for plane in [&hi, &lo] {
+                let row = plane.get(t * cols..(t + 1) * cols).unwrap_or_default();
+                words.extend(row.chunks(4).map(|q| u32::from_le_bytes([q[0], q[1], q[2], q[3]].map(|q| q as u8))));
+            }
+            words.extend(scale[t * cols / b..(t + 1) * cols / b].iter().map(|s| s.to_bits()));
+            words.resize((t + 1) * p.stride as usize, 0);
+        }
+        let kernel = Kernel { shader: &ops::quantize_activations::SHADER, format: None, precise };
+        let groups = ops::quantize_activations::workgroups(&p, tokens as u32);
+        let buffers = vec![bits(&x), vec![0; words.len()]];
+        let (params, expected) = (bytes_of(&p).to_vec(), words.clone());
+        all.push(Case { kernel, params, position: 0, groups, buffers, out: 1, expected });
+    }
+    let ids = vec![rows as u32 - 1, 0];
+    let p = ops::embedding::Params {
+        cols: cols as u32,
+        row_base: 0,
+        rows: rows as u32,
+        block: format.block as u32,
+        streams,
+    };
+    let mut expected = vec![0.0; tokens * cols];
+    for (id, out) in ids.iter().zip(expected.chunks_mut(cols)) {
+        let bytes = format.row_bytes(cols);
+        ops::embedding::cpu(format, &raw[*id as usize * bytes..][..bytes], out);
+    }
+    let kernel = Kernel { shader: &ops::embedding::SHADER, format: Some(format), precise: false };
+    let groups = ops::embedding::workgroups(&p, tokens as u32);
+    let buffers = vec![stored.clone(), stored.clone(), ids, vec![0; tokens * cols]];
+    let (params, expected) = (bytes_of(&p).to_vec(), bits(&expected));
+    all.push(Case { kernel, params, position: 0, groups, buffers, out: 3, expected });
+
+    let term = block.unwrap_or(crate::quant::CHUNK);
+    let p = ops::matmul::Params {
+        cols: cols as u32,
+        blocks: cols.div_ceil(term) as u32,
+        block: term as u32,
+        x_stride: (words.len() / tokens) as u32,
+        rows: rows as u32,
+        row_base: 0,
+        out_width: rows as u32,
+        has_bias: 1,
+        streams,
+        out_row0: 0,
+        pad: [0; 3],
+    };
+    let bias = random.floats(rows);
+    let mut expected = vec![0.0; tokens * rows];
+    for (i, out) in expected.chunks_mut(1).enumerate() {
+        let (t, n) = (i / rows, i % rows);
+        let at = t * cols..(t + 1) * cols;
+        let row = match block {
+            None => ActivationRow::Float(&x[at]),
+            Some(b) => ActivationRow::Quantized {
+                scale: &scale[at.start / b..at.end / b],
+                lo: if precise { Some(&lo[at.clone()]) } else { None },
+                hi: &hi[at],
+            },
+        };
+        let bytes = format.row_bytes(cols);
+        ops::matmul::cpu(format, &raw[n * bytes..][..bytes], &[row], Some(bias[n]), out);
+    }
+    let kernel = Kernel { shader: &ops::matmul::SHADER, format: Some(format), precise };
+    let groups = ops::matmul::workgroups(&p, tokens as u32);
+    let buffers = vec![stored.clone(), stored, words.clone(), words, bits(&bias), vec![0; tokens * rows]];
+    let (params, expected) = (bytes_of(&p).to_vec(), bits(&expected));
+    all.push(Case { kernel, params, position: 0, groups, buffers, out: 5, expected });
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+fn pairs(x: &[u16]) -> Vec<u32> {
+    x.chunks(2).map(|p| u32::from(p[0]) | u32::from(p[1]) << 16).collect()
+}
+
+/// SplitMix64 (Steele et al. 2014).
+struct Random(u64);
+
+impl Random {
+    fn word(&mut self) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 32) as u32
+    }
+
+    /// Mostly numbers as models have them; some zeros, tiny and large ones.
+    fn floats(&mut self, n: usize) -> Vec<f32> {
+        let mut float = || {
+            let word = self.word();
+            let exponent = match word % 16 {
+                0 => return if word & 16 == 0 { 0.0 } else { -0.0 },
+                1 => 127 - 70 + self.word() % 40,
+                2 => 127 + self.word() % 8,
+                _ => 127 - 6 + self.word() % 6,
+            };
+            f32::from_bits((self.word() & 0x807f_ffff) | exponent << 23)
+        };
+        (0..n).map(|_| float()).collect()
+    }
+}
