@@ -7,6 +7,8 @@ pub mod add;
 pub mod argmax;
 pub mod attention;
 pub mod embedding;
+#[cfg(feature = "faults")]
+pub(crate) mod faults;
 pub mod kv_store;
 pub mod matmul;
 pub mod quantize_activations;

@@ -89,13 +89,16 @@ fn cases(random: &mut Random) -> Vec<Case> {
     all
 }
 
+/// A function of a row of each operand.
+type PerRow<'a> = &'a dyn Fn(&[f32], &[f32], &mut [f32]);
+
 fn elementwise(random: &mut Random, width: usize, rows: usize, all: &mut Vec<Case>) {
     let n = width * rows;
     let (a, b) = (random.floats(n), random.floats(n));
     let zero = vec![0u32; n];
     let w = width as u32;
     let groups = |x: u32| [x.div_ceil(ops::THREADS), rows as u32, 1];
-    let per_row = |f: &dyn Fn(&[f32], &[f32], &mut [f32])| {
+    let per_row = |f: PerRow<'_>| {
         let mut out = vec![0.0; n];
         for ((a, b), out) in a.chunks(width).zip(b.chunks(width)).zip(out.chunks_mut(width)) {
             f(a, b, out);

@@ -122,7 +122,10 @@ impl Kernel {
 
     /// The whole WGSL module.
     pub fn source(&self) -> String {
-        self.shader.source(self.format.map(|f| f.wgsl))
+        let source = self.shader.source(self.format.map(|f| f.wgsl));
+        #[cfg(feature = "faults")]
+        let source = crate::ops::faults::plant(&source);
+        source
     }
 }
 

@@ -1,0 +1,37 @@
+//! Faults for tests of `samebits verify`: `SAMEBITS_FAULT=name` changes the shaders before they are compiled.
+//!
+//! Only in builds with the feature `faults`, which nothing but the tests turns on.
+
+/// A fault: its name, what is replaced, and by what.
+type Fault = (&'static str, &'static str, &'static str);
+
+const FAULTS: &[Fault] = &[
+    // A driver that fuses a multiplication with the addition behind it.
+    ("fused", "return add(add(mul(p, mul(r, r)), r), 1.0);", "return fma(p, mul(r, r), r) + 1.0;"),
+    // A reduction in another order.
+    (
+        "order",
+        "return add(add(add(a.x, b.x), add(a.z, b.z)), add(add(a.y, b.y), add(a.w, b.w)));",
+        "return add(add(add(a.x, a.y), add(a.z, a.w)), add(add(b.x, b.y), add(b.z, b.w)));",
+    ),
+    // The last column of the scores is read before it is written.
+    ("uninitialised", "scores[s_at + p] = t;", "if p != 3u { scores[s_at + p] = t; }"),
+    // Query heads read the keys of another group.
+    ("gqa", "head / (params.heads / params.kv_heads) * params.head_dim", "(head % params.kv_heads) * params.head_dim"),
+    // RoPE pairs halves instead of neighbours.
+    ("rope", "params.neox != 0u", "params.neox == 0u"),
+    // RMSNorm forgets epsilon.
+    ("eps", "rsqrt(add(mul(total, params.inverse_width), params.eps))", "rsqrt(mul(total, params.inverse_width))"),
+    // A matrix is read by columns.
+    ("transposed", "let block = row * params.blocks + b;", "let block = b * params.rows + row;"),
+];
+
+/// The source with the fault that the environment names.
+///
+/// # Panics
+/// On an unknown name: a test that plants nothing would prove nothing.
+pub fn plant(source: &str) -> String {
+    let Ok(name) = std::env::var("SAMEBITS_FAULT") else { return source.to_owned() };
+    let Some((_, from, to)) = FAULTS.iter().find(|f| f.0 == name) else { panic!("unknown fault {name}") };
+    source.replace(from, to)
+}

@@ -1,0 +1,76 @@
+//! `samebits verify`: green on a conforming device, red with the right name for each planted fault.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use assert_cmd::Command;
+use predicates::prelude::*;
+use serde_json::Value;
+
+/// Runs `samebits verify --quick --json`, with a fault planted where one is named.
+fn verify(fault: Option<&str>, folder: &std::path::Path) -> (bool, Value) {
+    let mut command = Command::cargo_bin("samebits").unwrap();
+    command.env("XDG_RUNTIME_DIR", std::env::temp_dir()).args(["verify", "--quick", "--json", "--out"]).arg(folder);
+    if let Some(fault) = fault {
+        command.env("SAMEBITS_FAULT", fault);
+    }
+    let output = command.output().unwrap();
+    let value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.success(), value)
+}
+
+#[test]
+fn holds_on_this_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let (success, value) = verify(None, folder.path());
+    assert!(success, "{value:#}");
+    assert_eq!(value["holds"], true);
+    assert_ne!(value["adapter"], "none");
+    let names: Vec<_> = value["rungs"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+    for name in
+        ["ops, GPU = CPU", "L1 repeat, GPU", "L2 cuts, GPU", "L3 steps, GPU = CPU", "L1 processes", "fingerprint"]
+    {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    assert_eq!(value["fingerprint"], value["known_fingerprint"]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_cpu_alone() {
+    let mut command = Command::cargo_bin("samebits").unwrap();
+    command.env("XDG_RUNTIME_DIR", std::env::temp_dir()).args(["verify", "--quick", "--backend", "cpu"]);
+    command
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("L1 repeat, CPU").and(predicate::str::contains("GPU =").not()));
+}
+
+/// Each fault makes the op fail that it is in, and the first step of the model that runs it.
+#[cfg(feature = "faults")]
+#[test]
+fn planted_faults_are_named() {
+    for (fault, op, step) in [
+        ("fused", "op silu_mul", "ffn_silu_mul"),
+        ("order", "op softmax", "attn_q"),
+        ("uninitialised", "op attention", "attention"),
+        ("gqa", "op attention", "attention"),
+        ("rope", "op rope", "attn_q.rope"),
+        ("eps", "op rms_norm", "attn_norm"),
+        ("transposed", "op matmul", "attn_q"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (success, value) = verify(Some(fault), folder.path());
+        assert!(!success, "{fault}");
+        let rung = |name: &str| {
+            let rungs = value["rungs"].as_array().unwrap();
+            let rung = rungs.iter().find(|r| r["name"] == name).unwrap();
+            assert_eq!(rung["holds"], false, "{fault}: {name}");
+            rung["detail"].as_str().unwrap().to_owned()
+        };
+        let (ops, steps) = (rung("ops, GPU = CPU"), rung("L3 steps, GPU = CPU"));
+        assert!(ops.contains(op), "{fault}: {ops}");
+        assert!(steps.contains(&format!("step 'blk.0.{step}'")), "{fault}: {steps}");
+        assert!(steps.contains("elements differ, worst at"), "{steps}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "{fault}: both tensors are written");
+    }
+}
