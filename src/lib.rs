@@ -16,4 +16,5 @@ pub mod plan;
 pub mod quant;
 pub mod sample;
 pub mod tokenizer;
+pub mod validate;
 pub mod verify;

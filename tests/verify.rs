@@ -74,3 +74,35 @@ fn planted_faults_are_named() {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "{fault}: both tensors are written");
     }
 }
+
+#[test]
+fn validate_checks_every_shader_and_the_users_own() {
+    let samebits = || {
+        let mut command = Command::cargo_bin("samebits").unwrap();
+        command.env("XDG_RUNTIME_DIR", std::env::temp_dir()).arg("validate");
+        command
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let output = samebits().args(["--json", "--emit"]).arg(folder.path()).assert().success();
+    let value: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    assert_eq!(value["failed"], 0);
+    let shaders = value["shaders"].as_array().unwrap();
+    let checks = |name: &str| {
+        let shader = shaders.iter().find(|s| s["name"] == name).unwrap();
+        shader["checks"].as_array().unwrap().iter().map(|c| c["check"].as_str().unwrap()).collect::<Vec<_>>()
+    };
+    let all = ["portable", "SPIR-V", "MSL", "HLSL", "GLSL", "numerics", "compiles", "compiles, precise"];
+    assert_eq!(checks("matmul.Q4_K"), all);
+    assert_eq!(checks("rms_norm"), all[..7]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 4 * shaders.len());
+
+    let own = folder.path().join("own.wgsl");
+    let source = "@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+        @compute @workgroup_size(64) fn run(@builtin(global_invocation_id) i: vec3<u32>) { x[i.x] = sqrt(x[i.x]); }";
+    std::fs::write(&own, source).unwrap();
+    samebits().arg(&own).assert().code(1).stdout(predicate::str::contains("numerics: run: banned Sqrt"));
+    std::fs::write(&own, source.replace("sqrt(x[i.x])", "x[i.x +")).unwrap();
+    samebits().arg(&own).assert().code(1).stdout(predicate::str::contains("valid: error:"));
+    std::fs::write(&own, source.replace("sqrt", "abs")).unwrap();
+    samebits().arg(&own).assert().success();
+}

@@ -9,6 +9,7 @@ mod logits;
 mod perplexity;
 mod quantize;
 mod tokenize;
+mod validate;
 mod verify;
 
 use std::error::Error;
@@ -41,6 +42,8 @@ enum Command {
     Perplexity(perplexity::Arguments),
     /// Prove on this device that the same bits come out, whatever runs them
     Verify(verify::Arguments),
+    /// Check every shader: validity, translations, the numerics rules, compilation on the adapter
+    Validate(validate::Arguments),
     /// Measure speed, as llama-bench does, on every backend asked for
     Bench(bench::Arguments),
     /// List the GPU adapters, their drivers and limits
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Quantize(a) => quantize::run(&a),
         Command::Perplexity(a) => perplexity::run(&a),
         Command::Verify(a) => verify::run(&a),
+        Command::Validate(a) => validate::run(&a),
         Command::Bench(a) => bench::run(&a),
         Command::Devices(a) => devices::run(&a),
     };

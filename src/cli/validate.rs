@@ -1,0 +1,163 @@
+//! `samebits validate`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use naga::valid::Capabilities;
+use serde_json::json;
+
+use super::{Outcome, print, print_json};
+use crate::backend::gpu::{Api, Choice, Device, Kernel, adapters, api_name};
+use crate::ops::SHADERS;
+use crate::quant::FORMATS;
+use crate::validate::{Translations, Variant, parse, translate, variants, violations};
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// A WGSL file of yours instead of this program's shaders
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Write the translations (.spv, .metal, .hlsl, .glsl) into this folder
+    #[arg(long, value_name = "DIR")]
+    emit: Option<PathBuf>,
+    /// Adapter to compile on, by its number or part of its name in `samebits devices`
+    #[arg(long, value_name = "N|NAME")]
+    device: Option<String>,
+    /// Only parse, translate and check; compile nothing
+    #[arg(long)]
+    no_device: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The verdicts on one shader.
+struct Verdict {
+    name: String,
+    /// `valid`, `SPIR-V`, …, with what is wrong where something is.
+    checks: Vec<(&'static str, Result<(), String>)>,
+}
+
+pub(super) fn run(a: &Arguments) -> Outcome {
+    let own = a.file.is_none();
+    let list = match &a.file {
+        None => variants(),
+        Some(path) => {
+            let source = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            vec![Variant { name, source }]
+        }
+    };
+    let mut device = if a.no_device || !own { None } else { open(a)? };
+    let mut verdicts = Vec::new();
+    for variant in &list {
+        let mut verdict = check(variant, own, a.emit.as_deref())?;
+        if let Some(device) = &mut device {
+            for kernel in kernels(&variant.name) {
+                let compiled = device.pipeline(kernel).map(|_| ()).map_err(|e| e.to_string());
+                verdict.checks.push((if kernel.precise { "compiles, precise" } else { "compiles" }, compiled));
+            }
+        }
+        verdicts.push(verdict);
+    }
+    let failed = verdicts.iter().filter(|v| v.checks.iter().any(|c| c.1.is_err())).count();
+    let adapter = device.as_ref().map(|d| format!("{} ({})", d.info.name, api_name(&d.info)));
+    if a.json {
+        let shaders: Vec<_> = verdicts
+            .iter()
+            .map(|v| {
+                let checks = v.checks.iter().map(|(name, r)| json!({"check": name, "error": r.as_ref().err()}));
+                json!({"name": v.name, "checks": checks.collect::<Vec<_>>()})
+            })
+            .collect();
+        print_json(&json!({"adapter": adapter, "shaders": shaders, "failed": failed}))?;
+    } else {
+        for v in &verdicts {
+            let passed: Vec<_> = v.checks.iter().filter(|c| c.1.is_ok()).map(|c| c.0).collect();
+            print(&format!("{:<24} {}", v.name, passed.join(", ")))?;
+            for (name, error) in v.checks.iter().filter_map(|(n, r)| Some((n, r.as_ref().err()?))) {
+                print(&format!("    {name}: {error}"))?;
+            }
+        }
+        eprintln!(
+            "{} shaders, {failed} failed; compiled on {}",
+            verdicts.len(),
+            adapter.as_deref().unwrap_or("nothing")
+        );
+    }
+    if failed == 0 { Ok(()) } else { Err(format!("{failed} shaders do not pass; see above").into()) }
+}
+
+/// The adapter; without any only what needs none is checked.
+fn open(a: &Arguments) -> Result<Option<Device>, Box<dyn std::error::Error>> {
+    if a.device.is_none() && adapters(Api::Any).is_empty() {
+        eprintln!("no GPU adapter found: nothing is compiled");
+        return Ok(None);
+    }
+    Ok(Some(Device::open(&Choice { device: a.device.clone(), ..Choice::default() })?))
+}
+
+/// The kernels made from a variant.
+fn kernels(name: &str) -> Vec<Kernel> {
+    let (op, format) = name.split_once('.').unwrap_or((name, ""));
+    let Some(shader) = SHADERS.iter().find(|s| s.name == op) else { return Vec::new() };
+    let format = FORMATS.iter().copied().find(|f| f.name == format);
+    let has_precise =
+        shader.wgsl.contains("PRECISE") || (op == "matmul" && format.is_some_and(|f| f.activation_block().is_some()));
+    let kernel = |precise| Kernel { shader, format, precise };
+    if has_precise { vec![kernel(false), kernel(true)] } else { vec![kernel(false)] }
+}
+
+fn check(variant: &Variant, own: bool, emit: Option<&Path>) -> Result<Verdict, Box<dyn std::error::Error>> {
+    let name = variant.name.clone();
+    // A file of the user's may need more than the portable minimum; that it does is said, not refused.
+    let portable = parse(&variant.source, Capabilities::empty());
+    let (module, info) = match portable {
+        Ok(valid) => valid,
+        Err(error) if own => return Ok(Verdict { name, checks: vec![("portable", Err(error.to_string()))] }),
+        Err(error) => match parse(&variant.source, Capabilities::all()) {
+            Ok(_) => {
+                return Ok(Verdict { name, checks: vec![("valid", Ok(())), ("portable", Err(error.to_string()))] });
+            }
+            Err(error) => return Ok(Verdict { name, checks: vec![("valid", Err(error.to_string()))] }),
+        },
+    };
+    let Some(entry) = module.entry_points.iter().find(|e| e.stage == naga::ShaderStage::Compute) else {
+        return Ok(Verdict { name, checks: vec![("entry point", Err("there is no compute entry point".to_owned()))] });
+    };
+    let translations = translate(&module, &info, &entry.name);
+    if let Some(folder) = emit {
+        write(folder, &name, &translations)?;
+    }
+    let broken = violations(&module, &info);
+    let numerics = if broken.is_empty() { Ok(()) } else { Err(broken.join("; ")) };
+    let verdict = |r: Result<(), &String>| r.map_err(Clone::clone);
+    Ok(Verdict {
+        name,
+        checks: vec![
+            ("portable", Ok(())),
+            ("SPIR-V", verdict(translations.spirv.as_ref().map(|_| ()))),
+            ("MSL", verdict(translations.msl.as_ref().map(|_| ()))),
+            ("HLSL", verdict(translations.hlsl.as_ref().map(|_| ()))),
+            ("GLSL", verdict(translations.glsl.as_ref().map(|_| ()))),
+            ("numerics", numerics),
+        ],
+    })
+}
+
+fn write(folder: &Path, name: &str, t: &Translations) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("cannot write to {}: {e}", folder.display());
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let save = |extension: &str, bytes: &[u8]| {
+        std::fs::write(folder.join(format!("{name}.{extension}")), bytes).map_err(failed)
+    };
+    if let Ok(words) = &t.spirv {
+        save("spv", bytemuck::cast_slice(words))?;
+    }
+    for (extension, text) in [("metal", &t.msl), ("hlsl", &t.hlsl), ("glsl", &t.glsl)] {
+        if let Ok(text) = text {
+            save(extension, text.as_bytes())?;
+        }
+    }
+    Ok(())
+}

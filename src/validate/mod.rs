@@ -1,0 +1,104 @@
+//! Checks of shaders: naga's validation, translation to every backend's language, and the numerics contract.
+
+mod rules;
+
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{Module, ShaderStage};
+use thiserror::Error;
+
+use crate::ops::SHADERS;
+use crate::quant::FORMATS;
+
+pub use rules::violations;
+
+/// Why a shader is no valid WGSL.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct ShaderError(String);
+
+/// A variant of a kernel: an op, and the weight format it reads.
+pub struct Variant {
+    /// `matmul.Q4_0`.
+    pub name: String,
+    /// The whole module.
+    pub source: String,
+}
+
+/// Every variant this program can run.
+pub fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    for shader in SHADERS {
+        if shader.needs_format() {
+            for format in FORMATS {
+                let name = format!("{}.{}", shader.name, format.name);
+                all.push(Variant { name, source: shader.source(Some(format.wgsl)) });
+            }
+        } else {
+            all.push(Variant { name: shader.name.to_owned(), source: shader.source(None) });
+        }
+    }
+    all
+}
+
+/// Translations of a shader: the text, or why there is none.
+#[derive(Clone, Debug)]
+pub struct Translations {
+    /// SPIR-V words (Vulkan).
+    pub spirv: Result<Vec<u32>, String>,
+    /// Metal.
+    pub msl: Result<String, String>,
+    /// DirectX 12.
+    pub hlsl: Result<String, String>,
+    /// OpenGL ES 3.1; it has no 8-bit dot products, which naga replaces.
+    pub glsl: Result<String, String>,
+}
+
+/// Parses WGSL and validates it for `capabilities`; none are the portable minimum.
+///
+/// # Errors
+/// With naga's own explanation, which shows the place.
+pub fn parse(source: &str, capabilities: Capabilities) -> Result<(Module, ModuleInfo), ShaderError> {
+    let module = naga::front::wgsl::parse_str(source).map_err(|e| ShaderError(e.emit_to_string(source)))?;
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    let info = validator.validate(&module).map_err(|e| ShaderError(e.emit_to_string(source)))?;
+    Ok((module, info))
+}
+
+/// Translates the entry point `entry` of a valid module.
+pub fn translate(module: &Module, info: &ModuleInfo, entry: &str) -> Translations {
+    let point = Some((ShaderStage::Compute, entry));
+    let processed = naga::back::pipeline_constants::process_overrides(module, info, point, &Default::default());
+    let (module, info) = match &processed {
+        Ok((module, info)) => (&**module, &**info),
+        Err(error) => {
+            let failed = error.to_string();
+            let (spirv, text) = (Err(failed.clone()), || Err(failed.clone()));
+            return Translations { spirv, msl: text(), hlsl: text(), glsl: text() };
+        }
+    };
+    let spirv = naga::back::spv::write_vec(module, info, &Default::default(), None).map_err(|e| e.to_string());
+    let options = naga::back::msl::Options { fake_missing_bindings: true, lang_version: (2, 1), ..Default::default() };
+    let msl = naga::back::msl::write_string(module, info, &options, &Default::default());
+    let mut hlsl = String::new();
+    let options = naga::back::hlsl::Options {
+        fake_missing_bindings: true,
+        shader_model: naga::back::hlsl::ShaderModel::V6_4,
+        ..Default::default()
+    };
+    let written = naga::back::hlsl::Writer::new(&mut hlsl, &options, &Default::default()).write(module, info, None);
+    let hlsl = written.map(|_| hlsl).map_err(|e| e.to_string());
+    Translations { spirv, msl: msl.map(|m| m.0).map_err(|e| e.to_string()), hlsl, glsl: glsl(module, info, entry) }
+}
+
+fn glsl(module: &Module, info: &ModuleInfo, entry: &str) -> Result<String, String> {
+    use naga::back::glsl;
+    let mut text = String::new();
+    let options = glsl::Options { version: glsl::Version::new_gles(310), ..Default::default() };
+    let pipeline =
+        glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: entry.to_owned(), multiview: None };
+    let bounds = naga::proc::BoundsCheckPolicies::default();
+    glsl::Writer::new(&mut text, module, info, &options, &pipeline, bounds)
+        .and_then(|mut writer| writer.write())
+        .map_err(|e| e.to_string())?;
+    Ok(text)
+}

@@ -1,0 +1,77 @@
+//! The numerics contract (`docs/numerics.md`, rules 1 and 2) on naga's IR.
+
+use naga::{BinaryOperator, Expression, Handle, Module, ScalarKind, Statement, TypeInner};
+
+/// What a module does against the contract: float results that are not sealed, and banned operations.
+pub fn violations(module: &Module, info: &naga::valid::ModuleInfo) -> Vec<String> {
+    let mut found = Vec::new();
+    for (handle, function) in module.functions.iter() {
+        check(module, function, &info[handle], &mut found);
+    }
+    for (i, entry) in module.entry_points.iter().enumerate() {
+        check(module, &entry.function, info.get_entry_point(i), &mut found);
+    }
+    found
+}
+
+fn check(module: &Module, function: &naga::Function, info: &naga::valid::FunctionInfo, found: &mut Vec<String>) {
+    let name = function.name.clone().unwrap_or_default();
+    let float = |e: Handle<Expression>| {
+        let kind = |s: &naga::Scalar| s.kind == ScalarKind::Float;
+        match info[e].ty.inner_with(&module.types) {
+            TypeInner::Scalar(s) | TypeInner::Vector { scalar: s, .. } | TypeInner::Matrix { scalar: s, .. } => kind(s),
+            _ => false,
+        }
+    };
+    let sealed = sealed_arguments(module, &function.body);
+    for (handle, expression) in function.expressions.iter() {
+        match expression {
+            Expression::Binary { op, .. } if float(handle) => match op {
+                BinaryOperator::Divide | BinaryOperator::Modulo => found.push(format!("{name}: float {op:?}")),
+                // `seal` hides its argument; only there a float result may go.
+                _ if name != "seal" && !sealed.contains(&handle) => found.push(format!("{name}: unsealed {op:?}")),
+                _ => {}
+            },
+            Expression::Math { fun, arg, .. } if float(*arg) => {
+                use naga::MathFunction as F;
+                let allowed = [F::Abs, F::Min, F::Max, F::Clamp, F::Floor, F::Trunc, F::Round];
+                if !allowed.contains(fun) {
+                    found.push(format!("{name}: banned {fun:?}"));
+                }
+            }
+            Expression::Math { fun: naga::MathFunction::Unpack2x16float, .. } => {
+                found.push(format!("{name}: banned Unpack2x16float"));
+            }
+            Expression::Derivative { .. } => found.push(format!("{name}: derivative")),
+            _ => {}
+        }
+    }
+}
+
+/// Arguments of calls to `seal`.
+fn sealed_arguments(module: &Module, block: &naga::Block) -> Vec<Handle<Expression>> {
+    let mut out = Vec::new();
+    for statement in block.iter() {
+        match statement {
+            Statement::Call { function, arguments, .. }
+                if module.functions[*function].name.as_deref() == Some("seal") =>
+            {
+                out.extend(arguments);
+            }
+            Statement::Block(b) => out.extend(sealed_arguments(module, b)),
+            Statement::If { accept, reject, .. } => {
+                out.extend(sealed_arguments(module, accept));
+                out.extend(sealed_arguments(module, reject));
+            }
+            Statement::Loop { body, continuing, .. } => {
+                out.extend(sealed_arguments(module, body));
+                out.extend(sealed_arguments(module, continuing));
+            }
+            Statement::Switch { cases, .. } => {
+                cases.iter().for_each(|c| out.extend(sealed_arguments(module, &c.body)));
+            }
+            _ => {}
+        }
+    }
+    out
+}
