@@ -16,5 +16,6 @@ pub mod plan;
 pub mod quant;
 pub mod sample;
 pub mod tokenizer;
+pub mod trace;
 pub mod validate;
 pub mod verify;

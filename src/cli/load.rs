@@ -94,8 +94,7 @@ pub(super) fn session(model: &Model, a: &RunArguments, all_logits: bool) -> Resu
         eprintln!("warning: --ctx {context} is more than the {trained} positions the model was trained for");
     }
     let chunk = usize::from(a.chunk);
-    let sizes = Sizes { context, batch: chunk, logits_rows: if all_logits { chunk } else { 1 } };
-    let backend = open(model, a, sizes)?;
+    let backend = open(model, a, all_logits)?;
     if !a.quiet {
         eprintln!("model: {}", if model.config.name.is_empty() { "unnamed" } else { &model.config.name });
         eprintln!("backend: {} ({})", backend.name(), backend.device());
@@ -103,7 +102,11 @@ pub(super) fn session(model: &Model, a: &RunArguments, all_logits: bool) -> Resu
     Ok(Session::new(backend, chunk))
 }
 
-fn open(model: &Model, a: &RunArguments, sizes: Sizes) -> Result<Box<dyn Backend>, Box<dyn Error>> {
+/// The backend asked for; `all_logits` makes room for the logits of every row of a chunk.
+pub(super) fn open(model: &Model, a: &RunArguments, all_logits: bool) -> Result<Box<dyn Backend>, Box<dyn Error>> {
+    let context = a.context.map_or(model.config.context_length.min(DEFAULT_CONTEXT), |c| c as usize);
+    let chunk = usize::from(a.chunk);
+    let sizes = Sizes { context, batch: chunk, logits_rows: if all_logits { chunk } else { 1 } };
     let plan = model.plan(a.precision.into())?;
     let api = match a.backend {
         BackendName::Cpu => None,

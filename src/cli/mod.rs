@@ -9,6 +9,7 @@ mod logits;
 mod perplexity;
 mod quantize;
 mod tokenize;
+mod trace;
 mod validate;
 mod verify;
 
@@ -44,6 +45,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Check every shader: validity, translations, the numerics rules, compilation on the adapter
     Validate(validate::Arguments),
+    /// Look into a model: figures per step, likeliest tokens per layer, differences between backends and runs
+    Trace(trace::Arguments),
     /// Measure speed, as llama-bench does, on every backend asked for
     Bench(bench::Arguments),
     /// List the GPU adapters, their drivers and limits
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Perplexity(a) => perplexity::run(&a),
         Command::Verify(a) => verify::run(&a),
         Command::Validate(a) => validate::run(&a),
+        Command::Trace(a) => trace::run(&a),
         Command::Bench(a) => bench::run(&a),
         Command::Devices(a) => devices::run(&a),
     };
