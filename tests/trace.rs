@@ -55,6 +55,28 @@ fn backends_and_runs_are_compared_and_a_step_is_dumped() {
     samebits().args(wrong).assert().code(1).stderr(predicates::str::contains("there is no step 'blk.77.ffn_norm'"));
 }
 
+#[test]
+fn a_saved_trace_of_another_run_is_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saved.json");
+    let saved = trace(&["-p", "Once upon"]);
+    std::fs::write(&path, saved.to_string()).unwrap();
+    let against = path.to_str().unwrap();
+    let value = trace(&["-p", "Once upon", "--backend", "gpu", "--against", against]);
+    assert!(value["compared"][0]["first_difference"].is_null(), "{}", value["compared"]);
+    let mut other = saved.clone();
+    other["trace"]["hashes"][30][1] = "0000000000000000".into();
+    std::fs::write(&path, other.to_string()).unwrap();
+    let output = samebits().args(["trace", "--json", "-p", "Once upon", "--against", against]).assert().code(1);
+    let value: Value = serde_json::from_slice(&output.get_output().stdout).unwrap();
+    assert_eq!(value["compared"][0]["first_difference"]["step"], saved["trace"]["hashes"][30][0]);
+    samebits()
+        .args(["trace", "-p", "Twice", "--against", against])
+        .assert()
+        .code(1)
+        .stderr(predicates::str::contains("another prompt"));
+}
+
 /// Random weights choose evenly: a person is told to look.
 #[test]
 fn a_model_that_hardly_chooses_is_named() {

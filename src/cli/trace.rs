@@ -38,6 +38,9 @@ pub(super) struct Arguments {
     /// Write the output of --step for all tokens as a NumPy file
     #[arg(long, value_name = "FILE", requires = "step")]
     dump: Option<PathBuf>,
+    /// Name the first step that differs from a trace saved with --json on another machine or build
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -72,14 +75,17 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         }
     }
     let (first_name, first) = &traces[0];
-    let differences: Vec<_> = traces[1..]
+    let mut differences: Vec<_> = traces[1..]
         .iter()
         .map(|(name, t)| {
             let difference =
                 first_difference(first, t).map(|(step, wrong, all)| json!({"step": step, "differ": wrong, "of": all}));
-            (name, difference)
+            (name.clone(), difference)
         })
         .collect();
+    if let Some(path) = &a.against {
+        differences.push((path.display().to_string(), against(path, &prompt, first)?));
+    }
     if let (Some(step), Some(path)) = (&a.step, &a.dump) {
         let found = first.outputs.iter().find(|(s, _)| s.name == *step);
         let (_, words) =
@@ -103,6 +109,27 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         }
     }
     if differences.iter().any(|d| d.1.is_some()) { Err("runs differ; see above".into()) } else { Ok(()) }
+}
+
+/// The first step whose hash is not that of a saved trace of the same prompt.
+fn against(
+    path: &std::path::Path,
+    prompt: &[u32],
+    t: &Trace,
+) -> Result<Option<serde_json::Value>, Box<dyn std::error::Error>> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let name = path.display();
+    let saved: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| format!("{name} is not what `samebits trace --json` writes: {e}"))?;
+    let hashes = saved["trace"]["hashes"].as_array().ok_or_else(|| format!("{name} holds no trace"))?;
+    if saved["tokens"] != json!(prompt) || hashes.len() != t.hashes.len() {
+        return Err(format!("{name} is of another prompt or model; trace the same on both machines").into());
+    }
+    let differ = |(ours, theirs): &(&(String, String), &serde_json::Value)| json!(ours) != **theirs;
+    let mut wrong = t.hashes.iter().zip(hashes).filter(differ);
+    let first = wrong.next().map(|(ours, _)| ours.0.clone());
+    let more = wrong.count();
+    Ok(first.map(|step| json!({"step": step, "differ": more + 1, "of": hashes.len(), "unit": "steps"})))
 }
 
 fn show(a: &Arguments, t: &Trace, tokenizer: &Tokenizer) -> Outcome {

@@ -2,6 +2,7 @@
 //! 2020): the final norm and the output matrix applied to the residual stream after that layer.
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use crate::backend::{Backend, BackendError, Batch, Rows};
 use crate::model::Model;
@@ -58,6 +59,8 @@ pub struct Trace {
     pub layers: Vec<LayerFigures>,
     /// What a person should look at, in words.
     pub warnings: Vec<String>,
+    /// A hash of every step's output, all tokens: traces of other machines compare by it.
+    pub hashes: Vec<(String, String)>,
     /// Every step's output words, all tokens.
     #[serde(skip)]
     pub outputs: Vec<(Step, Vec<u32>)>,
@@ -81,9 +84,14 @@ pub fn trace(model: &Model, plan: &Plan, backend: &mut dyn Backend, prompt: &[u3
     let logits = lens(model, plan, &streams);
     let layers: Vec<_> =
         (0..streams.len()).map(|i| layer(i, &streams[i], streams.get(i.wrapping_sub(1)), &logits[i])).collect();
-    let mut trace = Trace { steps, layers, warnings: Vec::new(), outputs };
+    let hashes = outputs.iter().map(|(s, w)| (s.name.clone(), hash(w))).collect();
+    let mut trace = Trace { steps, layers, warnings: Vec::new(), hashes, outputs };
     trace.warnings = warnings(&trace);
     Ok(trace)
+}
+
+fn hash(words: &[u32]) -> String {
+    Sha256::digest(bytemuck::cast_slice::<u32, u8>(words)).iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
 fn figures(step: &Step, x: &[f32]) -> StepFigures {
