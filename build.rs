@@ -44,13 +44,14 @@ fn main() {
         .into_iter()
         .filter(|(_, text)| text.contains("fn unpack(") || text.contains("fn load("))
         .collect();
-    for (op, text) in wgsl_files("wgsl") {
-        if text.contains("// needs: format") {
-            for (format, format_text) in &formats {
-                validate(&format!("{op} with {format}"), &shader::assemble(&text, Some(format_text)));
+    for (name, text) in wgsl_files("wgsl").into_iter().chain(wgsl_files("wgsl/fused")) {
+        let kernel = shader::Shader { name: "", wgsl: text.leak() };
+        if kernel.needs_format() {
+            for (format, format_text) in formats.iter().filter(|f| kernel.takes(&f.1)) {
+                validate(&format!("{name} with {format}"), &kernel.source(Some(format_text)));
             }
         } else {
-            validate(&op, &shader::assemble(&text, None));
+            validate(&name, &kernel.source(None));
         }
     }
 }

@@ -14,7 +14,7 @@ use samebits::ops;
 use samebits::quant::FORMATS;
 
 fn plain(shader: &'static ops::Shader) -> Kernel {
-    Kernel { shader, format: None, precise: false }
+    Kernel::new(shader)
 }
 
 fn config() -> ProptestConfig {
@@ -138,7 +138,7 @@ proptest! {
             // embedding
             let ids: Vec<u32> = (0..tokens).map(|_| random.word() % rows as u32).collect();
             let p = ops::embedding::Params { cols: cols as u32, row_base: 0, rows: rows as u32, block: format.block as u32, streams };
-            let kernel = Kernel { shader: &ops::embedding::SHADER, format: Some(format), precise: false };
+            let kernel = Kernel::new(&ops::embedding::SHADER).format(format);
             let out = vec![0u32; tokens * cols];
             let gpu = run_kernel(kernel, bytes_of(&p), 0, ops::embedding::workgroups(&p, tokens as u32), &[&stored, &stored, &ids, &out], 3);
             let mut cpu = vec![0.0; tokens * cols];
@@ -161,7 +161,7 @@ proptest! {
                         ops::quantize_activations::cpu(b, precision, &x[at.clone()], &mut hi[at.clone()], lo, &mut scale[t * cols / b..(t + 1) * cols / b]);
                     }
                     let p = ops::quantize_activations::Params::new(cols, b, precision);
-                    let kernel = Kernel { shader: &ops::quantize_activations::SHADER, format: None, precise };
+                    let kernel = Kernel::new(&ops::quantize_activations::SHADER).precise(precise);
                     let out = vec![0u32; tokens * p.stride as usize];
                     let words = run_kernel(kernel, bytes_of(&p), 0, ops::quantize_activations::workgroups(&p, tokens as u32), &[&bits(&x), &out], 1);
                     for t in 0..tokens {
@@ -187,10 +187,11 @@ proptest! {
                 has_bias: 1,
                 streams,
                 out_row0: 0,
-                pad: [0; 3],
+                first: 0,
+                pad: [0; 2],
             };
             let bias = random.floats(rows, -6, 2);
-            let kernel = Kernel { shader: &ops::matmul::SHADER, format: Some(format), precise: precise && block.is_some() };
+            let kernel = Kernel::new(&ops::matmul::SHADER).format(format).precise(precise && block.is_some());
             let out = vec![0u32; tokens * rows];
             let buffers: [&[u32]; 6] = [&stored, &stored, &x_words, &x_words, &bits(&bias), &out];
             let gpu = run_kernel(kernel, bytes_of(&p), 0, ops::matmul::workgroups(&p, tokens as u32), &buffers, 5);

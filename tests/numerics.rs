@@ -36,7 +36,7 @@ macro_rules! shader {
 
 fn on_gpu(shader: &'static Shader, input: &[u32]) -> Vec<u32> {
     let _turn = turn();
-    let kernel = Kernel { shader, format: None, precise: false };
+    let kernel = Kernel::new(shader);
     let params = [input.len() as u32, 0, 0, 0];
     let groups = [input.len().div_ceil(64) as u32, 1, 1];
     let out = vec![0; input.len()];
@@ -153,7 +153,7 @@ fn s8_sums() {
     };
     let _turn = turn();
     let n = N / 8;
-    let kernel = Kernel { shader: &SHADER, format: None, precise: false };
+    let kernel = Kernel::new(&SHADER);
     let params = [n as u32, 0, 0, 0];
     let groups = [n.div_ceil(64) as u32, 1, 1];
     let gpu = run_kernel(kernel, bytemuck::cast_slice(&params), 0, groups, &[&bits(&x), &vec![0; n]], 1);

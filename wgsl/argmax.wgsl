@@ -1,4 +1,5 @@
 // out[row] = index of the largest of the row, ties to the lower index; twin of src/ops/argmax.rs.
+// A workgroup takes one row. The index is stored from `state.next` on, so that it can be the next token's id.
 
 struct Params {
   width: u32,
@@ -8,8 +9,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> out: array<u32>;
 
 override THREADS: u32 = 64u;
-var<workgroup> keys: array<u32, THREADS>;
-var<workgroup> indices: array<u32, THREADS>;
+var<workgroup> best: atomic<u32>;
+var<workgroup> index: atomic<u32>;
 
 // Floats as integers of the same order.
 fn key(x: f32) -> u32 {
@@ -19,23 +20,24 @@ fn key(x: f32) -> u32 {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let row = state.row0 + group.y;
-  var best = 0u;
-  var index = 0xffffffffu;
-  for (var i = thread; i < params.width; i += THREADS) {
-    let k = key(x[row * params.width + i]);
-    if k > best || index == 0xffffffffu { best = k; index = i; }
-  }
-  keys[thread] = best;
-  indices[thread] = index;
-  workgroupBarrier();
+  let row = state.row0 + state.slot + group.y;
   if thread == 0u {
-    for (var t = 1u; t < THREADS; t++) {
-      if indices[t] != 0xffffffffu && (keys[t] > best || (keys[t] == best && indices[t] < index)) {
-        best = keys[t];
-        index = indices[t];
+    atomicStore(&best, 0u);
+    atomicStore(&index, 0xffffffffu);
+  }
+  workgroupBarrier();
+  var mine = 0u;
+  for (var i = thread; i < params.width; i += THREADS) { mine = max(mine, key(x[row * params.width + i])); }
+  atomicMax(&best, mine);
+  workgroupBarrier();
+  if mine == atomicLoad(&best) {
+    for (var i = thread; i < params.width; i += THREADS) {
+      if key(x[row * params.width + i]) == mine {
+        atomicMin(&index, i);
+        break;
       }
     }
-    out[row] = index;
   }
+  workgroupBarrier();
+  if thread == 0u { out[state.next + group.y] = atomicLoad(&index); }
 }

@@ -1,5 +1,5 @@
 // out[row] = the dequantised embedding row of ids[row]; twin of src/ops/embedding.rs. A thread makes one weight.
-// needs: format weight
+// needs: format, weight, layout
 
 struct Params {
   cols: u32,
@@ -15,11 +15,14 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 
 override THREADS: u32 = 64u;
+override ITEMS: u32 = 0u; // halves of chunks in a row that is stored in the layout of items; 0: stored in order
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
   let row = state.row0 + thread.y;
-  let id = ids[row];
+  let id = ids[state.ids + row];
   if thread.x >= params.cols || id < params.row_base || id >= params.row_base + params.rows { return; }
-  out[row * params.cols + thread.x] = settle(weight((id - params.row_base) * params.cols + thread.x));
+  var at = thread.x;
+  if ITEMS != 0u { at = item_word(at, ITEMS); }
+  out[row * params.cols + at] = settle(weight((id - params.row_base) * params.cols + thread.x));
 }

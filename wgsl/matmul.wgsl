@@ -1,6 +1,6 @@
 // y[row, n] = sum over k of w[n, k] * x[row, k] (+ bias[n]); twin of src/ops/matmul.rs.
 // A workgroup computes 8 weight rows for one activation row: all threads make terms, 64 of them add by S8.
-// needs: format term
+// needs: format, term
 
 struct Params {
   cols: u32,
@@ -13,6 +13,7 @@ struct Params {
   has_bias: u32,
   streams: vec4<u32>,
   out_row0: u32, // 1: outputs are stored from row 0 on
+  first: u32, // the shard's first row in the buffer
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> weights: array<u32>;
@@ -39,7 +40,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = thread; i < ROWS * count; i += THREADS) {
       let r = i / count;
       let b = i % count;
-      if first + r < params.rows { terms[r * TILE + b] = term(first + r, tile + b, x_row); }
+      if first + r < params.rows { terms[r * TILE + b] = term(params.first + first + r, tile + b, x_row); }
     }
     workgroupBarrier();
     if thread < 64u {

@@ -49,6 +49,18 @@ pub trait Backend {
     /// Runs a batch; returns the wanted rows of logits, one after the other.
     fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError>;
 
+    /// Feeds `token` at `position`, then always the likeliest next token (ties to the lower id), until `limit` tokens are
+    /// fed or `emit` returns `false`. `emit` hears each choice, and with `logits` what it was made from. The cache must
+    /// hold `position + limit` positions; those behind the last token heard are undefined.
+    fn greedy(
+        &mut self,
+        token: u32,
+        position: usize,
+        limit: usize,
+        logits: bool,
+        emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
+    ) -> Result<(), BackendError>;
+
     /// The largest batch.
     fn batch_size(&self) -> usize;
 
@@ -60,6 +72,34 @@ pub trait Backend {
 
     /// The device's name.
     fn device(&self) -> String;
+}
+
+/// A token that a backend chose itself.
+#[derive(Clone, Copy, Debug)]
+pub struct GreedyToken<'a> {
+    /// The likeliest.
+    pub id: u32,
+    /// What it was chosen from; empty where the caller did not ask for that.
+    pub logits: &'a [f32],
+}
+
+/// [`Backend::greedy`] made of [`Backend::forward`].
+fn greedy_by_batches(
+    backend: &mut dyn Backend,
+    mut token: u32,
+    position: usize,
+    limit: usize,
+    emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
+) -> Result<(), BackendError> {
+    for i in 0..limit {
+        let batch = Batch { ids: &[token], position: position + i, logits: Rows::Last };
+        let logits = backend.forward(batch, None)?;
+        token = crate::ops::argmax::cpu(logits);
+        if !emit(GreedyToken { id: token, logits }) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Sizes of a backend's buffers.

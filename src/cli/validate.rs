@@ -7,7 +7,7 @@ use naga::valid::Capabilities;
 use serde_json::json;
 
 use super::{Outcome, print, print_json};
-use crate::backend::gpu::{Api, Choice, Device, Kernel, adapters, api_name};
+use crate::backend::gpu::{Api, Choice, Device, FUSED, Kernel, adapters, api_name};
 use crate::ops::SHADERS;
 use crate::quant::FORMATS;
 use crate::validate::{Translations, Variant, parse, translate, variants, violations};
@@ -54,8 +54,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         let mut verdict = check(variant, own, a.emit.as_deref())?;
         if let Some(device) = &mut device {
             for kernel in kernels(&variant.name) {
-                let compiled = device.pipeline(kernel).map(|_| ()).map_err(|e| e.to_string());
-                verdict.checks.push((if kernel.precise { "compiles, precise" } else { "compiles" }, compiled));
+                let compiled = device.pipeline(&kernel).map(|_| ()).map_err(|e| e.to_string());
+                verdict.checks.push((if kernel.constants.is_empty() { "compiles" } else { "compiles, precise" }, compiled));
             }
         }
         verdicts.push(verdict);
@@ -100,11 +100,11 @@ fn open(a: &Arguments) -> Result<Option<Device>, Box<dyn std::error::Error>> {
 /// The kernels made from a variant.
 fn kernels(name: &str) -> Vec<Kernel> {
     let (op, format) = name.split_once('.').unwrap_or((name, ""));
-    let Some(shader) = SHADERS.iter().find(|s| s.name == op) else { return Vec::new() };
+    let Some(shader) = SHADERS.iter().chain(FUSED).find(|s| s.name == op) else { return Vec::new() };
     let format = FORMATS.iter().copied().find(|f| f.name == format);
     let has_precise =
-        shader.wgsl.contains("PRECISE") || (op == "matmul" && format.is_some_and(|f| f.activation_block().is_some()));
-    let kernel = |precise| Kernel { shader, format, precise };
+        shader.source(format.map(|f| f.wgsl)).contains("override PRECISE");
+    let kernel = |precise| Kernel { format, ..Kernel::new(shader).precise(precise) };
     if has_precise { vec![kernel(false), kernel(true)] } else { vec![kernel(false)] }
 }
 

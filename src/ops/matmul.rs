@@ -33,8 +33,10 @@ pub struct Params {
     pub streams: [u32; 4],
     /// 1: results are stored from row 0 on, whatever row the activations come from.
     pub out_row0: u32,
+    /// The shard's first row in its buffer.
+    pub first: u32,
     /// To 16 bytes.
-    pub pad: [u32; 3],
+    pub pad: [u32; 2],
 }
 
 /// Weight rows a workgroup computes.

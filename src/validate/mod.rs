@@ -6,6 +6,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ShaderStage};
 use thiserror::Error;
 
+use crate::backend::gpu::FUSED;
 use crate::ops::SHADERS;
 use crate::quant::FORMATS;
 
@@ -27,9 +28,9 @@ pub struct Variant {
 /// Every variant this program can run.
 pub fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
-    for shader in SHADERS {
+    for shader in SHADERS.iter().chain(FUSED) {
         if shader.needs_format() {
-            for format in FORMATS {
+            for format in FORMATS.iter().filter(|f| shader.takes(f.wgsl)) {
                 let name = format!("{}.{}", shader.name, format.name);
                 all.push(Variant { name, source: shader.source(Some(format.wgsl)) });
             }

@@ -49,8 +49,8 @@ pub(super) fn verify(device: &mut Device, rounds: u64) -> Result<Rung, VerifyErr
 }
 
 fn run(device: &mut Device, case: &Case) -> Result<Vec<u32>, BackendError> {
-    let pipeline = device.pipeline(case.kernel)?;
-    let state = device.upload("state", bytemuck::cast_slice(&[0u32, case.position, 0, case.groups[1]]))?;
+    let pipeline = device.pipeline(&case.kernel)?;
+    let state = device.upload("state", bytemuck::cast_slice(&[0u32, case.position, 0, case.groups[1], 0, 0, 0, 0]))?;
     let params = device.uniform("params", &case.params)?;
     let buffers = case
         .buffers
@@ -62,7 +62,7 @@ fn run(device: &mut Device, case: &Case) -> Result<Vec<u32>, BackendError> {
     {
         let mut pass = encoder.begin_compute_pass(&Default::default());
         pass.set_pipeline(&pipeline.pipeline);
-        pass.set_bind_group(0, &bindings, &[]);
+        pass.set_bind_group(0, &bindings, &[0]);
         pass.dispatch_workgroups(case.groups[0], case.groups[1], case.groups[2]);
     }
     device.queue.submit([encoder.finish()]);
@@ -70,7 +70,7 @@ fn run(device: &mut Device, case: &Case) -> Result<Vec<u32>, BackendError> {
 }
 
 fn plain(shader: &'static Shader) -> Kernel {
-    Kernel { shader, format: None, precise: false }
+    Kernel::new(shader)
 }
 
 fn cases(random: &mut Random) -> Vec<Case> {
@@ -195,7 +195,7 @@ fn matrices(random: &mut Random, format: &'static Format, precision: Precision, 
             words.extend(scale[t * cols / b..(t + 1) * cols / b].iter().map(|s| s.to_bits()));
             words.resize((t + 1) * p.stride as usize, 0);
         }
-        let kernel = Kernel { shader: &ops::quantize_activations::SHADER, format: None, precise };
+        let kernel = Kernel::new(&ops::quantize_activations::SHADER).precise(precise);
         let groups = ops::quantize_activations::workgroups(&p, tokens as u32);
         let buffers = vec![bits(&x), vec![0; words.len()]];
         let (params, expected) = (bytes_of(&p).to_vec(), words.clone());
@@ -214,7 +214,7 @@ fn matrices(random: &mut Random, format: &'static Format, precision: Precision, 
         let bytes = format.row_bytes(cols);
         ops::embedding::cpu(format, &raw[*id as usize * bytes..][..bytes], out);
     }
-    let kernel = Kernel { shader: &ops::embedding::SHADER, format: Some(format), precise: false };
+    let kernel = Kernel::new(&ops::embedding::SHADER).format(format);
     let groups = ops::embedding::workgroups(&p, tokens as u32);
     let buffers = vec![stored.clone(), stored.clone(), ids, vec![0; tokens * cols]];
     let (params, expected) = (bytes_of(&p).to_vec(), bits(&expected));
@@ -232,7 +232,8 @@ fn matrices(random: &mut Random, format: &'static Format, precision: Precision, 
         has_bias: 1,
         streams,
         out_row0: 0,
-        pad: [0; 3],
+        first: 0,
+        pad: [0; 2],
     };
     let bias = random.floats(rows);
     let mut expected = vec![0.0; tokens * rows];
@@ -250,7 +251,7 @@ fn matrices(random: &mut Random, format: &'static Format, precision: Precision, 
         let bytes = format.row_bytes(cols);
         ops::matmul::cpu(format, &raw[n * bytes..][..bytes], &[row], Some(bias[n]), out);
     }
-    let kernel = Kernel { shader: &ops::matmul::SHADER, format: Some(format), precise };
+    let kernel = Kernel::new(&ops::matmul::SHADER).format(format).precise(precise);
     let groups = ops::matmul::workgroups(&p, tokens as u32);
     let buffers = vec![stored.clone(), stored, words.clone(), words, bits(&bias), vec![0; tokens * rows]];
     let (params, expected) = (bytes_of(&p).to_vec(), bits(&expected));

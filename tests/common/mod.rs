@@ -110,8 +110,8 @@ fn run_on(
     buffers: &[&[u32]],
     out: usize,
 ) -> Vec<u32> {
-    let pipeline = device.pipeline(kernel).unwrap();
-    let state = device.upload("state", bytemuck::cast_slice(&[0u32, position, 0, groups[1]])).unwrap();
+    let pipeline = device.pipeline(&kernel).unwrap();
+    let state = device.upload("state", bytemuck::cast_slice(&[0u32, position, 0, groups[1], 0, 0, 0, 0])).unwrap();
     let params = device.uniform("params", params).unwrap();
     let buffers: Vec<_> = buffers.iter().map(|b| device.upload("b", bytemuck::cast_slice(b)).unwrap()).collect();
     let words = buffers[out].size() as usize / 4;
@@ -121,7 +121,7 @@ fn run_on(
     {
         let mut pass = encoder.begin_compute_pass(&Default::default());
         pass.set_pipeline(&pipeline.pipeline);
-        pass.set_bind_group(0, &bindings, &[]);
+        pass.set_bind_group(0, &bindings, &[0]);
         pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
     }
     device.queue.submit([encoder.finish()]);

@@ -5,6 +5,9 @@ struct State {
   position: u32, // of the first row of this batch
   row0: u32, // first row to compute
   rows: u32, // rows to compute
+  ids: u32, // where the batch's token ids begin
+  next: u32, // where the id that follows is stored
+  slot: u32, // which row of logits a fused token writes
 }
 @group(0) @binding(0) var<storage, read> state: State;
 
@@ -14,12 +17,22 @@ fn add(a: f32, b: f32) -> f32 { return seal(a + b); }
 fn sub(a: f32, b: f32) -> f32 { return seal(a - b); }
 fn mul(a: f32, b: f32) -> f32 { return seal(a * b); }
 
+fn seal4(x: vec4<f32>) -> vec4<f32> { return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4(state.zero)); }
+fn add4(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> { return seal4(a + b); }
+fn mul4(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> { return seal4(a * b); }
+
+// sum + a * b where the product is exact (24 significant bits or fewer), so that fusing it changes nothing.
+fn add_exact(sum: f32, a: f32, b: f32) -> f32 { return seal(sum + a * b); }
+fn add_exact4(sum: vec4<f32>, a: vec4<f32>, b: vec4<f32>) -> vec4<f32> { return seal4(sum + a * b); }
+
 const ACTIVATION_FLOOR = 0x1p-60f;
 const WEIGHT_FLOOR = 0x1p-40f;
 const RESULT_FLOOR = 0x1p-100f;
 
 fn flush(x: f32, lowest: f32) -> f32 { return select(x, 0.0, abs(x) < lowest); }
 fn settle(x: f32) -> f32 { return flush(x, RESULT_FLOOR); }
+fn flush4(x: vec4<f32>, lowest: f32) -> vec4<f32> { return select(x, vec4(0.0), abs(x) < vec4(lowest)); }
+fn settle4(x: vec4<f32>) -> vec4<f32> { return flush4(x, RESULT_FLOOR); }
 
 fn r13(x: f32) -> f32 {
   let u = bitcast<u32>(x);
@@ -57,6 +70,18 @@ fn f16_to_f32(h: u32) -> f32 {
   }
   if exponent == 31u { return bitcast<f32>(sign | 0x7f800000u | (mantissa << 13u)); }
   return bitcast<f32>(sign | (((h & 0x7fffu) << 13u) + (112u << 23u)));
+}
+
+// Four f16 from two words, exactly.
+fn f16x4(low: u32, high: u32) -> vec4<f32> {
+  let h = vec4(low & 0xffffu, low >> 16u, high & 0xffffu, high >> 16u);
+  let magnitude = (h & vec4(0x7fffu)) << vec4(13u);
+  let normal = magnitude + vec4(112u << 23u);
+  let infinite = normal + vec4(112u << 23u);
+  let subnormal = seal4(bitcast<vec4<f32>>(normal + vec4(1u << 23u)) - vec4(0x1p-14f));
+  var bits = select(normal, infinite, magnitude >= vec4(31u << 23u));
+  bits = select(bits, bitcast<vec4<u32>>(subnormal), magnitude < vec4(1u << 23u));
+  return bitcast<vec4<f32>>(bits | ((h & vec4(0x8000u)) << vec4(16u)));
 }
 
 // An i32 as the nearest f32: sums of 2^24 and more are split, so that no conversion rounds.

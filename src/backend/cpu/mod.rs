@@ -16,7 +16,7 @@ pub use pool::Pool;
 use panels::{Kind, Panels, ROWS};
 use pool::Disjoint;
 
-use super::{Backend, BackendError, Batch, Listener, Sizes};
+use super::{Backend, BackendError, Batch, GreedyToken, Listener, Sizes};
 use crate::model::Model;
 use crate::numerics::{ActivationRow, Precision};
 use crate::ops;
@@ -541,6 +541,17 @@ impl Memory {
 }
 
 impl Backend for Cpu {
+    fn greedy(
+        &mut self,
+        token: u32,
+        position: usize,
+        limit: usize,
+        _logits: bool,
+        emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
+    ) -> Result<(), BackendError> {
+        super::greedy_by_batches(self, token, position, limit, emit)
+    }
+
     fn forward(&mut self, batch: Batch<'_>, mut listener: Option<Listener<'_>>) -> Result<&[f32], BackendError> {
         super::check_ids(batch.ids, self.plan.vocabulary())?;
         let n = batch.ids.len();

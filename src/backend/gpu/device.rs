@@ -10,6 +10,9 @@ use crate::backend::BackendError;
 use crate::ops::Shader;
 use crate::quant::Format;
 
+/// Bytes of a state, what every kernel reads first (`State` in `wgsl/lib/numerics.wgsl`).
+pub const STATE_BYTES: u64 = 32;
+
 /// The wish of a user for an adapter.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
@@ -99,25 +102,53 @@ fn choose(choice: &Choice) -> Result<wgpu::Adapter, BackendError> {
         .ok_or_else(|| BackendError::NoSuchDevice { wanted: wanted.clone(), found: names() })
 }
 
-/// A kernel: an op's shader with its variant.
-#[derive(Clone, Copy, Debug)]
+/// A kernel: a shader with its variant.
+#[derive(Clone, Debug)]
 pub struct Kernel {
-    /// The op's shader.
+    /// The shader.
     pub shader: &'static Shader,
-    /// The weight format, where the op reads weights.
+    /// The weight format, where the kernel reads weights.
     pub format: Option<&'static Format>,
-    /// The `PRECISE` override, where the shader has it.
-    pub precise: bool,
+    /// Values of the shader's overrides.
+    pub constants: Vec<(&'static str, u32)>,
 }
 
 impl Kernel {
-    /// Its name in reports: `matmul.Q4_0.precise`.
+    /// A shader that needs no more.
+    pub fn new(shader: &'static Shader) -> Self {
+        Self { shader, format: None, constants: Vec::new() }
+    }
+
+    /// With weights of this format.
+    #[must_use]
+    pub fn format(mut self, format: &'static Format) -> Self {
+        self.format = Some(format);
+        self
+    }
+
+    /// Sets the override `PRECISE`.
+    #[must_use]
+    pub fn precise(self, precise: bool) -> Self {
+        if precise { self.with("PRECISE", 1) } else { self }
+    }
+
+    /// Sets an override.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: u32) -> Self {
+        self.constants.push((name, value));
+        self
+    }
+
+    /// Its name in reports: `matmul.Q4_0.PRECISE=1`.
     pub fn name(&self) -> String {
         let mut name = self.shader.name.to_owned();
         if let Some(format) = self.format {
             name = format!("{name}.{}", format.name);
         }
-        if self.precise { format!("{name}.precise") } else { name }
+        for (constant, value) in &self.constants {
+            name = format!("{name}.{constant}={value}");
+        }
+        name
     }
 
     /// The whole WGSL module.
@@ -251,7 +282,7 @@ impl Device {
     }
 
     /// The pipeline of a kernel, compiled once.
-    pub fn pipeline(&mut self, kernel: Kernel) -> Result<Rc<Pipeline>, BackendError> {
+    pub fn pipeline(&mut self, kernel: &Kernel) -> Result<Rc<Pipeline>, BackendError> {
         let name = kernel.name();
         if let Some(pipeline) = self.pipelines.get(&name) {
             return Ok(Rc::clone(pipeline));
@@ -261,7 +292,7 @@ impl Device {
         Ok(pipeline)
     }
 
-    fn compile(&self, name: &str, kernel: Kernel) -> Result<Pipeline, BackendError> {
+    fn compile(&self, name: &str, kernel: &Kernel) -> Result<Pipeline, BackendError> {
         let source = kernel.source();
         let module = naga::front::wgsl::parse_str(&source).map_err(|e| self.error(format!("shader {name}: {e}")))?;
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -285,15 +316,14 @@ impl Device {
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
-        let precise = [("PRECISE", f64::from(u8::from(kernel.precise)))];
-        let has_precise = module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some("PRECISE"));
+        let constants: Vec<_> = kernel.constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(name),
             layout: Some(&pipeline_layout),
             module: &shader,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants: if has_precise { &precise } else { &[] },
+                constants: &constants,
                 zero_initialize_workgroup_memory: cfg!(debug_assertions),
             },
             cache: None,
@@ -304,11 +334,19 @@ impl Device {
         }
     }
 
-    /// Binds buffers to a pipeline's bindings 0, 1, …
+    /// Binds buffers to a pipeline's bindings 0, 1, … The first holds states; which one, the dynamic offset says.
     pub fn bind(&self, pipeline: &Pipeline, buffers: &[&wgpu::Buffer]) -> wgpu::BindGroup {
+        let state = |buffer| wgpu::BufferBinding { buffer, offset: 0, size: wgpu::BufferSize::new(STATE_BYTES) };
         let entries: Vec<_> = (0..)
             .zip(buffers)
-            .map(|(binding, b)| wgpu::BindGroupEntry { binding, resource: b.as_entire_binding() })
+            .map(|(binding, b)| wgpu::BindGroupEntry {
+                binding,
+                resource: if binding == 0 {
+                    wgpu::BindingResource::Buffer(state(b))
+                } else {
+                    b.as_entire_binding()
+                },
+            })
             .collect();
         let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries };
         self.device.create_bind_group(&descriptor)
@@ -363,7 +401,7 @@ fn layout_entries(module: &naga::Module) -> Vec<wgpu::BindGroupLayoutEntry> {
             Some(wgpu::BindGroupLayoutEntry {
                 binding,
                 visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: binding == 0, min_binding_size: None },
                 count: None,
             })
         })

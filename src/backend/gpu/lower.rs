@@ -1,20 +1,48 @@
 //! Steps to dispatches: which kernel, with which parameters and buffers.
 
+use std::collections::HashMap;
+use std::rc::Rc;
+
 use bytemuck::bytes_of;
 
 use super::device::{Device, Kernel, Pipeline};
 use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
 use crate::numerics::Precision;
-use crate::ops::{self, Shader};
+use crate::ops;
 use crate::plan::{BufferId, BufferKind, Op, Plan, Step, WeightId};
-use std::rc::Rc;
 
-/// A recorded dispatch; its second dimension is the number of rows.
+/// A recorded dispatch.
 pub(super) struct Dispatch {
     pub pipeline: Rc<Pipeline>,
     pub bindings: wgpu::BindGroup,
-    pub groups_x: u32,
+    pub grid: Grid,
+}
+
+/// How many workgroups a dispatch has.
+#[derive(Clone, Copy)]
+pub(super) enum Grid {
+    /// So many, and in the second dimension one for `each` rows of the batch.
+    #[allow(missing_docs)]
+    Rows { x: u32, each: u32 },
+    /// Always the same.
+    Fixed([u32; 2]),
+    /// One for every 32 positions of the cache, and so many in the second dimension.
+    Tiles(u32),
+}
+
+impl Dispatch {
+    /// Records it for `rows` rows, the first of them at `position`; `state` is the byte offset of their state.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, state: u32, position: usize, rows: usize) {
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.bindings, &[state]);
+        let [x, y] = match self.grid {
+            Grid::Rows { x, each } => [x, (rows as u32).div_ceil(each)],
+            Grid::Fixed(groups) => groups,
+            Grid::Tiles(y) => [position as u32 / 32 + 1, y],
+        };
+        pass.dispatch_workgroups(x, y, 1);
+    }
 }
 
 /// A step's dispatches.
@@ -42,6 +70,8 @@ pub(super) struct Resources {
     pub rope: wgpu::Buffer,
     pub scores: wgpu::Buffer,
     pub weights: Vec<Resident>,
+    /// The values of vectors, by weight.
+    pub vectors: HashMap<usize, Vec<f32>>,
 }
 
 /// Makes dispatches of steps.
@@ -60,22 +90,17 @@ impl Lowering<'_> {
         let buffer = |b: BufferId| &r.buffers[b.0];
         let mut dispatches = Vec::new();
         let mut one = |kernel: Kernel, params: &[u8], groups: [u32; 3], buffers: &[&wgpu::Buffer]| {
-            dispatches.push(dispatch(self.device, kernel, state, params, groups, buffers)?);
+            let grid = Grid::Rows { x: groups[0], each: 1 };
+            dispatches.push(dispatch(self.device, kernel, state, params, grid, buffers)?);
             Ok::<_, BackendError>(())
         };
-        let plain = |shader: &'static Shader| Kernel { shader, format: None, precise: false };
+        let plain = Kernel::new;
         match step.op {
             Op::Embedding { weight, out } => {
                 let w = &plan.weights[weight.0];
-                for shard in matrix(r, weight) {
-                    let p = ops::embedding::Params {
-                        cols: w.cols as u32,
-                        row_base: shard.row_base as u32,
-                        rows: shard.rows as u32,
-                        block: w.format.block as u32,
-                        streams: shard.streams,
-                    };
-                    let kernel = Kernel { shader: &ops::embedding::SHADER, format: Some(w.format), precise: false };
+                for shard in shards(r, weight) {
+                    let p = ops::embedding::Params::new(w.format, w.cols, shard.row_base, shard.rows, shard.streams);
+                    let kernel = Kernel::new(&ops::embedding::SHADER).format(w.format);
                     let buffers = [&shard.buffer, &shard.buffer, &r.ids, buffer(out)];
                     one(kernel, bytes_of(&p), ops::embedding::workgroups(&p, 1), &buffers)?;
                 }
@@ -90,7 +115,7 @@ impl Lowering<'_> {
                 let BufferKind::Quantized(block) = plan.buffers[out.0].kind else { return Ok(none(step)) };
                 let p = ops::quantize_activations::Params::new(width(x), block, plan.precision);
                 let precise = plan.precision == Precision::Precise;
-                let kernel = Kernel { shader: &ops::quantize_activations::SHADER, format: None, precise };
+                let kernel = Kernel::new(&ops::quantize_activations::SHADER).precise(precise);
                 let groups = ops::quantize_activations::workgroups(&p, 1);
                 one(kernel, bytes_of(&p), groups, &[buffer(x), buffer(out)])?;
             }
@@ -98,7 +123,7 @@ impl Lowering<'_> {
                 let w = &plan.weights[weight.0];
                 let block = w.format.activation_block();
                 let precise = block.is_some() && plan.precision == Precision::Precise;
-                for shard in matrix(r, weight) {
+                for shard in shards(r, weight) {
                     let term = block.unwrap_or(crate::quant::CHUNK);
                     let p = ops::matmul::Params {
                         cols: w.cols as u32,
@@ -114,9 +139,10 @@ impl Lowering<'_> {
                         has_bias: u32::from(bias.is_some()),
                         streams: shard.streams,
                         out_row0: u32::from(out == plan.logits),
-                        pad: [0; 3],
+                        first: shard.first as u32,
+                        pad: [0; 2],
                     };
-                    let kernel = Kernel { shader: &ops::matmul::SHADER, format: Some(w.format), precise };
+                    let kernel = Kernel::new(&ops::matmul::SHADER).format(w.format).precise(precise);
                     let bias = bias.map_or(&r.rope, |b| vector(r, b));
                     let buffers = [&shard.buffer, &shard.buffer, buffer(x), buffer(x), bias, buffer(out)];
                     one(kernel, bytes_of(&p), ops::matmul::workgroups(&p, 1), &buffers)?;
@@ -159,14 +185,16 @@ fn none(step: &Step) -> Lowered {
     Lowered { step: step.clone(), dispatches: Vec::new() }
 }
 
-fn matrix(r: &Resources, id: WeightId) -> &[Shard] {
+/// A matrix's shards.
+pub(super) fn shards(r: &Resources, id: WeightId) -> &[Shard] {
     match &r.weights[id.0] {
         Resident::Matrix(shards) => shards,
         Resident::Vector(_) => &[],
     }
 }
 
-fn vector(r: &Resources, id: WeightId) -> &wgpu::Buffer {
+/// A vector's values.
+pub(super) fn vector(r: &Resources, id: WeightId) -> &wgpu::Buffer {
     match &r.weights[id.0] {
         Resident::Vector(buffer) => buffer,
         Resident::Matrix(shards) => &shards[0].buffer,
@@ -179,17 +207,18 @@ pub(super) fn dispatch(
     kernel: Kernel,
     state: &wgpu::Buffer,
     params: &[u8],
-    groups: [u32; 3],
+    grid: Grid,
     buffers: &[&wgpu::Buffer],
 ) -> Result<Dispatch, BackendError> {
     let limit = device.limits.max_compute_workgroups_per_dimension;
-    if groups[0] > limit {
-        let what =
-            format!("{} workgroups in a dispatch ({} needs them, its limit is {limit})", groups[0], kernel.name());
+    if let Grid::Rows { x, .. } | Grid::Fixed([x, _]) = grid
+        && x > limit
+    {
+        let what = format!("{x} workgroups in a dispatch ({} needs them, its limit is {limit})", kernel.name());
         return Err(BackendError::Unsupported { device: device.info.name.clone(), what });
     }
-    let pipeline = device.pipeline(kernel)?;
+    let pipeline = device.pipeline(&kernel)?;
     let params = device.uniform(kernel.shader.name, params)?;
     let bindings = device.bind(&pipeline, &[&[state, &params], buffers].concat());
-    Ok(Dispatch { pipeline, bindings, groups_x: groups[0] })
+    Ok(Dispatch { pipeline, bindings, grid })
 }

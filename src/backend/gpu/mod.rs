@@ -1,14 +1,20 @@
 //! The GPU backend: wgpu on Vulkan, Metal or DX12.
 
+mod decode;
 pub mod device;
+mod fused;
 mod lower;
 pub mod weights;
 
 pub use device::{Api, Choice, Device, Kernel, adapters, api_name, is_software};
+pub use fused::FUSED;
 
+use std::collections::HashMap;
+
+use decode::Decoder;
 use lower::{Lowered, Lowering, Resident, Resources};
 
-use super::{Backend, BackendError, Batch, Listener, Sizes};
+use super::{Backend, BackendError, Batch, GreedyToken, Listener, Rows, Sizes};
 use crate::model::Model;
 use crate::ops;
 use crate::plan::{BufferId, BufferKind, Op, Plan, Step};
@@ -21,6 +27,10 @@ struct State {
     position: u32,
     row0: u32,
     rows: u32,
+    ids: u32,
+    next: u32,
+    slot: u32,
+    pad: u32,
 }
 
 /// Runs plans on a GPU.
@@ -30,6 +40,8 @@ pub struct Gpu {
     resources: Resources,
     body: Vec<Lowered>,
     head: Vec<Lowered>,
+    /// The fused kernels for single tokens, where there are any for every step.
+    decoder: Option<Decoder>,
     staging: wgpu::Buffer,
     logits: Vec<f32>,
 }
@@ -60,24 +72,33 @@ impl Gpu {
         let logits = vec![0.0; sizes.logits_rows * plan.vocabulary()];
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = device.buffer("logits staging", logits.len() as u64 * 4, usage)?;
+        let decoder = Decoder::new(&mut device, &plan, &resources)?;
         device.check()?;
-        Ok(Self { device, plan, resources, body, head, staging, logits })
+        Ok(Self { device, plan, resources, body, head, decoder, staging, logits })
     }
 
-    /// Kernel launches for one token.
-    pub fn dispatches_per_token(&self) -> usize {
-        self.body.iter().chain(&self.head).map(|l| l.dispatches.len()).sum()
+    /// Runs single tokens step by step, as a batch is run.
+    #[must_use]
+    pub fn unfused(mut self) -> Self {
+        self.decoder = None;
+        self
     }
 
-    fn encode(&self, encoder: &mut wgpu::CommandEncoder, steps: &[Lowered], rows: usize) {
+    /// Kernel launches for one token at a position.
+    pub fn dispatches_per_token(&self, position: usize) -> usize {
+        match &self.decoder {
+            Some(decoder) => decoder.dispatches(position),
+            None => self.body.iter().chain(&self.head).map(|l| l.dispatches.len()).sum(),
+        }
+    }
+
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder, steps: &[Lowered], position: usize, rows: usize) {
         if rows == 0 {
             return;
         }
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for dispatch in steps.iter().flat_map(|l| &l.dispatches) {
-            pass.set_pipeline(&dispatch.pipeline.pipeline);
-            pass.set_bind_group(0, &dispatch.bindings, &[]);
-            pass.dispatch_workgroups(dispatch.groups_x, rows as u32, 1);
+            dispatch.record(&mut pass, 0, position, rows);
         }
     }
 
@@ -91,7 +112,7 @@ impl Gpu {
             }
             for lowered in steps {
                 let mut encoder = self.device.device.create_command_encoder(&Default::default());
-                self.encode(&mut encoder, std::slice::from_ref(lowered), rows);
+                self.encode(&mut encoder, std::slice::from_ref(lowered), batch.position, rows);
                 self.device.queue.submit([encoder.finish()]);
                 listener(&lowered.step, &self.output(&lowered.step, batch.position, first, rows)?);
             }
@@ -143,39 +164,114 @@ fn allocate(
         let n = (sizes.context * plan.kv_width).div_ceil(2);
         caches.push([words(&format!("keys of layer {layer}"), n)?, words(&format!("values of layer {layer}"), n)?]);
     }
-    let mut weights = Vec::new();
-    for w in &plan.weights {
-        let raw = model.data(w);
-        weights.push(if w.rows == 1 {
-            let mut values = vec![0.0f32; w.cols];
-            w.format.dequantize(raw, &mut values);
-            Resident::Vector(device.upload(&w.name, bytemuck::cast_slice(&values))?)
-        } else {
-            Resident::Matrix(weights::upload(device, &w.name, w.format, raw, w.rows, w.cols, progress)?)
-        });
-    }
+    let (weights, vectors) = upload(device, model, plan, progress)?;
     let heads = plan.steps().map(|s| if let Op::Attention { heads, .. } = s.op { heads } else { 1 }).max();
     let table = ops::rope::table(sizes.context, &plan.rope_frequencies);
     Ok(Resources {
         sizes,
-        body_state: words("state", 4)?,
-        head_state: words("head state", 4)?,
+        body_state: device.storage("state", device::STATE_BYTES)?,
+        head_state: device.storage("head state", device::STATE_BYTES)?,
         ids: words("ids", sizes.batch)?,
         buffers,
         caches,
         rope: device.upload("rope table", bytemuck::cast_slice(&table))?,
         scores: words("attention scores", sizes.batch * heads.unwrap_or(1) * sizes.context)?,
         weights,
+        vectors,
     })
 }
 
+/// All weights of a plan on the device, and the values of its vectors.
+fn upload(
+    device: &Device,
+    model: &Model,
+    plan: &Plan,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(Vec<Resident>, HashMap<usize, Vec<f32>>), BackendError> {
+    let mut vectors = HashMap::new();
+    let mut resident: Vec<Option<Resident>> = Vec::new();
+    for (i, w) in plan.weights.iter().enumerate() {
+        resident.push(if w.rows == 1 {
+            let mut values = vec![0.0f32; w.cols];
+            w.format.dequantize(model.data(w), &mut values);
+            let buffer = device.upload(&w.name, bytemuck::cast_slice(&values))?;
+            vectors.insert(i, values);
+            Some(Resident::Vector(buffer))
+        } else {
+            None
+        });
+    }
+    for group in together(plan) {
+        let parts: Vec<_> = group.iter().map(|i| &plan.weights[*i]).collect();
+        let (format, cols) = (parts[0].format, parts[0].cols);
+        let parts: Vec<_> = parts.iter().map(|w| (w.name.as_str(), model.data(w), w.rows)).collect();
+        let shards = weights::upload_together(device, format, &parts, cols, progress)?;
+        for (i, shards) in group.into_iter().zip(shards) {
+            resident[i] = Some(Resident::Matrix(shards));
+        }
+    }
+    // Every matrix is in a group.
+    Ok((resident.into_iter().flatten().collect(), vectors))
+}
+
+/// The matrices of a plan in groups: those that follow each other on the same activations in one format.
+fn together(plan: &Plan) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut last = None;
+    for step in plan.steps() {
+        let (weight, source) = match step.op {
+            Op::Matmul { weight, x, .. } => (weight.0, Some((x, plan.weights[weight.0].format.name))),
+            Op::Embedding { weight, .. } => (weight.0, None),
+            _ => {
+                last = None;
+                continue;
+            }
+        };
+        if groups.iter().flatten().any(|i| *i == weight) {
+            last = None;
+            continue;
+        }
+        match groups.last_mut() {
+            Some(group) if source.is_some() && source == last => group.push(weight),
+            _ => groups.push(vec![weight]),
+        }
+        last = source;
+    }
+    groups
+}
+
 impl Backend for Gpu {
+    fn greedy(
+        &mut self,
+        token: u32,
+        position: usize,
+        limit: usize,
+        logits: bool,
+        emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
+    ) -> Result<(), BackendError> {
+        super::check_ids(&[token], self.plan.vocabulary())?;
+        match &self.decoder {
+            Some(decoder) => decoder.run(&self.device, token, position, limit, logits, emit),
+            None => super::greedy_by_batches(self, token, position, limit, emit),
+        }
+    }
+
     fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError> {
         super::check_ids(batch.ids, self.plan.vocabulary())?;
         let n = batch.ids.len();
         let (row0, rows) = batch.logits.range(n);
+        if let (Some(decoder), None, 1, Rows::Last | Rows::All) = (&self.decoder, &listener, n, batch.logits) {
+            let logits = &mut self.logits;
+            let mut keep = |token: GreedyToken<'_>| {
+                logits[..token.logits.len()].copy_from_slice(token.logits);
+                true
+            };
+            decoder.run(&self.device, batch.ids[0], batch.position, 1, true, &mut keep)?;
+            return Ok(&self.logits[..self.plan.vocabulary()]);
+        }
         let write = |buffer: &wgpu::Buffer, row0: usize, rows: usize| {
-            let state = State { zero: 0, position: batch.position as u32, row0: row0 as u32, rows: rows as u32 };
+            let (position, row0, rows) = (batch.position as u32, row0 as u32, rows as u32);
+            let state = State { position, row0, rows, ..State::default() };
             self.device.write(buffer, bytemuck::bytes_of(&state));
         };
         write(&self.resources.body_state, 0, n);
@@ -185,8 +281,8 @@ impl Backend for Gpu {
         match listener {
             Some(listener) => self.run_listened(&batch, listener)?,
             None => {
-                self.encode(&mut encoder, &self.body, n);
-                self.encode(&mut encoder, &self.head, rows);
+                self.encode(&mut encoder, &self.body, batch.position, n);
+                self.encode(&mut encoder, &self.head, batch.position, rows);
             }
         }
         let wanted = rows * self.plan.vocabulary();

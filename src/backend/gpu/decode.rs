@@ -1,0 +1,178 @@
+//! Single tokens by fused kernels, and runs of them that the GPU chooses itself: several tokens per submission, the next
+//! submission under way while the host reads the last.
+
+use std::collections::VecDeque;
+
+use super::State;
+use super::device::{Device, STATE_BYTES};
+use super::fused::{Fusing, Stage};
+use super::lower::Resources;
+use crate::backend::{BackendError, GreedyToken};
+use crate::plan::Plan;
+
+/// Tokens per submission.
+const TOKENS: usize = 8;
+
+/// Submissions under way.
+const AHEAD: usize = 2;
+
+/// Places for ids: those of all submissions under way, and the one before them.
+const IDS: usize = 32;
+
+/// The fused stages of a plan and what they read and write.
+pub(super) struct Decoder {
+    stages: Vec<Stage>,
+    states: wgpu::Buffer,
+    /// Bytes from a state to the next.
+    stride: usize,
+    ids: wgpu::Buffer,
+    logits: wgpu::Buffer,
+    staging: Vec<wgpu::Buffer>,
+    vocabulary: usize,
+}
+
+/// A submission under way.
+struct Flight {
+    submission: wgpu::SubmissionIndex,
+    staging: usize,
+    /// The first of its tokens, counted from the beginning of the run.
+    first: usize,
+    tokens: usize,
+    mapped: std::sync::mpsc::Receiver<Result<(), wgpu::BufferAsyncError>>,
+}
+
+impl Decoder {
+    /// `None` where some step of the plan has no fused kernel.
+    pub fn new(device: &mut Device, plan: &Plan, resources: &Resources) -> Result<Option<Self>, BackendError> {
+        let stride = (STATE_BYTES as usize).next_multiple_of(device.limits.min_storage_buffer_offset_alignment as usize);
+        let vocabulary = plan.vocabulary();
+        let states = device.storage("token states", (stride * TOKENS * (AHEAD + 1)) as u64)?;
+        let ids = device.storage("token ids", 4 * IDS as u64)?;
+        let logits = device.storage("token logits", (4 * TOKENS * vocabulary) as u64)?;
+        let mut fusing = Fusing { device, plan, resources, states: &states, ids: &ids, logits: &logits };
+        let Some(stages) = fusing.stages()? else { return Ok(None) };
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let bytes = 4 * (IDS + TOKENS * vocabulary) as u64;
+        let staging = (0..=AHEAD).map(|_| device.buffer("token staging", bytes, usage)).collect::<Result<_, _>>()?;
+        Ok(Some(Self { stages, states, stride, ids, logits, staging, vocabulary }))
+    }
+
+    /// Dispatches of a token at a position.
+    pub fn dispatches(&self, position: usize) -> usize {
+        self.stages.iter().map(|s| s.at(position).len()).sum()
+    }
+
+    /// Records `tokens` tokens from `position` on, the first of them number `first` of its run, and submits them.
+    /// `logits`: also those are copied for the host.
+    fn submit(&self, device: &Device, turn: usize, first: usize, position: usize, tokens: usize, logits: bool) -> Flight {
+        let turn = turn % (AHEAD + 1);
+        let mut states = vec![0u8; self.stride * tokens];
+        for (slot, bytes) in states.chunks_mut(self.stride).enumerate() {
+            let (ids, next) = ((first + slot) % IDS, (first + slot + 1) % IDS);
+            let state = State {
+                position: (position + slot) as u32,
+                rows: 1,
+                ids: ids as u32,
+                next: next as u32,
+                slot: slot as u32,
+                ..State::default()
+            };
+            bytes[..STATE_BYTES as usize].copy_from_slice(bytemuck::bytes_of(&state));
+        }
+        let offset = turn * TOKENS * self.stride;
+        device.queue.write_buffer(&self.states, offset as u64, &states);
+        let mut encoder = device.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for slot in 0..tokens {
+                let state = (offset + slot * self.stride) as u32;
+                for dispatch in self.stages.iter().flat_map(|s| s.at(position + slot)) {
+                    dispatch.record(&mut pass, state, position + slot, 1);
+                }
+            }
+        }
+        let staging = &self.staging[turn];
+        encoder.copy_buffer_to_buffer(&self.ids, 0, staging, 0, 4 * IDS as u64);
+        let bytes = if logits { 4 * (tokens * self.vocabulary) as u64 } else { 0 };
+        if logits {
+            encoder.copy_buffer_to_buffer(&self.logits, 0, staging, 4 * IDS as u64, bytes);
+        }
+        let submission = device.queue.submit([encoder.finish()]);
+        let (send, mapped) = std::sync::mpsc::channel();
+        staging.slice(..4 * IDS as u64 + bytes).map_async(wgpu::MapMode::Read, move |result| {
+            // The receiver is gone only where an error already ended the run.
+            let _ = send.send(result);
+        });
+        Flight { submission, staging: turn, first, tokens, mapped }
+    }
+
+    /// Waits for a submission and gives its tokens to `emit`; `false` where that wants no more.
+    fn land(
+        &self,
+        device: &Device,
+        flight: &Flight,
+        logits: bool,
+        emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
+    ) -> Result<bool, BackendError> {
+        let wait = wgpu::PollType::Wait { submission_index: Some(flight.submission.clone()), timeout: None };
+        device.device.poll(wait).map_err(|e| device.error(e.to_string()))?;
+        device.check()?;
+        match flight.mapped.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(device.error(error.to_string())),
+            Err(error) => return Err(device.error(error.to_string())),
+        }
+        let staging = &self.staging[flight.staging];
+        let bytes = 4 * (IDS + if logits { flight.tokens * self.vocabulary } else { 0 }) as u64;
+        let mut more = true;
+        {
+            let view = staging.slice(..bytes).get_mapped_range().map_err(|e| device.error(e.to_string()))?;
+            let words: &[u32] = bytemuck::cast_slice(&view);
+            let (ids, rows) = words.split_at(IDS);
+            let rows: &[f32] = bytemuck::cast_slice(rows);
+            for slot in 0..flight.tokens {
+                let row = if logits { &rows[slot * self.vocabulary..][..self.vocabulary] } else { &[] };
+                let id = ids[(flight.first + slot + 1) % IDS];
+                more = emit(GreedyToken { id, logits: row });
+                if !more {
+                    break;
+                }
+            }
+        }
+        staging.unmap();
+        Ok(more)
+    }
+
+    /// Feeds `token` at `position`, then always the likeliest next token, `limit` tokens in all.
+    pub fn run(
+        &self,
+        device: &Device,
+        token: u32,
+        position: usize,
+        limit: usize,
+        logits: bool,
+        emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
+    ) -> Result<(), BackendError> {
+        device.write(&self.ids, bytemuck::bytes_of(&token));
+        let mut flights: VecDeque<Flight> = VecDeque::new();
+        let (mut fed, mut turn) = (0, 0);
+        let mut more = true;
+        while (more && fed < limit) || !flights.is_empty() {
+            while more && fed < limit && flights.len() < AHEAD {
+                // The first submissions are short, so that the first tokens come soon.
+                let tokens = (1 << turn.min(10)).min(TOKENS).min(limit - fed);
+                flights.push_back(self.submit(device, turn, fed, position + fed, tokens, logits));
+                fed += tokens;
+                turn += 1;
+            }
+            let Some(flight) = flights.pop_front() else { break };
+            if more {
+                more = self.land(device, &flight, logits, emit)?;
+            } else {
+                // Tokens behind the last one wanted: they are not looked at.
+                self.land(device, &flight, false, &mut |_| false)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,519 @@
+//! Fused kernels: neighbouring steps of a single row in one dispatch, with the bits of the steps one after the other.
+//!
+//! A layer takes five dispatches: norm, quantisation, q/k/v, RoPE and cache; attention; output projection and residual;
+//! norm, quantisation, gate/up and activation; down projection and residual. Rows between them lie in the *layout of
+//! items* (`wgsl/lib/layout.wgsl`).
+
+use bytemuck::{Pod, Zeroable, bytes_of};
+
+use super::device::{Device, Kernel};
+use super::lower::{Dispatch, Grid, Resources, dispatch, shards, vector};
+use super::weights::Shard;
+use crate::backend::BackendError;
+use crate::numerics::Precision;
+use crate::ops::{self, Shader};
+use crate::plan::{Op, Plan, WeightId};
+use crate::quant::{CHUNK, Decode as Unpacking, Format};
+
+macro_rules! fused {
+    ($id:ident, $name:literal) => {
+        static $id: Shader = Shader { name: $name, wgsl: include_str!(concat!("../../../wgsl/fused/", $name, ".wgsl")) };
+    };
+}
+fused!(QKV, "qkv");
+fused!(ATTEND, "attend");
+fused!(ATTEND_SCORES, "attend_scores");
+fused!(ATTEND_VALUES, "attend_values");
+fused!(ATTEND_COMBINE, "attend_combine");
+fused!(RESIDUAL, "residual");
+fused!(GATE_UP, "gate_up");
+fused!(LOGITS, "logits");
+
+/// Every fused kernel.
+pub static FUSED: &[&Shader] =
+    &[&QKV, &ATTEND, &ATTEND_SCORES, &ATTEND_VALUES, &ATTEND_COMBINE, &RESIDUAL, &GATE_UP, &LOGITS];
+
+/// The longest cache that one workgroup a head attends over; behind it tiles of positions are spread over workgroups.
+const SHORT: usize = 1024;
+
+/// The parameters of all kernels made of `wgsl/lib/matvec.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+struct Params {
+    streams: [u32; 4],
+    rows: u32,
+    first: u32,
+    second: u32,
+    third: u32,
+    eps: f32,
+    inverse_width: f32,
+    steps: f32,
+    inverse_steps: f32,
+    out_first: u32,
+    out_width: u32,
+    head_dim: u32,
+    pairs: u32,
+    kv_width: u32,
+    pad: [u32; 3],
+}
+
+/// A stage of a token.
+pub(super) enum Stage {
+    /// The same dispatch at every position.
+    Fixed(Dispatch),
+    /// Attention, by the length of the cache.
+    Attention {
+        /// A workgroup a head.
+        short: Dispatch,
+        /// A workgroup a tile, twice, and one a head; the first two dispatches have as many groups as tiles.
+        long: [Dispatch; 3],
+    },
+}
+
+impl Stage {
+    /// The dispatches at a position.
+    pub fn at(&self, position: usize) -> &[Dispatch] {
+        match self {
+            Self::Fixed(d) => std::slice::from_ref(d),
+            Self::Attention { short, .. } if position < SHORT => std::slice::from_ref(short),
+            Self::Attention { long, .. } => long,
+        }
+    }
+}
+
+/// The rows of a token between dispatches.
+pub(super) struct Rows {
+    x: wgpu::Buffer,
+    q: wgpu::Buffer,
+    attention: wgpu::Buffer,
+    hidden: wgpu::Buffer,
+    scores: wgpu::Buffer,
+    tops: wgpu::Buffer,
+    tile_sums: wgpu::Buffer,
+    terms: wgpu::Buffer,
+    none: wgpu::Buffer,
+}
+
+/// How the rows and columns of a product are spread over threads.
+struct Shape {
+    chunks: u32,
+    span: u32,
+    across: u32,
+    loops: u32,
+    threads: u32,
+}
+
+/// Rows that a thread fetches together (`DEPTH` in the shader).
+const DEPTH: u32 = 4;
+
+impl Shape {
+    /// For `rows` workgroup rows of `cols`; a thread takes `loops` times [`DEPTH`] rows.
+    fn new(format: &Format, cols: usize, rows: usize, loops: u32) -> Self {
+        let chunks = (cols / CHUNK) as u32;
+        let span = (format.activation_block().unwrap_or(CHUNK) / CHUNK) as u32;
+        // A few hundred workgroups fill a large GPU; more rows side by side share what a workgroup prepares.
+        let wanted = (rows as u32 / (DEPTH * 256)).max(1);
+        let across = if chunks > 128 { 1 } else { wanted.min(128 / chunks) };
+        let threads = (chunks * across).next_multiple_of(32).min(256);
+        Self { chunks, span, across, loops, threads }
+    }
+
+    /// Rows of a workgroup.
+    fn slots(&self) -> u32 {
+        self.across * self.loops * DEPTH
+    }
+
+    /// The kernel, or `None` where its workgroup memory is too large.
+    fn kernel(&self, device: &Device, shader: &'static Shader, format: &'static Format, precise: bool) -> Option<Kernel> {
+        let has_min = matches!(format.decode, Unpacking::Block { has_min: true, .. });
+        let planes = 2 * self.chunks * if precise { 2 } else { 1 };
+        let norm_items = if shader.wgsl.contains("const NORM = true") { 2 * self.chunks } else { 1 };
+        let terms = self.slots() * self.chunks;
+        let spanned = |yes: bool| if self.span > 1 && yes { terms } else { 1 };
+        let (mins, lows, low_mins) = (spanned(has_min), spanned(precise), spanned(precise && has_min));
+        let blocks = self.chunks / self.span;
+        let words = 4 * planes + 2 * blocks + 4 * norm_items + 8 + terms + mins + lows + low_mins + 8 * self.slots();
+        if 4 * words > device.limits.max_compute_workgroup_storage_size {
+            return None;
+        }
+        let kernel = Kernel::new(shader)
+            .format(format)
+            .precise(precise)
+            .with("THREADS", self.threads)
+            .with("CHUNKS", self.chunks)
+            .with("SPAN", self.span)
+            .with("ACROSS", self.across)
+            .with("LOOPS", self.loops)
+            .with("BLOCKS", blocks)
+            .with("PLANES", planes)
+            .with("NORM_ITEMS", norm_items)
+            .with("SLOTS8", 8 * self.slots())
+            .with("TERMS", terms)
+            .with("MINS", mins)
+            .with("LOWS", lows)
+            .with("LOW_MINS", low_mins);
+        Some(kernel)
+    }
+}
+
+/// Makes the stages of a token of a plan; `Ok(None)` where some step has no fused kernel.
+pub(super) struct Fusing<'a> {
+    pub device: &'a mut Device,
+    pub plan: &'a Plan,
+    pub resources: &'a Resources,
+    /// States of the tokens of a submission.
+    pub states: &'a wgpu::Buffer,
+    /// Ids of tokens.
+    pub ids: &'a wgpu::Buffer,
+    /// Rows of logits.
+    pub logits: &'a wgpu::Buffer,
+}
+
+/// Some rows of one matrix or of several that lie behind each other.
+struct Run<'a> {
+    format: &'static Format,
+    shard: &'a Shard,
+    cols: usize,
+    rows: Vec<usize>,
+}
+
+type Made<T> = Result<Option<T>, BackendError>;
+
+/// Unwraps `Some`, or returns that there is no fused kernel.
+macro_rules! some {
+    ($e:expr) => {
+        match $e {
+            Some(value) => value,
+            None => return Ok(None),
+        }
+    };
+}
+
+impl<'a> Fusing<'a> {
+    /// All stages: embedding, layers, output, choice of the next token.
+    pub fn stages(&mut self) -> Made<Vec<Stage>> {
+        let without = |steps: &[crate::plan::Step]| -> Vec<Op> {
+            let quantise = |op: &Op| matches!(op, Op::QuantizeActivations { .. });
+            steps.iter().map(|s| s.op.clone()).filter(|op| !quantise(op)).collect()
+        };
+        let (body, head) = (without(&self.plan.body), without(&self.plan.head));
+        let rows = self.rows(&body)?;
+        let mut stages = Vec::new();
+        let [Op::Embedding { weight, out }, layers @ ..] = &body[..] else { return Ok(None) };
+        let x = *out;
+        for d in self.embedding(&rows, *weight)? {
+            stages.push(Stage::Fixed(d));
+        }
+        let mut rest = layers;
+        while !rest.is_empty() {
+            let [
+                Op::RmsNorm { x: x1, weight: attn_norm, eps, .. },
+                Op::Matmul { weight: wq, bias: bq, .. },
+                Op::Matmul { weight: wk, bias: bk, .. },
+                Op::Matmul { weight: wv, bias: bv, .. },
+                Op::Rope { pairs, neox: false, .. },
+                Op::Rope { neox: false, .. },
+                Op::KvStore { layer, .. },
+                attention @ Op::Attention { head_dim, .. },
+                Op::Matmul { weight: wo, bias: bo, .. },
+                Op::Add { x: x2, .. },
+                Op::RmsNorm { x: x3, weight: ffn_norm, .. },
+                Op::Matmul { weight: wg, bias: None, .. },
+                Op::Matmul { weight: wu, bias: None, .. },
+                Op::SiluMul { .. },
+                Op::Matmul { weight: wd, bias: bd, .. },
+                Op::Add { x: x4, .. },
+                behind @ ..,
+            ] = rest
+            else {
+                return Ok(None);
+            };
+            if [x1, x2, x3, x4].iter().any(|b| **b != x) {
+                return Ok(None);
+            }
+            let heads = (*layer, *head_dim, *pairs);
+            stages.extend(some!(self.qkv(&rows, [*wq, *wk, *wv], [*bq, *bk, *bv], *attn_norm, *eps, heads)?));
+            stages.push(some!(self.attention(&rows, attention)?));
+            stages.push(Stage::Fixed(some!(self.residual(&rows.attention, &rows, *wo, *bo)?)));
+            stages.push(Stage::Fixed(some!(self.gate_up(&rows, *wg, *wu, *ffn_norm, *eps)?)));
+            stages.push(Stage::Fixed(some!(self.residual(&rows.hidden, &rows, *wd, *bd)?)));
+            rest = behind;
+        }
+        let [Op::RmsNorm { weight: norm, eps, .. }, Op::Matmul { weight, bias: None, .. }] = head[..] else {
+            return Ok(None);
+        };
+        for d in some!(self.output(&rows, weight, norm, eps)?) {
+            stages.push(Stage::Fixed(d));
+        }
+        stages.push(Stage::Fixed(self.choice()?));
+        Ok(Some(stages))
+    }
+
+    fn rows(&self, body: &[Op]) -> Result<Rows, BackendError> {
+        let (mut q, mut hidden, mut tiles, mut heads, mut head_dim) = (0, 0, 1, 1, 1);
+        for op in body {
+            match *op {
+                Op::Attention { q: buffer, heads: h, head_dim: d, .. } => {
+                    q = self.plan.buffers[buffer.0].width;
+                    (heads, head_dim) = (h, d);
+                    tiles = self.resources.sizes.context.div_ceil(32);
+                }
+                Op::SiluMul { out, .. } => hidden = self.plan.buffers[out.0].width,
+                _ => {}
+            }
+        }
+        let width = body.first().and_then(Op::output).map_or(0, |b| self.plan.buffers[b.0].width);
+        let words = |name: &str, n: usize| self.device.storage(name, 4 * n as u64);
+        Ok(Rows {
+            x: words("token x", width)?,
+            q: words("token q", q)?,
+            attention: words("token attention", q)?,
+            hidden: words("token hidden", hidden)?,
+            scores: words("token scores", heads * tiles * 32)?,
+            tops: words("token tops", heads * tiles)?,
+            tile_sums: words("token tile sums", heads * tiles)?,
+            terms: words("token terms", heads * tiles * head_dim)?,
+            none: words("nothing", 4)?,
+        })
+    }
+
+    fn precise(&self) -> bool {
+        self.plan.precision == Precision::Precise
+    }
+
+    /// The matrices `ids` as runs that are stored behind each other, in order.
+    fn runs(&self, ids: &[WeightId]) -> Option<Vec<Run<'a>>> {
+        let mut runs: Vec<Run<'a>> = Vec::new();
+        for id in ids {
+            let weight = &self.plan.weights[id.0];
+            let [shard] = shards(self.resources, *id) else { return None };
+            weight.format.activation_block()?;
+            match runs.last_mut() {
+                Some(run)
+                    if run.shard.buffer == shard.buffer
+                        && run.shard.first + run.rows.iter().sum::<usize>() == shard.first =>
+                {
+                    run.rows.push(weight.rows);
+                }
+                _ => runs.push(Run { format: weight.format, shard, cols: weight.cols, rows: vec![weight.rows] }),
+            }
+        }
+        Some(runs)
+    }
+
+    fn params(&self, run: &Run<'_>, eps: f32) -> Params {
+        Params {
+            streams: run.shard.streams,
+            rows: run.rows.iter().sum::<usize>() as u32,
+            first: run.shard.first as u32,
+            eps,
+            inverse_width: 1.0 / run.cols as f32,
+            steps: self.plan.precision.steps(),
+            inverse_steps: self.plan.precision.inverse_steps(),
+            ..Params::default()
+        }
+    }
+
+    /// One dispatch of a kernel made of the matvec core: `x` and `norm` come before `buffers`.
+    fn product(
+        &mut self,
+        kernel: Kernel,
+        params: &Params,
+        groups: u32,
+        run: &Run<'_>,
+        buffers: &[&wgpu::Buffer],
+    ) -> Made<Dispatch> {
+        let limits = &self.device.limits;
+        // State and two views of the weights come on top.
+        let bindings = buffers.len() as u32 + 3;
+        if bindings > limits.max_storage_buffers_per_shader_stage
+            || groups > limits.max_compute_workgroups_per_dimension
+        {
+            return Ok(None);
+        }
+        let all = [&[&run.shard.buffer, &run.shard.buffer], buffers].concat();
+        dispatch(self.device, kernel, self.states, bytes_of(params), Grid::Fixed([groups, 1]), &all).map(Some)
+    }
+
+    fn embedding(&mut self, rows: &Rows, weight: WeightId) -> Result<Vec<Dispatch>, BackendError> {
+        let w = &self.plan.weights[weight.0];
+        let items = if w.cols.is_multiple_of(CHUNK) { w.cols / 16 } else { 0 };
+        let mut all = Vec::new();
+        for shard in shards(self.resources, weight) {
+            let p = ops::embedding::Params::new(w.format, w.cols, shard.row_base, shard.rows, shard.streams);
+            let kernel = Kernel::new(&ops::embedding::SHADER).format(w.format).with("ITEMS", items as u32);
+            let groups = ops::embedding::workgroups(&p, 1);
+            let buffers = [&shard.buffer, &shard.buffer, self.ids, &rows.x];
+            all.push(dispatch(self.device, kernel, self.states, bytes_of(&p), Grid::Fixed([groups[0], 1]), &buffers)?);
+        }
+        Ok(all)
+    }
+
+    fn qkv(
+        &mut self,
+        rows: &Rows,
+        weights: [WeightId; 3],
+        biases: [Option<WeightId>; 3],
+        norm: WeightId,
+        eps: f32,
+        (layer, head_dim, pairs): (usize, usize, usize),
+    ) -> Made<Vec<Stage>> {
+        let resources = self.resources;
+        let runs = some!(self.runs(&weights));
+        let mut stages = Vec::new();
+        let mut matrix = 0;
+        for run in &runs {
+            let range = matrix..matrix + run.rows.len();
+            let count = |i: usize| if range.contains(&i) { self.plan.weights[weights[i].0].rows as u32 } else { 0 };
+            let params = Params {
+                second: count(0),
+                third: count(1),
+                head_dim: head_dim as u32,
+                pairs: pairs as u32,
+                kv_width: self.plan.kv_width as u32,
+                ..self.params(run, eps)
+            };
+            let bias: Vec<f32> = range.clone().flat_map(|i| self.bias(biases[i], weights[i])).collect();
+            let has_bias = biases[range.clone()].iter().any(Option::is_some);
+            let bias = if has_bias {
+                self.device.upload("bias", bytemuck::cast_slice(&bias))?
+            } else {
+                rows.none.clone()
+            };
+            let shape = Shape::new(run.format, run.cols, params.rows as usize, 1);
+            let kernel = some!(shape.kernel(self.device, &QKV, run.format, self.precise()));
+            let kernel = kernel.with("HAS_BIAS", u32::from(has_bias));
+            let norm = self.norm(norm)?;
+            let [k_cache, v_cache] = &resources.caches[layer];
+            let buffers = [&rows.x, &norm, &rows.q, k_cache, v_cache, &resources.rope, &bias];
+            let groups = params.rows.div_ceil(shape.slots());
+            stages.push(Stage::Fixed(some!(self.product(kernel, &params, groups, run, &buffers)?)));
+            matrix = range.end;
+        }
+        Ok(Some(stages))
+    }
+
+    /// A bias, or as many zeros as the matrix has rows.
+    fn bias(&self, bias: Option<WeightId>, matrix: WeightId) -> Vec<f32> {
+        let rows = self.plan.weights[matrix.0].rows;
+        bias.and_then(|b| self.resources.vectors.get(&b.0).cloned()).unwrap_or_else(|| vec![0.0; rows])
+    }
+
+    /// A norm's weights in the layout of items.
+    fn norm(&self, id: WeightId) -> Result<wgpu::Buffer, BackendError> {
+        let values = self.resources.vectors.get(&id.0).map(Vec::as_slice).unwrap_or_default();
+        let items = values.len() / 16;
+        let mut placed = vec![0.0f32; values.len()];
+        for (i, value) in values.iter().enumerate() {
+            let quad = i / 4 % 8;
+            placed[(quad / 2 * items + 2 * (i / 32) + quad % 2) * 4 + i % 4] = *value;
+        }
+        self.device.upload("norm", bytemuck::cast_slice(&placed))
+    }
+
+    fn attention(&mut self, rows: &Rows, op: &Op) -> Made<Stage> {
+        let Op::Attention { heads, kv_heads, head_dim, layer, .. } = *op else { return Ok(None) };
+        if !head_dim.is_multiple_of(32) || head_dim > 256 {
+            return Ok(None);
+        }
+        let context = self.resources.sizes.context.next_multiple_of(32) as u32;
+        let scale = ops::attention::Params::new(heads, kv_heads, head_dim, 0).scale;
+        let items = (heads * head_dim / 16) as u32;
+        let (heads, kv_heads, head_dim) = (heads as u32, kv_heads as u32, head_dim as u32);
+        let group = heads / kv_heads;
+        let [k, v] = &self.resources.caches[layer];
+        let quads = head_dim / 4;
+        let kernel = |shader: &'static Shader, threads: u32| {
+            Kernel::new(shader).with("THREADS", threads).with("HEAD_DIM", head_dim).with("QUADS", quads)
+        };
+        let limit = self.device.limits.max_compute_workgroup_storage_size;
+        let positions = SHORT as u32;
+        if 4 * (head_dim + 2 * positions + positions / 32 + 8 * head_dim) + 64 > limit
+            || 4 * (group * head_dim + 32 * (head_dim + 4) + group) > limit
+        {
+            return Ok(None);
+        }
+        let short = kernel(&ATTEND, 256)
+            .with("POSITIONS", positions)
+            .with("SLOTS4", positions / 4)
+            .with("TILES", positions / 32)
+            .with("OUTER", 8 * head_dim);
+        let p = [heads, kv_heads, scale.to_bits(), items];
+        let buffers = [&rows.q, k, v, &rows.attention];
+        let short = dispatch(self.device, short, self.states, bytes_of(&p), Grid::Fixed([heads, 1]), &buffers)?;
+
+        let scores = kernel(&ATTEND_SCORES, 256)
+            .with("QUERIES", group * quads)
+            .with("GROUP", group)
+            .with("KEYS", 32 * (quads + 1));
+        let p = [heads, kv_heads, context, scale.to_bits()];
+        let buffers = [&rows.q, k, &rows.scores, &rows.tops];
+        let scores = dispatch(self.device, scores, self.states, bytes_of(&p), Grid::Tiles(kv_heads), &buffers)?;
+        let values = kernel(&ATTEND_VALUES, 128)
+            .with("GROUP", group)
+            .with("WEIGHTS", 8 * group)
+            .with("VALUES", 32 * quads);
+        let buffers = [&rows.scores, &rows.tops, v, &rows.tile_sums, &rows.terms];
+        let values = dispatch(self.device, values, self.states, bytes_of(&p), Grid::Tiles(kv_heads), &buffers)?;
+        let combine = kernel(&ATTEND_COMBINE, 256).with("OUTER", 8 * head_dim);
+        let p = [context, items, 0, 0];
+        let buffers = [&rows.tile_sums, &rows.terms, &rows.attention];
+        let combine = dispatch(self.device, combine, self.states, bytes_of(&p), Grid::Fixed([heads, 1]), &buffers)?;
+        Ok(Some(Stage::Attention { short, long: [scores, values, combine] }))
+    }
+
+    fn residual(&mut self, x: &wgpu::Buffer, rows: &Rows, weight: WeightId, bias: Option<WeightId>) -> Made<Dispatch> {
+        let runs = some!(self.runs(&[weight]));
+        let run = &runs[0];
+        let params = self.params(run, 0.0);
+        if !params.rows.is_multiple_of(CHUNK as u32) {
+            return Ok(None);
+        }
+        let shape = Shape::new(run.format, run.cols, params.rows as usize, 1);
+        let kernel = some!(shape.kernel(self.device, &RESIDUAL, run.format, self.precise()));
+        let kernel = kernel.with("HAS_BIAS", u32::from(bias.is_some()));
+        let bias = bias.map_or(&rows.none, |b| vector(self.resources, b));
+        let groups = params.rows.div_ceil(shape.slots());
+        self.product(kernel, &params, groups, run, &[x, &rows.none, &rows.x, bias])
+    }
+
+    fn gate_up(&mut self, rows: &Rows, gate: WeightId, up: WeightId, norm: WeightId, eps: f32) -> Made<Dispatch> {
+        let runs = some!(self.runs(&[gate, up]));
+        let [run] = &runs[..] else { return Ok(None) };
+        let each = self.plan.weights[gate.0].rows as u32;
+        let second = (run.shard.first + run.rows[0]) as u32;
+        let params = Params { rows: each, second, ..self.params(run, eps) };
+        if !each.is_multiple_of(CHUNK as u32) {
+            return Ok(None);
+        }
+        let shape = Shape::new(run.format, run.cols, each as usize, 2);
+        let kernel = some!(shape.kernel(self.device, &GATE_UP, run.format, self.precise()));
+        let norm = self.norm(norm)?;
+        let groups = each.div_ceil(shape.slots() / 2);
+        self.product(kernel, &params, groups, run, &[&rows.x, &norm, &rows.hidden])
+    }
+
+    fn output(&mut self, rows: &Rows, weight: WeightId, norm: WeightId, eps: f32) -> Made<Vec<Dispatch>> {
+        let w = &self.plan.weights[weight.0];
+        some!(w.format.activation_block());
+        let norm = self.norm(norm)?;
+        let mut all = Vec::new();
+        for shard in shards(self.resources, weight) {
+            let run = Run { format: w.format, shard, cols: w.cols, rows: vec![shard.rows] };
+            let params =
+                Params { out_first: shard.row_base as u32, out_width: w.rows as u32, ..self.params(&run, eps) };
+            let shape = Shape::new(w.format, w.cols, shard.rows, 2);
+            let kernel = some!(shape.kernel(self.device, &LOGITS, w.format, self.precise()));
+            let groups = params.rows.div_ceil(shape.slots());
+            all.push(some!(self.product(kernel, &params, groups, &run, &[&rows.x, &norm, self.logits])?));
+        }
+        Ok(Some(all))
+    }
+
+    /// The largest logit's index becomes the next id.
+    fn choice(&mut self) -> Result<Dispatch, BackendError> {
+        let p = ops::argmax::Params { width: self.plan.vocabulary() as u32, pad: [0; 3] };
+        let kernel = Kernel::new(&ops::argmax::SHADER).with("THREADS", 256);
+        dispatch(self.device, kernel, self.states, bytes_of(&p), Grid::Fixed([1, 1]), &[self.logits, self.ids])
+    }
+}

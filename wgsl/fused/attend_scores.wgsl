@@ -1,0 +1,66 @@
+// Attention of a single row over a long cache, first of three: the scores of a tile of 32 positions.
+// A workgroup takes one tile of one KV head, for all query heads that share it.
+// needs: heads
+
+struct Params {
+  heads: u32,
+  kv_heads: u32,
+  context: u32, // scores per head, a multiple of 32
+  scale: f32, // log2(e) / sqrt(head_dim)
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> q4: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> k4: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read_write> scores: array<f32>; // [head][position]
+@group(0) @binding(5) var<storage, read_write> tops: array<u32>; // [head][tile], as keys
+
+override QUERIES: u32 = 8u; // heads per KV head * QUADS
+override GROUP: u32 = 1u; // heads per KV head
+override KEYS: u32 = 288u; // 32 * (QUADS + 1): rows are padded so that neighbours lie in other banks
+var<workgroup> query4: array<vec4<f32>, QUERIES>;
+var<workgroup> keys4: array<vec4<f32>, KEYS>;
+var<workgroup> top_keys: array<atomic<u32>, GROUP>;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let kv_head = workgroup.y;
+  let tile = workgroup.x;
+  let count = state.position + 1u;
+  let first = 32u * tile;
+  let n = min(32u, count - first);
+  let row = params.kv_heads * HEAD_DIM / 8u;
+  for (var i = thread; i < GROUP; i += THREADS) { atomicStore(&top_keys[i], 0u); }
+  for (var i = thread; i < QUERIES; i += THREADS) { query4[i] = query(q4[kv_head * QUERIES + i]); }
+  for (var i = thread; i < n * QUADS / 2u; i += THREADS) {
+    let p = i / (QUADS / 2u);
+    let e = i % (QUADS / 2u);
+    let k = k4[(first + p) * row + kv_head * HEAD_DIM / 8u + e];
+    keys4[p * (QUADS + 1u) + 2u * e] = f16x4(k.x, k.y);
+    keys4[p * (QUADS + 1u) + 2u * e + 1u] = f16x4(k.z, k.w);
+  }
+  workgroupBarrier();
+  for (var i = thread; i < GROUP * 32u; i += THREADS) {
+    let p = i % 32u;
+    let h = i / 32u;
+    if p < n {
+      var sums = Outer(vec4(0.0), vec4(0.0));
+      for (var b = 0u; b < QUADS / 8u; b++) {
+        var lo = vec4(0.0);
+        var hi = vec4(0.0);
+        for (var j = 0u; j < 4u; j++) {
+          let at = 8u * b + 2u * j;
+          lo = add_exact4(lo, query4[h * QUADS + at], keys4[p * (QUADS + 1u) + at]);
+          hi = add_exact4(hi, query4[h * QUADS + at + 1u], keys4[p * (QUADS + 1u) + at + 1u]);
+        }
+        sums = with_block(sums, b, s8_tree(lo, hi));
+      }
+      let s = flush(mul(s8_tree(sums.lo, sums.hi), params.scale), ACTIVATION_FLOOR);
+      scores[(kv_head * GROUP + h) * params.context + first + p] = s;
+      atomicMax(&top_keys[h], key(s));
+    }
+  }
+  workgroupBarrier();
+  for (var h = thread; h < GROUP; h += THREADS) {
+    tops[(kv_head * GROUP + h) * (params.context / 32u) + tile] = atomicLoad(&top_keys[h]);
+  }
+}

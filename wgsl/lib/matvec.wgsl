@@ -1,0 +1,220 @@
+// The core of the fused kernels of a single row: prepares the activations (RMSNorm, quantisation), multiplies them with
+// rows of a matrix and leaves the sums to `finish`. Its twins are, one after the other, rms_norm, quantize_activations
+// and matmul in src/ops. Every workgroup prepares the whole row again, which costs less than a dispatch.
+//
+// A kernel declares NORM, `weight_row` (the matrix row of a workgroup's slot) and `finish`.
+
+struct Params {
+  streams: vec4<u32>,
+  rows: u32, // rows of the product
+  first: u32, // the first of them in the weights
+  second: u32, // gate_up: the first row of the second matrix; qkv: rows of q
+  third: u32, // qkv: rows of k
+  eps: f32,
+  inverse_width: f32,
+  steps: f32, // activations: the integer of the largest magnitude
+  inverse_steps: f32,
+  out_first: u32, // logits: where the first output is stored in a row
+  out_width: u32, // logits: elements per row
+  head_dim: u32,
+  pairs: u32, // rotated pairs per head
+  kv_width: u32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> weights: array<u32>;
+@group(0) @binding(3) var<storage, read> weights4: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> x4: array<vec4<f32>>; // in the layout of items
+@group(0) @binding(5) var<storage, read> norm4: array<vec4<f32>>; // likewise
+
+override THREADS: u32 = 64u;
+override CHUNKS: u32 = 1u; // chunks of 32 in a row
+override SPAN: u32 = 1u; // chunks that share an activation scale: 1 or 8
+override ACROSS: u32 = 1u; // rows that a workgroup takes side by side
+override LOOPS: u32 = 1u; // times DEPTH rows that a thread takes
+const DEPTH = 4u; // rows of a thread that are fetched together
+// Lengths of the arrays.
+override BLOCKS: u32 = 1u; // CHUNKS / SPAN
+override PLANES: u32 = 2u; // halves of chunks, twice that many with PRECISE
+override NORM_ITEMS: u32 = 1u; // halves of chunks with NORM, or 1
+override SLOTS8: u32 = 32u; // 8 * rows of a workgroup
+override TERMS: u32 = 4u; // rows of a workgroup * CHUNKS
+override MINS: u32 = 1u; // the same where blocks span chunks and have minima, or 1
+override LOWS: u32 = 1u; // the same where blocks span chunks and with PRECISE, or 1
+override LOW_MINS: u32 = 1u; // both
+
+var<workgroup> xq: array<vec4<u32>, PLANES>;
+var<workgroup> peaks: array<atomic<u32>, BLOCKS>;
+var<workgroup> x_scale: array<f32, BLOCKS>;
+var<workgroup> lanes: array<vec4<f32>, NORM_ITEMS>;
+var<workgroup> eight: array<f32, 8>;
+var<workgroup> terms: array<i32, TERMS>; // bits of f32 terms, or integer sums where blocks span chunks
+var<workgroup> mins: array<i32, MINS>;
+var<workgroup> lows: array<i32, LOWS>;
+var<workgroup> low_mins: array<i32, LOW_MINS>;
+var<workgroup> lane_sums: array<f32, SLOTS8>;
+
+// One vec4 of an item, normalised with `r`.
+fn activation(item: u32, j: u32, r: f32) -> vec4<f32> {
+  let x = x4[j * 2u * CHUNKS + item];
+  if !NORM { return x; }
+  return settle4(mul4(mul4(flush4(x, WEIGHT_FLOOR), vec4(r)), flush4(norm4[j * 2u * CHUNKS + item], WEIGHT_FLOOR)));
+}
+
+fn magnitudes(x: vec4<f32>) -> vec4<u32> { return bitcast<vec4<u32>>(x) & vec4(0x7fffffffu); }
+
+// Four activations as integers: packed bytes of the high plane (or the only one) and of the low plane.
+fn quantised(x: vec4<f32>, inverse: f32) -> vec2<u32> {
+  let q = vec4<i32>(round(mul4(flush4(x, RESULT_FLOOR), vec4(inverse))));
+  let high = select(q, (q + vec4(128)) >> vec4(8u), PRECISE);
+  return vec2(pack4xI8(high), pack4xI8(q - 256 * high));
+}
+
+fn prepare(thread: u32) {
+  let items = 2u * CHUNKS;
+  for (var b = thread; b < BLOCKS; b += THREADS) { atomicStore(&peaks[b], 0u); }
+  var r = 1.0;
+  if NORM {
+    for (var item = thread; item < items; item += THREADS) {
+      var sum = vec4(0.0);
+      for (var j = 0u; j < 4u; j++) {
+        let v = flush4(x4[j * items + item], WEIGHT_FLOOR);
+        sum = add4(sum, mul4(v, v));
+      }
+      lanes[item] = sum;
+    }
+    workgroupBarrier();
+    if thread < 8u {
+      var sum = 0.0;
+      for (var c = thread; c < CHUNKS; c += 8u) { sum = add(sum, s8_tree(lanes[2u * c], lanes[2u * c + 1u])); }
+      eight[thread] = sum;
+    }
+    workgroupBarrier();
+    let total = s8_tree(vec4(eight[0], eight[1], eight[2], eight[3]), vec4(eight[4], eight[5], eight[6], eight[7]));
+    r = rsqrt(add(mul(total, params.inverse_width), params.eps));
+  } else {
+    workgroupBarrier();
+  }
+  // As integers, magnitudes have the order of the numbers, and infinity and NaN are above all of them.
+  for (var item = thread; item < items; item += THREADS) {
+    let top = max(max(magnitudes(activation(item, 0u, r)), magnitudes(activation(item, 1u, r))),
+                  max(magnitudes(activation(item, 2u, r)), magnitudes(activation(item, 3u, r))));
+    atomicMax(&peaks[item / (2u * SPAN)], max(max(top.x, top.y), max(top.z, top.w)));
+  }
+  workgroupBarrier();
+  for (var item = thread; item < items; item += THREADS) {
+    let block = item / (2u * SPAN);
+    let top = atomicLoad(&peaks[block]);
+    let finite = top < 0x7f800000u;
+    let amax = bitcast<f32>(select(0u, top, finite));
+    let empty = amax < ACTIVATION_FLOOR;
+    let inverse = mul(recip(select(amax, 1.0, empty)), params.steps);
+    let a = quantised(activation(item, 0u, r), inverse);
+    let b = quantised(activation(item, 1u, r), inverse);
+    let c = quantised(activation(item, 2u, r), inverse);
+    let d = quantised(activation(item, 3u, r), inverse);
+    let high = vec4(a.x, b.x, c.x, d.x);
+    let low = vec4(a.y, b.y, c.y, d.y);
+    xq[item] = select(high, vec4(0u), empty);
+    if PRECISE { xq[items + item] = select(low, vec4(0u), empty); }
+    if item % (2u * SPAN) == 0u {
+      x_scale[block] = bitcast<f32>(select(0x7fc00000u, bitcast<u32>(select(mul(amax, params.inverse_steps), 0.0, empty)), finite));
+    }
+  }
+  workgroupBarrier();
+}
+
+struct Fetched {
+  w: Chunk,
+  dm: vec2<f32>, // the block's float scales, where a block is a chunk
+}
+
+fn fetch(group: u32, slot: u32, c: u32) -> Fetched {
+  let block = weight_row(group, slot) * BLOCKS + c / SPAN;
+  var dm = vec2(0.0);
+  if SPAN == 1u { dm = scales(block); }
+  return Fetched(unpack(block, c % SPAN), dm);
+}
+
+// Stores what chunk `c` gives to the row of `slot`.
+fn put(slot: u32, c: u32, f: Fetched) {
+  // Items hold every other word of a chunk.
+  let p = xq[2u * c];
+  let q = xq[2u * c + 1u];
+  let high = dots(f.w, vec4(p.x, q.x, p.y, q.y), vec4(p.z, q.z, p.w, q.w));
+  var low = Dots(0, 0);
+  if PRECISE {
+    let p = xq[2u * (CHUNKS + c)];
+    let q = xq[2u * (CHUNKS + c) + 1u];
+    low = dots(f.w, vec4(p.x, q.x, p.y, q.y), vec4(p.z, q.z, p.w, q.w));
+  }
+  let at = slot * CHUNKS + c;
+  if SPAN == 1u {
+    terms[at] = bitcast<i32>(mul(x_scale[c], block_value(f.dm, high, low)));
+  } else {
+    terms[at] = high.s;
+    if HAS_MIN { mins[at] = high.m; }
+    if PRECISE { lows[at] = low.s; }
+    if PRECISE && HAS_MIN { low_mins[at] = low.m; }
+  }
+}
+
+// The term of block `b` of the row of `slot`.
+fn term(group: u32, slot: u32, b: u32) -> f32 {
+  if SPAN == 1u { return bitcast<f32>(terms[slot * CHUNKS + b]); }
+  var high = Dots(0, 0);
+  var low = Dots(0, 0);
+  for (var i = 0u; i < SPAN; i++) {
+    let at = slot * CHUNKS + b * SPAN + i;
+    high.s += terms[at];
+    if HAS_MIN { high.m += mins[at]; }
+    if PRECISE { low.s += lows[at]; }
+    if PRECISE && HAS_MIN { low.m += low_mins[at]; }
+  }
+  return mul(x_scale[b], block_value(scales(weight_row(group, slot) * BLOCKS + b), high, low));
+}
+
+// The product of the row of `slot`, once all threads are past the sums.
+fn product(slot: u32) -> f32 {
+  let at = 8u * slot;
+  return settle(s8_tree(vec4(lane_sums[at], lane_sums[at + 1u], lane_sums[at + 2u], lane_sums[at + 3u]),
+                        vec4(lane_sums[at + 4u], lane_sums[at + 5u], lane_sums[at + 6u], lane_sums[at + 7u])));
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let group = workgroup.x;
+  let passes = (CHUNKS + THREADS - 1u) / THREADS; // over the chunks of a row longer than a workgroup
+  let across = thread / CHUNKS;
+  // Weights are on their way while the activations are prepared.
+  var c = min(thread % CHUNKS, CHUNKS - 1u);
+  var slot = min(across, ACROSS - 1u);
+  var f0 = fetch(group, slot, c);
+  var f1 = fetch(group, slot + ACROSS, c);
+  var f2 = fetch(group, slot + 2u * ACROSS, c);
+  var f3 = fetch(group, slot + 3u * ACROSS, c);
+  prepare(thread);
+  for (var step = 0u; step < LOOPS * passes; step++) {
+    if across < ACROSS && thread + (step % passes) * THREADS < CHUNKS * ACROSS {
+      put(slot, c, f0);
+      put(slot + ACROSS, c, f1);
+      put(slot + 2u * ACROSS, c, f2);
+      put(slot + 3u * ACROSS, c, f3);
+    }
+    if step + 1u < LOOPS * passes {
+      c = min(thread % CHUNKS + (step + 1u) % passes * THREADS, CHUNKS - 1u);
+      slot = min(across, ACROSS - 1u) + (step + 1u) / passes * DEPTH * ACROSS;
+      f0 = fetch(group, slot, c);
+      f1 = fetch(group, slot + ACROSS, c);
+      f2 = fetch(group, slot + 2u * ACROSS, c);
+      f3 = fetch(group, slot + 3u * ACROSS, c);
+    }
+  }
+  workgroupBarrier();
+  for (var i = thread; i < SLOTS8; i += THREADS) {
+    var sum = 0.0;
+    for (var b = i & 7u; b < BLOCKS; b += 8u) { sum = add(sum, term(group, i >> 3u, b)); }
+    lane_sums[i] = sum;
+  }
+  workgroupBarrier();
+  finish(group, thread);
+}
