@@ -6,14 +6,14 @@ mod common;
 
 use common::{floats, ids, json, on_cpu, on_gpu, turn};
 use samebits::backend::{Backend, Batch, Rows, cpu::Cpu};
-use samebits::engine::Session;
+use samebits::engine::{Choice, Session};
 use samebits::model::Model;
 use samebits::numerics::Precision;
 use samebits::ops::argmax;
 
 fn greedy(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, String) {
     session.clear();
-    let g = session.generate(prompt, 48, |logits, _| argmax::cpu(logits), |_| false, |_| true).unwrap();
+    let g = session.generate(prompt, 48, Choice::Greedy, |_| false, |_| true).unwrap();
     (g.tokens, g.logits_hash)
 }
 

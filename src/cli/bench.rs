@@ -216,8 +216,13 @@ fn measure(session: &mut Session, vocabulary: usize, test: Test) -> Result<(f64,
         let prompt: Vec<u32> = (0..test.prompt).map(|i| id(test.depth + i)).collect();
         logits = session.feed(&prompt, false)?;
     }
-    for i in 0..test.generate {
-        logits = session.feed(&[id(test.depth + 1 + i)], false)?;
+    if test.generate > 0 {
+        let mut last = id(test.depth + 1);
+        session.greedy(last, test.generate - 1, false, &mut |token, _| {
+            last = token;
+            true
+        })?;
+        logits = session.feed(&[last], false)?;
     }
     let seconds = start.elapsed().as_secs_f64();
     let hash = Sha256::digest(bytemuck::cast_slice::<f32, u8>(&logits));

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::load::{ModelArguments, RunArguments};
 use super::{Outcome, print_json};
-use crate::engine::{Generation, Session, StopReason};
+use crate::engine::{Choice, EngineError, Generation, Session, StopReason};
 use crate::sample::{Sampler, SamplerOptions};
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 
@@ -76,7 +76,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let text = a.prompt.as_deref().or(a.prompt_flag.as_deref()).unwrap_or_default();
     let prompt = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: true })?;
     if prompt.is_empty() {
-        return Err(crate::engine::EngineError::EmptyPrompt.into());
+        return Err(EngineError::EmptyPrompt.into());
     }
     let mut session = super::load::session(&model, &a.run, false)?;
     let load = start.elapsed();
@@ -108,10 +108,12 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         if a.json { Ok(()) } else { out.write_all(piece.as_bytes()).and_then(|()| out.flush()) }
     };
     let mut first = None;
+    let greedy = sampler.is_greedy();
+    let mut sample = |logits: &[f32], history: &[u32]| sampler.sample(logits, history);
     let generation = session.generate(
         &prompt,
         a.n_predict,
-        |logits, history| sampler.sample(logits, history),
+        if greedy { Choice::Greedy } else { Choice::By(&mut sample) },
         |token| tokenizer.is_end_of_generation(token),
         |token| {
             first.get_or_insert_with(|| start.elapsed());

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::backend::{Backend, BackendError, Batch, Rows};
+use crate::ops::argmax;
 use crate::plan::{Op, Step};
 
 pub use perplexity::{Perplexity, perplexity};
@@ -63,6 +64,14 @@ pub struct Timings {
     pub prefill: Duration,
     /// All tokens after the first.
     pub decode: Duration,
+}
+
+/// How tokens are chosen.
+pub enum Choice<'a> {
+    /// The largest logit, ties to the lower id: a backend does it itself and works ahead.
+    Greedy,
+    /// A function of the logits and of all tokens so far.
+    By(&'a mut dyn FnMut(&[f32], &[u32]) -> u32),
 }
 
 /// What generation gave.
@@ -152,48 +161,104 @@ impl Session {
         BackendError::NonFinite { step: first.unwrap_or_else(|| "output".to_owned()) }
     }
 
-    /// Feeds the prompt, then samples up to `limit` tokens. `sample` chooses from logits given all tokens so far;
-    /// `emit` hears each token and says whether to go on; `is_end` tells end-of-text tokens.
+    /// Feeds the prompt, then chooses up to `limit` tokens. `emit` hears each and says whether to go on; `is_end` tells
+    /// end-of-text tokens.
+    ///
+    /// # Errors
+    /// As [`Self::feed`].
     pub fn generate(
         &mut self,
         prompt: &[u32],
         limit: usize,
-        mut sample: impl FnMut(&[f32], &[u32]) -> u32,
+        choice: Choice<'_>,
         is_end: impl Fn(u32) -> bool,
         mut emit: impl FnMut(u32) -> bool,
     ) -> Result<Generation, EngineError> {
         let mut hash = Sha256::new();
         let mut new = Vec::new();
         let start = Instant::now();
-        let mut logits = self.feed(prompt, false)?;
+        let logits = self.feed(prompt, false)?;
         let prefill = start.elapsed();
         let start = Instant::now();
-        let stop_reason = loop {
-            if new.len() >= limit {
-                break StopReason::Length;
-            }
-            for x in &logits {
+        let mut stop_reason = if limit == 0 { Some(StopReason::Length) } else { None };
+        let mut hear = |token: u32, logits: &[f32]| {
+            for x in logits {
                 hash.update(x.to_bits().to_le_bytes());
             }
-            let token = sample(&logits, &self.tokens);
             new.push(token);
             if is_end(token) {
-                break StopReason::EndOfText;
+                Some(StopReason::EndOfText)
+            } else if !emit(token) {
+                Some(StopReason::Interrupted)
+            } else if new.len() >= limit {
+                Some(StopReason::Length)
+            } else {
+                None
             }
-            if !emit(token) {
-                break StopReason::Interrupted;
-            }
-            if new.len() >= limit {
-                break StopReason::Length;
-            }
-            if self.tokens.len() + 1 > self.backend.context() {
-                break StopReason::ContextFull;
-            }
-            logits = self.feed(&[token], false)?;
         };
+        match choice {
+            Choice::Greedy if limit > 0 => {
+                let token = argmax::cpu(&logits);
+                stop_reason = hear(token, &logits);
+                if stop_reason.is_none() {
+                    let room = (self.backend.context() - self.tokens.len()).min(limit - 1);
+                    self.greedy(token, room, true, &mut |token, logits| {
+                        stop_reason = hear(token, logits);
+                        stop_reason.is_none()
+                    })?;
+                    stop_reason = stop_reason.or(Some(StopReason::ContextFull));
+                }
+            }
+            Choice::Greedy => {}
+            Choice::By(sample) => {
+                let mut logits = logits;
+                while stop_reason.is_none() {
+                    let token = sample(&logits, &self.tokens);
+                    stop_reason = hear(token, &logits);
+                    if stop_reason.is_none() && self.tokens.len() >= self.backend.context() {
+                        stop_reason = Some(StopReason::ContextFull);
+                    }
+                    if stop_reason.is_none() {
+                        logits = self.feed(&[token], false)?;
+                    }
+                }
+            }
+        }
         let logits_hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         let timings = Timings { prefill, decode: start.elapsed() };
+        let stop_reason = stop_reason.unwrap_or(StopReason::Length);
         Ok(Generation { tokens: new, logits_hash, stop_reason, timings })
+    }
+
+    /// Feeds `token`, then always the likeliest next one, `limit` tokens in all at most. `emit` hears each choice, with
+    /// the logits it was made from where `logits` asks for them, and says whether to go on. A backend may work ahead.
+    ///
+    /// # Errors
+    /// As [`Self::feed`]; without `logits` values that are not finite go unnoticed.
+    pub fn greedy(
+        &mut self,
+        token: u32,
+        limit: usize,
+        logits: bool,
+        emit: &mut dyn FnMut(u32, &[f32]) -> bool,
+    ) -> Result<(), EngineError> {
+        let position = self.tokens.len();
+        let (tokens, context) = (position + limit, self.backend.context());
+        if tokens > context {
+            return Err(EngineError::PromptTooLong { tokens, context });
+        }
+        let (fed, mut next, mut finite) = (&mut self.tokens, token, true);
+        self.backend.greedy(token, position, limit, logits, &mut |choice| {
+            fed.push(next);
+            next = choice.id;
+            finite = choice.logits.iter().all(|x| x.is_finite());
+            finite && emit(choice.id, choice.logits)
+        })?;
+        if !finite && let Some(last) = self.tokens.pop() {
+            let position = self.tokens.len();
+            return Err(self.name_non_finite(Batch { ids: &[last], position, logits: Rows::Last }).into());
+        }
+        Ok(())
     }
 }
 

@@ -37,6 +37,11 @@ impl Sampler {
         Self { options, generator: ChaCha8Rng::seed_from_u64(options.seed) }
     }
 
+    /// Whether the largest logit is always chosen.
+    pub fn is_greedy(&self) -> bool {
+        self.options.temperature <= 0.0 && self.options.repeat_penalty == 1.0
+    }
+
     /// Chooses from `logits` (finite, one per token, not empty) after the tokens of `history`. The order is llama.cpp's:
     /// penalty, top-k, top-p, min-p, temperature. Ties go to the lower id.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32 {

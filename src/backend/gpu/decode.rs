@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::State;
 use super::device::{Device, STATE_BYTES};
 use super::fused::{Fusing, Stage};
-use super::lower::Resources;
+use super::lower::{Dispatch, Resources};
 use crate::backend::{BackendError, GreedyToken};
 use crate::plan::Plan;
 
@@ -60,6 +60,50 @@ impl Decoder {
     /// Dispatches of a token at a position.
     pub fn dispatches(&self, position: usize) -> usize {
         self.stages.iter().map(|s| s.at(position).len()).sum()
+    }
+
+    /// Seconds of each kernel in one token at `position`, and how many dispatches it has: all its dispatches, one after the
+    /// other, `repetitions` times, by the host's clock.
+    pub fn times(
+        &self,
+        device: &Device,
+        position: usize,
+        repetitions: usize,
+    ) -> Result<Vec<(String, usize, f64)>, BackendError> {
+        let mut kernels: Vec<(String, Vec<&Dispatch>)> = Vec::new();
+        for dispatch in self.stages.iter().flat_map(|s| s.at(position)) {
+            match kernels.iter_mut().find(|k| k.0 == dispatch.name) {
+                Some(kernel) => kernel.1.push(dispatch),
+                None => kernels.push((dispatch.name.clone(), vec![dispatch])),
+            }
+        }
+        let state = State { position: position as u32, rows: 1, next: 1, ..State::default() };
+        device.write(&self.states, bytemuck::bytes_of(&state));
+        let mut times = Vec::new();
+        for (name, dispatches) in kernels {
+            let run = |repetitions: usize| -> Result<f64, BackendError> {
+                let start = std::time::Instant::now();
+                let mut encoder = device.device.create_command_encoder(&Default::default());
+                {
+                    let mut pass = encoder.begin_compute_pass(&Default::default());
+                    for dispatch in (0..repetitions).flat_map(|_| &dispatches) {
+                        dispatch.record(&mut pass, 0, position, 1);
+                    }
+                }
+                let commands = encoder.finish();
+                let encoded = start.elapsed().as_secs_f64();
+                device.queue.submit([commands]);
+                device
+                    .device
+                    .poll(wgpu::PollType::Wait { submission_index: None, timeout: None })
+                    .map_err(|e| device.error(e.to_string()))?;
+                Ok(start.elapsed().as_secs_f64() - encoded)
+            };
+            run(repetitions)?;
+            let (once, more) = (run(1)?, run(1 + repetitions)?);
+            times.push((name, dispatches.len(), (more - once).max(0.0) / repetitions as f64));
+        }
+        Ok(times)
     }
 
     /// Records `tokens` tokens from `position` on, the first of them number `first` of its run, and submits them.

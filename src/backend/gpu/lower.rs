@@ -14,6 +14,8 @@ use crate::plan::{BufferId, BufferKind, Op, Plan, Step, WeightId};
 
 /// A recorded dispatch.
 pub(super) struct Dispatch {
+    /// The kernel and its format.
+    pub name: String,
     pub pipeline: Rc<Pipeline>,
     pub bindings: wgpu::BindGroup,
     pub grid: Grid,
@@ -220,5 +222,9 @@ pub(super) fn dispatch(
     let pipeline = device.pipeline(&kernel)?;
     let params = device.uniform(kernel.shader.name, params)?;
     let bindings = device.bind(&pipeline, &[&[state, &params], buffers].concat());
-    Ok(Dispatch { pipeline, bindings, grid })
+    let name = match kernel.format {
+        Some(format) => format!("{} {}", kernel.shader.name, format.name),
+        None => kernel.shader.name.to_owned(),
+    };
+    Ok(Dispatch { name, pipeline, bindings, grid })
 }

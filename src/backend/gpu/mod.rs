@@ -84,6 +84,14 @@ impl Gpu {
         self
     }
 
+    /// Seconds of each fused kernel in one token at a position, and how many dispatches it has.
+    pub fn times(&self, position: usize, repetitions: usize) -> Result<Vec<(String, usize, f64)>, BackendError> {
+        match &self.decoder {
+            Some(decoder) => decoder.times(&self.device, position, repetitions),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Kernel launches for one token at a position.
     pub fn dispatches_per_token(&self, position: usize) -> usize {
         match &self.decoder {

@@ -1,0 +1,209 @@
+// The matrix product for many activation rows: tiles of 64 rows and 16 * DEEP weight rows in workgroup memory.
+// A thread makes 4 activation rows times DEEP weight rows. Blocks are taken lane by lane of S8, and the lanes in the
+// order 0 4 2 6 1 5 3 7, so that the tree of their sums needs three pending values and no more.
+// needs: format, dots
+
+struct Params {
+  cols: u32,
+  blocks: u32, // terms per row
+  block: u32, // weights per term
+  x_stride: u32, // words per activation row
+  rows: u32, // weight rows in this shard
+  row_base: u32, // first of them in the whole matrix
+  out_width: u32,
+  has_bias: u32,
+  streams: vec4<u32>,
+  out_row0: u32, // 1: outputs are stored from row 0 on
+  first: u32, // the shard's first row in the buffer
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> weights: array<u32>;
+@group(0) @binding(3) var<storage, read> weights4: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> x: array<u32>;
+@group(0) @binding(5) var<storage, read> x4: array<vec4<u32>>;
+@group(0) @binding(6) var<storage, read> bias: array<f32>;
+@group(0) @binding(7) var<storage, read_write> out: array<f32>;
+
+override THREADS: u32 = 256u; // always 256
+override DEEP: u32 = 8u; // weight rows of a thread: 4 or 8
+override SPAN: u32 = 1u; // chunks that share an activation scale: 1 or 8
+override HALVES: bool = false; // whether the halves of a chunk have integer scales of their own
+// Lengths of the arrays, each for two tiles: one is read while the next is stored.
+override WEIGHTS: u32 = 512u; // 2 * 2 * 16 * DEEP
+override SCALES: u32 = 256u; // 2 * 16 * DEEP
+override SUB_SCALES: u32 = 1u; // the same where blocks span chunks, or 1
+override LOWS: u32 = 1u; // 256 with PRECISE, or 1
+const TOKENS = 64u;
+
+var<workgroup> w_tile: array<vec4<u32>, WEIGHTS>; // [tile][half][row]
+var<workgroup> x_tile: array<vec4<u32>, 256>; // [tile][half][token]
+var<workgroup> x_low: array<vec4<u32>, LOWS>;
+var<workgroup> w_scale: array<vec2<f32>, SCALES>;
+var<workgroup> w_sub: array<vec4<i32>, SUB_SCALES>;
+var<workgroup> x_scale: array<f32, 128>;
+// Pending sums by level; in memory because they are touched only at the end of a lane.
+var<private> pending: array<vec4<f32>, 24>;
+
+fn dot32(a: vec4<u32>, b: vec4<u32>, x: vec4<u32>, y: vec4<u32>) -> i32 {
+  return dot4I8Packed(a.x, x.x) + dot4I8Packed(a.y, x.y) + dot4I8Packed(a.z, x.z) + dot4I8Packed(a.w, x.w)
+       + dot4I8Packed(b.x, y.x) + dot4I8Packed(b.y, y.y) + dot4I8Packed(b.z, y.z) + dot4I8Packed(b.w, y.w);
+}
+fn dot16(a: vec4<u32>, x: vec4<u32>) -> i32 {
+  return dot4I8Packed(a.x, x.x) + dot4I8Packed(a.y, x.y) + dot4I8Packed(a.z, x.z) + dot4I8Packed(a.w, x.w);
+}
+
+// Four activation rows of a chunk.
+struct Activations {
+  a0: vec4<u32>, a1: vec4<u32>, a2: vec4<u32>, a3: vec4<u32>, // the first 16 of each
+  b0: vec4<u32>, b1: vec4<u32>, b2: vec4<u32>, b3: vec4<u32>, // the last 16
+}
+
+fn products(a: vec4<u32>, b: vec4<u32>, sub: vec4<i32>, v: Activations) -> vec4<i32> {
+  if SPAN > 1u && HALVES {
+    return vec4(sub.x * dot16(a, v.a0) + sub.y * dot16(b, v.b0), sub.x * dot16(a, v.a1) + sub.y * dot16(b, v.b1),
+                sub.x * dot16(a, v.a2) + sub.y * dot16(b, v.b2), sub.x * dot16(a, v.a3) + sub.y * dot16(b, v.b3));
+  }
+  let s = vec4(dot32(a, b, v.a0, v.b0), dot32(a, b, v.a1, v.b1), dot32(a, b, v.a2, v.b2), dot32(a, b, v.a3, v.b3));
+  if SPAN > 1u { return s * sub.x; }
+  return s;
+}
+
+// What the minima of a weight row multiply: the activations, times the integer minima.
+fn sums(v: Activations) -> array<vec4<i32>, 2> {
+  let ones = vec4(0x01010101u);
+  return array(vec4(dot16(ones, v.a0), dot16(ones, v.a1), dot16(ones, v.a2), dot16(ones, v.a3)),
+               vec4(dot16(ones, v.b0), dot16(ones, v.b1), dot16(ones, v.b2), dot16(ones, v.b3)));
+}
+
+fn as_float(s: vec4<i32>) -> vec4<f32> {
+  // The sums of one chunk are far below 2^24.
+  if SPAN == 1u { return vec4<f32>(s); }
+  return vec4(nearest(s.x), nearest(s.y), nearest(s.z), nearest(s.w));
+}
+
+// Four terms of a weight row with the scales `dm`, from its integer sums.
+fn terms(dm: vec2<f32>, scale: vec4<f32>, s: vec4<i32>, m: vec4<i32>, s_low: vec4<i32>, m_low: vec4<i32>) -> vec4<f32> {
+  var fs = as_float(s);
+  var fm = as_float(m);
+  if PRECISE {
+    fs = add4(mul4(vec4(256.0), fs), as_float(s_low));
+    fm = add4(mul4(vec4(256.0), fm), as_float(m_low));
+  }
+  var w = mul4(vec4(dm.x), fs);
+  if HAS_MIN { w = add4(w, mul4(vec4(dm.y), fm)); }
+  return mul4(scale, w);
+}
+
+fn lane_at(i: u32) -> u32 { return ((i & 1u) << 2u) | (i & 2u) | (i >> 2u); }
+
+fn activations(at: u32, low: bool) -> Activations {
+  if low {
+    return Activations(x_low[at], x_low[at + 1u], x_low[at + 2u], x_low[at + 3u],
+                       x_low[at + TOKENS], x_low[at + TOKENS + 1u], x_low[at + TOKENS + 2u], x_low[at + TOKENS + 3u]);
+  }
+  return Activations(x_tile[at], x_tile[at + 1u], x_tile[at + 2u], x_tile[at + 3u],
+                     x_tile[at + TOKENS], x_tile[at + TOKENS + 1u], x_tile[at + TOKENS + 2u], x_tile[at + TOKENS + 3u]);
+}
+
+// The pending values of lane `i` in order join one row's sum.
+fn merged(i: u32, row: u32, sum0: vec4<f32>) -> vec4<f32> {
+  var sum = sum0;
+  var level = 0u;
+  for (var n = i; (n & 1u) == 1u; n >>= 1u) {
+    sum = add4(pending[level * 8u + row], sum);
+    level++;
+  }
+  if i == 7u { return sum; }
+  pending[level * 8u + row] = sum;
+  return vec4(0.0);
+}
+
+fn store(n: u32, token: u32, sum: vec4<f32>) {
+  if n >= params.rows { return; }
+  for (var j = 0u; j < 4u; j++) {
+    if token + j < state.rows {
+      var y = settle(sum[j]);
+      if params.has_bias != 0u { y = settle(add(y, bias[params.row_base + n])); }
+      let row = select(state.row0, 0u, params.out_row0 != 0u) + token + j;
+      out[row * params.out_width + params.row_base + n] = y;
+    }
+  }
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let width = 16u * DEEP;
+  let tx = thread & 15u;
+  let ty = thread >> 4u;
+  // The first threads bring weight rows, the last 128 halves of activation rows.
+  let my_row = params.first + min(group.x * width + thread, params.rows - 1u);
+  let my_half = thread & 1u;
+  let my_token = ((thread - 128u) & 127u) >> 1u;
+  let my_x = (state.row0 + min(group.y * TOKENS + my_token, state.rows - 1u)) * params.x_stride;
+  let low_plane = params.cols >> 4u;
+  let planes = select(1u, 2u, PRECISE) * (params.cols >> 2u);
+
+  var a0 = vec4(0.0); var a1 = vec4(0.0); var a2 = vec4(0.0); var a3 = vec4(0.0);
+  var a4 = vec4(0.0); var a5 = vec4(0.0); var a6 = vec4(0.0); var a7 = vec4(0.0);
+  // Integer sums of a block that spans chunks: products, and with PRECISE those of the low plane; likewise minima.
+  var s0 = vec4(0); var s1 = vec4(0); var s2 = vec4(0); var s3 = vec4(0);
+  var s4 = vec4(0); var s5 = vec4(0); var s6 = vec4(0); var s7 = vec4(0);
+  var m0 = vec4(0); var m1 = vec4(0); var m2 = vec4(0); var m3 = vec4(0);
+  var m4 = vec4(0); var m5 = vec4(0); var m6 = vec4(0); var m7 = vec4(0);
+  var t0 = vec4(0); var t1 = vec4(0); var t2 = vec4(0); var t3 = vec4(0);
+  var t4 = vec4(0); var t5 = vec4(0); var t6 = vec4(0); var t7 = vec4(0);
+  var u0 = vec4(0); var u1 = vec4(0); var u2 = vec4(0); var u3 = vec4(0);
+  var u4 = vec4(0); var u5 = vec4(0); var u6 = vec4(0); var u7 = vec4(0);
+
+  var i = 0u; // the lane's place in the order
+  var b = 0u;
+  var c = 0u;
+  // What this thread brings of the next tile.
+  var w = Chunk(vec4(0u), vec4(0u), vec2(0), vec2(0));
+  var dm = vec2(0.0);
+  var v = vec4(0u);
+  var v_low = vec4(0u);
+  var e = 0u;
+  let steps = params.blocks * SPAN;
+  for (var step = 0u; step <= steps; step++) {
+    // Brings the tile of (b, c), computes with the one before.
+    if step < steps {
+      if thread < width {
+        w = unpack(my_row * params.blocks + b, c);
+        if c == 0u { dm = scales(my_row * params.blocks + b); }
+      }
+      if thread >= 128u {
+        let at = (my_x >> 2u) + 2u * (b * SPAN + c) + my_half;
+        v = x4[at];
+        if PRECISE { v_low = x4[at + low_plane]; }
+        if c == 0u { e = x[my_x + planes + b]; }
+      }
+    }
+    if step > 0u {
+      let f = (step - 1u) & 1u;
+      let last_chunk = SPAN == 1u || (step - 1u) % SPAN == SPAN - 1u;
+      let hi = activations(f * 2u * TOKENS + 4u * ty, false);
+      let sx = x_scale_of(f, ty);
+      var lo = hi;
+      if PRECISE { lo = activations(f * 2u * TOKENS + 4u * ty, true); }
+      var sums_hi = array(vec4(0), vec4(0));
+      var sums_lo = array(vec4(0), vec4(0));
+      if HAS_MIN {
+        sums_hi = sums(hi);
+        if PRECISE { sums_lo = sums(lo); }
+      }
+      let at = f * 2u * width + tx;
+      let sat = f * width + tx;
+      STEP(0)
+      STEP(1)
+      STEP(2)
+      STEP(3)
+      if DEEP > 4u {
+        STEP(4)
+        STEP(5)
+        STEP(6)
+        STEP(7)
+      }
+    }
+  }
+}
