@@ -44,7 +44,7 @@ fn main() {
         .into_iter()
         .filter(|(_, text)| text.contains("fn unpack(") || text.contains("fn load("))
         .collect();
-    for (name, text) in wgsl_files("wgsl").into_iter().chain(wgsl_files("wgsl/fused")) {
+    for (name, text) in ["wgsl", "wgsl/fused", "wgsl/tiled"].into_iter().flat_map(wgsl_files) {
         let kernel = shader::Shader { name: "", wgsl: text.leak() };
         if kernel.needs_format() {
             for (format, format_text) in formats.iter().filter(|f| kernel.takes(&f.1)) {

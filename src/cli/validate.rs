@@ -7,7 +7,7 @@ use naga::valid::Capabilities;
 use serde_json::json;
 
 use super::{Outcome, print, print_json};
-use crate::backend::gpu::{Api, Choice, Device, FUSED, Kernel, adapters, api_name};
+use crate::backend::gpu::{Api, Choice, Device, FUSED, Kernel, TILED, adapters, api_name};
 use crate::ops::SHADERS;
 use crate::quant::FORMATS;
 use crate::validate::{Translations, Variant, parse, translate, variants, violations};
@@ -100,7 +100,7 @@ fn open(a: &Arguments) -> Result<Option<Device>, Box<dyn std::error::Error>> {
 /// The kernels made from a variant.
 fn kernels(name: &str) -> Vec<Kernel> {
     let (op, format) = name.split_once('.').unwrap_or((name, ""));
-    let Some(shader) = SHADERS.iter().chain(FUSED).find(|s| s.name == op) else { return Vec::new() };
+    let Some(shader) = SHADERS.iter().chain(FUSED).chain(TILED).find(|s| s.name == op) else { return Vec::new() };
     let format = FORMATS.iter().copied().find(|f| f.name == format);
     let has_precise =
         shader.source(format.map(|f| f.wgsl)).contains("override PRECISE");

@@ -6,7 +6,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ShaderStage};
 use thiserror::Error;
 
-use crate::backend::gpu::FUSED;
+use crate::backend::gpu::{FUSED, TILED};
 use crate::ops::SHADERS;
 use crate::quant::FORMATS;
 
@@ -28,7 +28,7 @@ pub struct Variant {
 /// Every variant this program can run.
 pub fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
-    for shader in SHADERS.iter().chain(FUSED) {
+    for shader in SHADERS.iter().chain(FUSED).chain(TILED) {
         if shader.needs_format() {
             for format in FORMATS.iter().filter(|f| shader.takes(f.wgsl)) {
                 let name = format!("{}.{}", shader.name, format.name);

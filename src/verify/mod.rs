@@ -119,6 +119,7 @@ pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung))
     }
     if let Some(choice) = &options.gpu {
         add(steps(model, options, choice)?);
+        add(fused(model, options, choice)?);
     }
     Ok(rungs)
 }
@@ -250,4 +251,39 @@ fn steps(model: &Model, options: &Options, gpu: &Choice) -> Result<Rung, VerifyE
         Some(difference) => difference.describe(),
     };
     Ok(Rung { name: "L3 steps, GPU = CPU", holds: difference.is_none(), detail, difference })
+}
+
+/// L3: what the kernels that fuse steps of a single token leave behind is what the CPU has at those steps.
+fn fused(model: &Model, options: &Options, gpu: &Choice) -> Result<Rung, VerifyError> {
+    let name = "L3 fused, GPU = CPU";
+    let n = options.prompt.len();
+    let plan = model.plan(options.precision)?;
+    let sizes = Sizes { context: n, batch: 1, logits_rows: 1 };
+    let mut gpu = Gpu::new(Device::open(gpu)?, model, plan, sizes, &mut |_| {})?;
+    let mut cpu = backend(model, options, None, n, 1, options.threads)?;
+    let (mut count, mut difference) = (0, None);
+    for (position, &id) in options.prompt.iter().enumerate() {
+        let mut expected = std::collections::HashMap::new();
+        let mut listen = |step: &Step, words: &[u32]| drop(expected.insert(step.name.clone(), words.to_vec()));
+        cpu.forward(Batch { ids: &[id], position, logits: Rows::All }, Some(&mut listen))?;
+        let mut compare = |step: &Step, words: &[u32]| {
+            count += 1;
+            let cpu = expected.remove(&step.name).unwrap_or_default();
+            if difference.is_none() && cpu != words {
+                difference = Some(Difference { step: step.clone(), words: [cpu, words.to_vec()] });
+            }
+        };
+        if !gpu.listen_fused(id, position, &mut compare)? {
+            let detail = "this model's tokens are not run by fused kernels".to_owned();
+            return Ok(Rung { name, holds: true, detail, difference: None });
+        }
+        if difference.is_some() {
+            break;
+        }
+    }
+    let detail = match &difference {
+        None => format!("{count} steps of {n} single tokens: the same bits"),
+        Some(difference) => difference.describe(),
+    };
+    Ok(Rung { name, holds: difference.is_none(), detail, difference })
 }

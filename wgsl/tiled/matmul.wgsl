@@ -68,13 +68,6 @@ fn products(a: vec4<u32>, b: vec4<u32>, sub: vec4<i32>, v: Activations) -> vec4<
   return s;
 }
 
-// What the minima of a weight row multiply: the activations, times the integer minima.
-fn sums(v: Activations) -> array<vec4<i32>, 2> {
-  let ones = vec4(0x01010101u);
-  return array(vec4(dot16(ones, v.a0), dot16(ones, v.a1), dot16(ones, v.a2), dot16(ones, v.a3)),
-               vec4(dot16(ones, v.b0), dot16(ones, v.b1), dot16(ones, v.b2), dot16(ones, v.b3)));
-}
-
 fn as_float(s: vec4<i32>) -> vec4<f32> {
   // The sums of one chunk are far below 2^24.
   if SPAN == 1u { return vec4<f32>(s); }
@@ -82,27 +75,80 @@ fn as_float(s: vec4<i32>) -> vec4<f32> {
 }
 
 // Four terms of a weight row with the scales `dm`, from its integer sums.
-fn terms(dm: vec2<f32>, scale: vec4<f32>, s: vec4<i32>, m: vec4<i32>, s_low: vec4<i32>, m_low: vec4<i32>) -> vec4<f32> {
-  var fs = as_float(s);
-  var fm = as_float(m);
+fn terms(dm: vec2<f32>, scale: vec4<f32>, block: Integers) -> vec4<f32> {
+  var fs = as_float(block.s);
+  var fm = as_float(block.m);
   if PRECISE {
-    fs = add4(mul4(vec4(256.0), fs), as_float(s_low));
-    fm = add4(mul4(vec4(256.0), fm), as_float(m_low));
+    fs = add4(mul4(vec4(256.0), fs), as_float(block.s_low));
+    fm = add4(mul4(vec4(256.0), fm), as_float(block.m_low));
   }
-  var w = mul4(vec4(dm.x), fs);
+  var w = mul4(vec4(flush(dm.x, WEIGHT_FLOOR)), fs);
   if HAS_MIN { w = add4(w, mul4(vec4(dm.y), fm)); }
   return mul4(scale, w);
 }
 
 fn lane_at(i: u32) -> u32 { return ((i & 1u) << 2u) | (i & 2u) | (i >> 2u); }
 
-fn activations(at: u32, low: bool) -> Activations {
-  if low {
-    return Activations(x_low[at], x_low[at + 1u], x_low[at + 2u], x_low[at + 3u],
-                       x_low[at + TOKENS], x_low[at + TOKENS + 1u], x_low[at + TOKENS + 2u], x_low[at + TOKENS + 3u]);
-  }
+fn activations(at: u32) -> Activations {
   return Activations(x_tile[at], x_tile[at + 1u], x_tile[at + 2u], x_tile[at + 3u],
                      x_tile[at + TOKENS], x_tile[at + TOKENS + 1u], x_tile[at + TOKENS + 2u], x_tile[at + TOKENS + 3u]);
+}
+fn low_activations(at: u32) -> Activations {
+  return Activations(x_low[at], x_low[at + 1u], x_low[at + 2u], x_low[at + 3u],
+                     x_low[at + TOKENS], x_low[at + TOKENS + 1u], x_low[at + TOKENS + 2u], x_low[at + TOKENS + 3u]);
+}
+
+// Sums of the activations of a chunk, of its first and of its last half: what minima multiply.
+struct Sums {
+  a: vec4<i32>,
+  b: vec4<i32>,
+}
+fn sums(v: Activations) -> Sums {
+  let ones = vec4(0x01010101u);
+  return Sums(vec4(dot16(ones, v.a0), dot16(ones, v.a1), dot16(ones, v.a2), dot16(ones, v.a3)),
+              vec4(dot16(ones, v.b0), dot16(ones, v.b1), dot16(ones, v.b2), dot16(ones, v.b3)));
+}
+fn minima(sub: vec4<i32>, v: Sums) -> vec4<i32> {
+  if SPAN > 1u { return sub.z * v.a + sub.w * v.b; }
+  return v.a + v.b;
+}
+
+// What a step has for all rows of a thread.
+struct Step {
+  w_at: u32, // of the thread's first row
+  scale_at: u32,
+  last: bool, // whether the block ends here
+  hi: Activations,
+  lo: Activations,
+  hi_sums: Sums,
+  lo_sums: Sums,
+  x_scale: vec4<f32>,
+}
+
+// Integer sums of a block that spans chunks.
+struct Integers {
+  s: vec4<i32>,
+  m: vec4<i32>,
+  s_low: vec4<i32>,
+  m_low: vec4<i32>,
+}
+
+// One chunk for weight row `r` of the thread.
+fn row(r: u32, t: Step, block: ptr<function, Integers>, sum: ptr<function, vec4<f32>>) {
+  let a = w_tile[t.w_at + 16u * r];
+  let b = w_tile[t.w_at + 16u * r + 16u * DEEP];
+  var sub = vec4(1);
+  if SPAN > 1u { sub = w_sub[t.scale_at + 16u * r]; }
+  (*block).s += products(a, b, sub, t.hi);
+  if HAS_MIN { (*block).m += minima(sub, t.hi_sums); }
+  if PRECISE {
+    (*block).s_low += products(a, b, sub, t.lo);
+    if HAS_MIN { (*block).m_low += minima(sub, t.lo_sums); }
+  }
+  if t.last {
+    *sum = add4(*sum, terms(w_scale[t.scale_at + 16u * r], t.x_scale, *block));
+    *block = Integers(vec4(0), vec4(0), vec4(0), vec4(0));
+  }
 }
 
 // The pending values of lane `i` in order join one row's sum.
@@ -145,65 +191,115 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
   var a0 = vec4(0.0); var a1 = vec4(0.0); var a2 = vec4(0.0); var a3 = vec4(0.0);
   var a4 = vec4(0.0); var a5 = vec4(0.0); var a6 = vec4(0.0); var a7 = vec4(0.0);
-  // Integer sums of a block that spans chunks: products, and with PRECISE those of the low plane; likewise minima.
-  var s0 = vec4(0); var s1 = vec4(0); var s2 = vec4(0); var s3 = vec4(0);
-  var s4 = vec4(0); var s5 = vec4(0); var s6 = vec4(0); var s7 = vec4(0);
-  var m0 = vec4(0); var m1 = vec4(0); var m2 = vec4(0); var m3 = vec4(0);
-  var m4 = vec4(0); var m5 = vec4(0); var m6 = vec4(0); var m7 = vec4(0);
-  var t0 = vec4(0); var t1 = vec4(0); var t2 = vec4(0); var t3 = vec4(0);
-  var t4 = vec4(0); var t5 = vec4(0); var t6 = vec4(0); var t7 = vec4(0);
-  var u0 = vec4(0); var u1 = vec4(0); var u2 = vec4(0); var u3 = vec4(0);
-  var u4 = vec4(0); var u5 = vec4(0); var u6 = vec4(0); var u7 = vec4(0);
+  let none = Integers(vec4(0), vec4(0), vec4(0), vec4(0));
+  var i0 = none; var i1 = none; var i2 = none; var i3 = none;
+  var i4 = none; var i5 = none; var i6 = none; var i7 = none;
 
-  var i = 0u; // the lane's place in the order
-  var b = 0u;
+  var b = 0u; // what is brought: a block, a chunk of it, and the place of its lane in the order
   var c = 0u;
-  // What this thread brings of the next tile.
+  var place = 0u;
+  var order = 0u; // the place of the lane that is computed
+  var last = false; // whether a block, and whether a lane, ends with the chunk that is computed
+  var ends = false;
+  let steps = params.blocks * SPAN;
+  // What this thread brings of a tile.
   var w = Chunk(vec4(0u), vec4(0u), vec2(0), vec2(0));
   var dm = vec2(0.0);
   var v = vec4(0u);
   var v_low = vec4(0u);
   var e = 0u;
-  let steps = params.blocks * SPAN;
   for (var step = 0u; step <= steps; step++) {
-    // Brings the tile of (b, c), computes with the one before.
+    // Brings the chunk of this step on its way, computes the one before, then stores what was brought.
     if step < steps {
       if thread < width {
         w = unpack(my_row * params.blocks + b, c);
-        if c == 0u { dm = scales(my_row * params.blocks + b); }
+        dm = scales(my_row * params.blocks + b);
       }
       if thread >= 128u {
         let at = (my_x >> 2u) + 2u * (b * SPAN + c) + my_half;
         v = x4[at];
         if PRECISE { v_low = x4[at + low_plane]; }
-        if c == 0u { e = x[my_x + planes + b]; }
+        e = x[my_x + planes + b];
       }
     }
     if step > 0u {
       let f = (step - 1u) & 1u;
-      let last_chunk = SPAN == 1u || (step - 1u) % SPAN == SPAN - 1u;
-      let hi = activations(f * 2u * TOKENS + 4u * ty, false);
-      let sx = x_scale_of(f, ty);
-      var lo = hi;
-      if PRECISE { lo = activations(f * 2u * TOKENS + 4u * ty, true); }
-      var sums_hi = array(vec4(0), vec4(0));
-      var sums_lo = array(vec4(0), vec4(0));
+      var t: Step;
+      t.w_at = f * 2u * width + tx;
+      t.scale_at = f * width + tx;
+      t.last = last;
+      t.hi = activations(f * 2u * TOKENS + 4u * ty);
+      let at = f * TOKENS + 4u * ty;
+      t.x_scale = vec4(x_scale[at], x_scale[at + 1u], x_scale[at + 2u], x_scale[at + 3u]);
+      if PRECISE { t.lo = low_activations(f * 2u * TOKENS + 4u * ty); }
       if HAS_MIN {
-        sums_hi = sums(hi);
-        if PRECISE { sums_lo = sums(lo); }
+        t.hi_sums = sums(t.hi);
+        if PRECISE { t.lo_sums = sums(t.lo); }
       }
-      let at = f * 2u * width + tx;
-      let sat = f * width + tx;
-      STEP(0)
-      STEP(1)
-      STEP(2)
-      STEP(3)
+      row(0u, t, &i0, &a0);
+      row(1u, t, &i1, &a1);
+      row(2u, t, &i2, &a2);
+      row(3u, t, &i3, &a3);
       if DEEP > 4u {
-        STEP(4)
-        STEP(5)
-        STEP(6)
-        STEP(7)
+        row(4u, t, &i4, &a4);
+        row(5u, t, &i5, &a5);
+        row(6u, t, &i6, &a6);
+        row(7u, t, &i7, &a7);
+      }
+      // A lane whose last block this was joins the others.
+      while ends {
+        a0 = merged(order, 0u, a0);
+        a1 = merged(order, 1u, a1);
+        a2 = merged(order, 2u, a2);
+        a3 = merged(order, 3u, a3);
+        if DEEP > 4u {
+          a4 = merged(order, 4u, a4);
+          a5 = merged(order, 5u, a5);
+          a6 = merged(order, 6u, a6);
+          a7 = merged(order, 7u, a7);
+        }
+        order++;
+        // Lanes without blocks add nothing.
+        ends = order < 8u && lane_at(order) >= params.blocks;
       }
     }
+    if step < steps {
+      let f = step & 1u;
+      if thread < width {
+        w_tile[f * 2u * width + thread] = w.a;
+        w_tile[f * 2u * width + width + thread] = w.b;
+        w_scale[f * width + thread] = dm;
+        if SPAN > 1u { w_sub[f * width + thread] = vec4(w.s, w.m); }
+      }
+      if thread >= 128u {
+        x_tile[(f * 2u + my_half) * TOKENS + my_token] = v;
+        if PRECISE { x_low[(f * 2u + my_half) * TOKENS + my_token] = v_low; }
+        if my_half == 0u { x_scale[f * TOKENS + my_token] = bitcast<f32>(e); }
+      }
+      last = c + 1u == SPAN;
+      ends = last && b + 8u >= params.blocks;
+      // The next chunk: of this block, of this lane, of the next lane that has blocks.
+      c = select(c + 1u, 0u, last);
+      if ends {
+        place++;
+        while place < 7u && lane_at(place) >= params.blocks { place++; }
+        b = lane_at(place & 7u);
+      } else if last {
+        b += 8u;
+      }
+    }
+    workgroupBarrier();
+  }
+  let n = group.x * width + tx;
+  let token = group.y * TOKENS + 4u * ty;
+  store(n, token, a0);
+  store(n + 16u, token, a1);
+  store(n + 32u, token, a2);
+  store(n + 48u, token, a3);
+  if DEEP > 4u {
+    store(n + 64u, token, a4);
+    store(n + 80u, token, a5);
+    store(n + 96u, token, a6);
+    store(n + 112u, token, a7);
   }
 }

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 
 use super::State;
 use super::device::{Device, STATE_BYTES};
-use super::fused::{Fusing, Stage};
+use super::fused::{Fusing, Place, Stage, item_word};
 use super::lower::{Dispatch, Resources};
 use crate::backend::{BackendError, GreedyToken};
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
 
 /// Tokens per submission.
 const TOKENS: usize = 8;
@@ -60,6 +60,42 @@ impl Decoder {
     /// Dispatches of a token at a position.
     pub fn dispatches(&self, position: usize) -> usize {
         self.stages.iter().map(|s| s.at(position).len()).sum()
+    }
+
+    /// Runs the token `id` at `position` stage by stage; `hear` is told the step whose output a stage leaves, and its words.
+    pub fn listen(
+        &self,
+        device: &Device,
+        resources: &Resources,
+        plan: &Plan,
+        (id, position): (u32, usize),
+        hear: &mut dyn FnMut(&Step, &[u32]),
+    ) -> Result<(), BackendError> {
+        device.write(&self.ids, bytemuck::bytes_of(&id));
+        let state = State { position: position as u32, rows: 1, next: 1, ..State::default() };
+        device.write(&self.states, bytemuck::bytes_of(&state));
+        for stage in &self.stages {
+            let mut encoder = device.device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                stage.at(position).iter().for_each(|d| d.record(&mut pass, 0, position, 1));
+            }
+            device.queue.submit([encoder.finish()]);
+            for output in &stage.outputs {
+                let Some(step) = plan.steps().find(|s| s.name == output.step) else { continue };
+                let width = step.op.output().map_or(0, |b| plan.buffers[b.0].width);
+                let words = match &output.place {
+                    Place::Row(buffer) => device.read(buffer, 0, width)?,
+                    Place::Items(buffer) => {
+                        let placed = device.read(buffer, 0, width)?;
+                        (0..width).map(|i| placed[item_word(i, width / 16)]).collect()
+                    }
+                    Place::Cache(layer) => resources.cached(device, *layer, plan.kv_width, position, 1)?,
+                };
+                hear(step, &words);
+            }
+        }
+        device.check()
     }
 
     /// Seconds of each kernel in one token at `position`, and how many dispatches it has: all its dispatches, one after the

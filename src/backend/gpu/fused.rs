@@ -12,7 +12,7 @@ use super::weights::Shard;
 use crate::backend::BackendError;
 use crate::numerics::Precision;
 use crate::ops::{self, Shader};
-use crate::plan::{Op, Plan, WeightId};
+use crate::plan::{Op, Plan, Step, WeightId};
 use crate::quant::{CHUNK, Decode as Unpacking, Format};
 
 macro_rules! fused {
@@ -57,8 +57,31 @@ struct Params {
     pad: [u32; 3],
 }
 
+/// What a stage leaves behind, as the step of the plan whose output it is.
+pub(super) struct Output {
+    /// The step's name.
+    pub step: String,
+    pub place: Place,
+}
+
+/// Where an output is.
+pub(super) enum Place {
+    /// A row in order.
+    Row(wgpu::Buffer),
+    /// A row in the layout of items.
+    Items(wgpu::Buffer),
+    /// The newest position of a layer's cache.
+    Cache(usize),
+}
+
 /// A stage of a token.
-pub(super) enum Stage {
+pub(super) struct Stage {
+    pub kernels: Kernels,
+    pub outputs: Vec<Output>,
+}
+
+/// The dispatches of a stage.
+pub(super) enum Kernels {
     /// The same dispatch at every position.
     Fixed(Dispatch),
     /// Attention, by the length of the cache.
@@ -71,14 +94,24 @@ pub(super) enum Stage {
 }
 
 impl Stage {
+    fn new(kernel: Dispatch, step: &str, place: Place) -> Self {
+        Self { kernels: Kernels::Fixed(kernel), outputs: vec![Output { step: step.to_owned(), place }] }
+    }
+
     /// The dispatches at a position.
     pub fn at(&self, position: usize) -> &[Dispatch] {
-        match self {
-            Self::Fixed(d) => std::slice::from_ref(d),
-            Self::Attention { short, .. } if position < SHORT => std::slice::from_ref(short),
-            Self::Attention { long, .. } => long,
+        match &self.kernels {
+            Kernels::Fixed(d) => std::slice::from_ref(d),
+            Kernels::Attention { short, .. } if position < SHORT => std::slice::from_ref(short),
+            Kernels::Attention { long, .. } => long,
         }
     }
+}
+
+/// The word of element `i` of a row in the layout of items (`item_word` in `wgsl/lib/layout.wgsl`).
+pub(super) fn item_word(i: usize, items: usize) -> usize {
+    let quad = i / 4 % 8;
+    (quad / 2 * items + 2 * (i / 32) + quad % 2) * 4 + i % 4
 }
 
 /// The rows of a token between dispatches.
@@ -192,17 +225,21 @@ macro_rules! some {
 impl<'a> Fusing<'a> {
     /// All stages: embedding, layers, output, choice of the next token.
     pub fn stages(&mut self) -> Made<Vec<Stage>> {
-        let without = |steps: &[crate::plan::Step]| -> Vec<Op> {
-            let quantise = |op: &Op| matches!(op, Op::QuantizeActivations { .. });
-            steps.iter().map(|s| s.op.clone()).filter(|op| !quantise(op)).collect()
+        let plan = self.plan;
+        let quantises = |step: &&Step| matches!(step.op, Op::QuantizeActivations { .. });
+        let without = |steps: &'a [Step]| -> (Vec<&'a str>, Vec<Op>) {
+            steps.iter().filter(|s| !quantises(s)).map(|s| (s.name.as_str(), s.op.clone())).unzip()
         };
-        let (body, head) = (without(&self.plan.body), without(&self.plan.head));
+        let ((names, body), (head_names, head)) = (without(&plan.body), without(&plan.head));
         let rows = self.rows(&body)?;
         let mut stages = Vec::new();
         let [Op::Embedding { weight, out }, layers @ ..] = &body[..] else { return Ok(None) };
         let x = *out;
         for d in self.embedding(&rows, *weight)? {
-            stages.push(Stage::Fixed(d));
+            stages.push(Stage { kernels: Kernels::Fixed(d), outputs: Vec::new() });
+        }
+        if let Some(stage) = stages.last_mut() {
+            stage.outputs.push(Output { step: names[0].to_owned(), place: Place::Items(rows.x.clone()) });
         }
         let mut rest = layers;
         while !rest.is_empty() {
@@ -231,21 +268,33 @@ impl<'a> Fusing<'a> {
             if [x1, x2, x3, x4].iter().any(|b| **b != x) {
                 return Ok(None);
             }
+            // A step's name by its place among the steps matched above.
+            let name = |i: usize| names[body.len() - rest.len() + i];
+            let items = |buffer: &wgpu::Buffer| Place::Items(buffer.clone());
             let heads = (*layer, *head_dim, *pairs);
-            stages.extend(some!(self.qkv(&rows, [*wq, *wk, *wv], [*bq, *bk, *bv], *attn_norm, *eps, heads)?));
-            stages.push(some!(self.attention(&rows, attention)?));
-            stages.push(Stage::Fixed(some!(self.residual(&rows.attention, &rows, *wo, *bo)?)));
-            stages.push(Stage::Fixed(some!(self.gate_up(&rows, *wg, *wu, *ffn_norm, *eps)?)));
-            stages.push(Stage::Fixed(some!(self.residual(&rows.hidden, &rows, *wd, *bd)?)));
+            let qkv = some!(self.qkv(&rows, [*wq, *wk, *wv], [*bq, *bk, *bv], *attn_norm, *eps, heads)?);
+            stages.extend(qkv.into_iter().map(|d| Stage { kernels: Kernels::Fixed(d), outputs: Vec::new() }));
+            if let Some(stage) = stages.last_mut() {
+                stage.outputs.push(Output { step: name(4).to_owned(), place: Place::Row(rows.q.clone()) });
+                stage.outputs.push(Output { step: name(6).to_owned(), place: Place::Cache(*layer) });
+            }
+            let attention = some!(self.attention(&rows, attention)?);
+            let outputs = vec![Output { step: name(7).to_owned(), place: items(&rows.attention) }];
+            stages.push(Stage { kernels: attention, outputs });
+            let projection = some!(self.residual(&rows.attention, &rows, *wo, *bo)?);
+            stages.push(Stage::new(projection, name(9), items(&rows.x)));
+            let gate_up = some!(self.gate_up(&rows, *wg, *wu, *ffn_norm, *eps)?);
+            stages.push(Stage::new(gate_up, name(13), items(&rows.hidden)));
+            let down = some!(self.residual(&rows.hidden, &rows, *wd, *bd)?);
+            stages.push(Stage::new(down, name(15), items(&rows.x)));
             rest = behind;
         }
         let [Op::RmsNorm { weight: norm, eps, .. }, Op::Matmul { weight, bias: None, .. }] = head[..] else {
             return Ok(None);
         };
-        for d in some!(self.output(&rows, weight, norm, eps)?) {
-            stages.push(Stage::Fixed(d));
-        }
-        stages.push(Stage::Fixed(self.choice()?));
+        let output = some!(self.output(&rows, weight, norm, eps)?);
+        stages.extend(output.into_iter().map(|d| Stage { kernels: Kernels::Fixed(d), outputs: Vec::new() }));
+        stages.push(Stage::new(self.choice()?, head_names[1], Place::Row(self.logits.clone())));
         Ok(Some(stages))
     }
 
@@ -357,10 +406,10 @@ impl<'a> Fusing<'a> {
         norm: WeightId,
         eps: f32,
         (layer, head_dim, pairs): (usize, usize, usize),
-    ) -> Made<Vec<Stage>> {
+    ) -> Made<Vec<Dispatch>> {
         let resources = self.resources;
         let runs = some!(self.runs(&weights));
-        let mut stages = Vec::new();
+        let mut all = Vec::new();
         let mut matrix = 0;
         for run in &runs {
             let range = matrix..matrix + run.rows.len();
@@ -387,10 +436,10 @@ impl<'a> Fusing<'a> {
             let [k_cache, v_cache] = &resources.caches[layer];
             let buffers = [&rows.x, &norm, &rows.q, k_cache, v_cache, &resources.rope, &bias];
             let groups = params.rows.div_ceil(shape.slots());
-            stages.push(Stage::Fixed(some!(self.product(kernel, &params, groups, run, &buffers)?)));
+            all.push(some!(self.product(kernel, &params, groups, run, &buffers)?));
             matrix = range.end;
         }
-        Ok(Some(stages))
+        Ok(Some(all))
     }
 
     /// A bias, or as many zeros as the matrix has rows.
@@ -405,13 +454,12 @@ impl<'a> Fusing<'a> {
         let items = values.len() / 16;
         let mut placed = vec![0.0f32; values.len()];
         for (i, value) in values.iter().enumerate() {
-            let quad = i / 4 % 8;
-            placed[(quad / 2 * items + 2 * (i / 32) + quad % 2) * 4 + i % 4] = *value;
+            placed[item_word(i, items)] = *value;
         }
         self.device.upload("norm", bytemuck::cast_slice(&placed))
     }
 
-    fn attention(&mut self, rows: &Rows, op: &Op) -> Made<Stage> {
+    fn attention(&mut self, rows: &Rows, op: &Op) -> Made<Kernels> {
         let Op::Attention { heads, kv_heads, head_dim, layer, .. } = *op else { return Ok(None) };
         if !head_dim.is_multiple_of(32) || head_dim > 256 {
             return Ok(None);
@@ -459,7 +507,7 @@ impl<'a> Fusing<'a> {
         let p = [context, items, 0, 0];
         let buffers = [&rows.tile_sums, &rows.terms, &rows.attention];
         let combine = dispatch(self.device, combine, self.states, bytes_of(&p), Grid::Fixed([heads, 1]), &buffers)?;
-        Ok(Some(Stage::Attention { short, long: [scores, values, combine] }))
+        Ok(Some(Kernels::Attention { short, long: [scores, values, combine] }))
     }
 
     fn residual(&mut self, x: &wgpu::Buffer, rows: &Rows, weight: WeightId, bias: Option<WeightId>) -> Made<Dispatch> {

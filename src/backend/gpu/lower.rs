@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytemuck::bytes_of;
 
 use super::device::{Device, Kernel, Pipeline};
+use super::tiled;
 use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
 use crate::numerics::Precision;
@@ -51,6 +52,15 @@ impl Dispatch {
 pub(super) struct Lowered {
     pub step: Step,
     pub dispatches: Vec<Dispatch>,
+    /// Those for many rows, where there are others.
+    pub tiled: Vec<Dispatch>,
+}
+
+impl Lowered {
+    /// The dispatches for so many rows.
+    pub fn at(&self, rows: usize) -> &[Dispatch] {
+        if rows < tiled::MIN_ROWS || self.tiled.is_empty() { &self.dispatches } else { &self.tiled }
+    }
 }
 
 /// A weight on the GPU.
@@ -76,6 +86,25 @@ pub(super) struct Resources {
     pub vectors: HashMap<usize, Vec<f32>>,
 }
 
+impl Resources {
+    /// Words of a layer's keys, then of its values, of `rows` positions from `position` on.
+    pub fn cached(
+        &self,
+        device: &Device,
+        layer: usize,
+        kv_width: usize,
+        position: usize,
+        rows: usize,
+    ) -> Result<Vec<u32>, BackendError> {
+        let words = kv_width / 2;
+        let mut out = Vec::new();
+        for cache in &self.caches[layer] {
+            out.extend(device.read(cache, (position * words * 4) as u64, rows * words)?);
+        }
+        Ok(out)
+    }
+}
+
 /// Makes dispatches of steps.
 pub(super) struct Lowering<'a> {
     pub device: &'a mut Device,
@@ -90,13 +119,14 @@ impl Lowering<'_> {
         let state = if head { &r.head_state } else { &r.body_state };
         let width = |b: BufferId| plan.buffers[b.0].width;
         let buffer = |b: BufferId| &r.buffers[b.0];
-        let mut dispatches = Vec::new();
-        let mut one = |kernel: Kernel, params: &[u8], groups: [u32; 3], buffers: &[&wgpu::Buffer]| {
+        let (mut dispatches, mut many) = (Vec::new(), Vec::new());
+        let plain = Kernel::new;
+        let device = &mut *self.device;
+        let mut one = |device: &mut Device, kernel: Kernel, params: &[u8], groups: [u32; 3], buffers: &[&wgpu::Buffer]| {
             let grid = Grid::Rows { x: groups[0], each: 1 };
-            dispatches.push(dispatch(self.device, kernel, state, params, grid, buffers)?);
+            dispatches.push(dispatch(device, kernel, state, params, grid, buffers)?);
             Ok::<_, BackendError>(())
         };
-        let plain = Kernel::new;
         match step.op {
             Op::Embedding { weight, out } => {
                 let w = &plan.weights[weight.0];
@@ -104,14 +134,14 @@ impl Lowering<'_> {
                     let p = ops::embedding::Params::new(w.format, w.cols, shard.row_base, shard.rows, shard.streams);
                     let kernel = Kernel::new(&ops::embedding::SHADER).format(w.format);
                     let buffers = [&shard.buffer, &shard.buffer, &r.ids, buffer(out)];
-                    one(kernel, bytes_of(&p), ops::embedding::workgroups(&p, 1), &buffers)?;
+                    one(device, kernel, bytes_of(&p), ops::embedding::workgroups(&p, 1), &buffers)?;
                 }
             }
             Op::RmsNorm { x, weight, out, eps } => {
                 let p = ops::rms_norm::Params::new(width(x), eps);
                 let groups = ops::rms_norm::workgroups(&p, 1);
                 let buffers = [buffer(x), vector(r, weight), buffer(out)];
-                one(plain(&ops::rms_norm::SHADER), bytes_of(&p), groups, &buffers)?;
+                one(device, plain(&ops::rms_norm::SHADER), bytes_of(&p), groups, &buffers)?;
             }
             Op::QuantizeActivations { x, out } => {
                 let BufferKind::Quantized(block) = plan.buffers[out.0].kind else { return Ok(none(step)) };
@@ -119,7 +149,7 @@ impl Lowering<'_> {
                 let precise = plan.precision == Precision::Precise;
                 let kernel = Kernel::new(&ops::quantize_activations::SHADER).precise(precise);
                 let groups = ops::quantize_activations::workgroups(&p, 1);
-                one(kernel, bytes_of(&p), groups, &[buffer(x), buffer(out)])?;
+                one(device, kernel, bytes_of(&p), groups, &[buffer(x), buffer(out)])?;
             }
             Op::Matmul { weight, bias, x, out } => {
                 let w = &plan.weights[weight.0];
@@ -147,44 +177,53 @@ impl Lowering<'_> {
                     let kernel = Kernel::new(&ops::matmul::SHADER).format(w.format).precise(precise);
                     let bias = bias.map_or(&r.rope, |b| vector(r, b));
                     let buffers = [&shard.buffer, &shard.buffer, buffer(x), buffer(x), bias, buffer(out)];
-                    one(kernel, bytes_of(&p), ops::matmul::workgroups(&p, 1), &buffers)?;
+                    one(device, kernel, bytes_of(&p), ops::matmul::workgroups(&p, 1), &buffers)?;
+                    if let Some((kernel, width)) = tiled::matmul(device, w.format, w.rows, precise) {
+                        let grid = Grid::Rows { x: p.rows.div_ceil(width), each: tiled::MATMUL_ROWS };
+                        many.push(dispatch(device, kernel, state, bytes_of(&p), grid, &buffers)?);
+                    }
                 }
             }
             Op::Rope { x, head_dim, pairs, neox } => {
                 let (head_dim, pairs, neox) = (head_dim as u32, pairs as u32, u32::from(neox));
                 let p = ops::rope::Params { width: width(x) as u32, head_dim, pairs, neox };
                 let groups = ops::rope::workgroups(&p, 1);
-                one(plain(&ops::rope::SHADER), bytes_of(&p), groups, &[&r.rope, buffer(x)])?;
+                one(device, plain(&ops::rope::SHADER), bytes_of(&p), groups, &[&r.rope, buffer(x)])?;
             }
             Op::KvStore { k, v, layer } => {
                 let p = ops::kv_store::Params { width: plan.kv_width as u32, pad: [0; 3] };
                 let [k_cache, v_cache] = &r.caches[layer];
                 let buffers = [buffer(k), buffer(v), k_cache, v_cache];
-                one(plain(&ops::kv_store::SHADER), bytes_of(&p), ops::kv_store::workgroups(&p, 1), &buffers)?;
+                one(device, plain(&ops::kv_store::SHADER), bytes_of(&p), ops::kv_store::workgroups(&p, 1), &buffers)?;
             }
             Op::Attention { q, out, layer, heads, kv_heads, head_dim } => {
                 let p = ops::attention::Params::new(heads, kv_heads, head_dim, r.sizes.context);
                 let [k_cache, v_cache] = &r.caches[layer];
                 let buffers = [buffer(q), k_cache, v_cache, &r.scores, buffer(out)];
-                one(plain(&ops::attention::SHADER), bytes_of(&p), ops::attention::workgroups(&p, 1), &buffers)?;
+                one(device, plain(&ops::attention::SHADER), bytes_of(&p), ops::attention::workgroups(&p, 1), &buffers)?;
+                if let Some((kernel, p)) = tiled::attention(device, &step.op) {
+                    let grid = Grid::Rows { x: heads as u32, each: tiled::ATTENTION_ROWS };
+                    let buffers = [buffer(q), k_cache, v_cache, buffer(out)];
+                    many.push(dispatch(device, kernel, state, bytes_of(&p), grid, &buffers)?);
+                }
             }
             Op::SiluMul { a, b, out } => {
                 let p = ops::silu_mul::Params { width: width(out) as u32, pad: [0; 3] };
                 let buffers = [buffer(a), buffer(b), buffer(out)];
-                one(plain(&ops::silu_mul::SHADER), bytes_of(&p), ops::silu_mul::workgroups(&p, 1), &buffers)?;
+                one(device, plain(&ops::silu_mul::SHADER), bytes_of(&p), ops::silu_mul::workgroups(&p, 1), &buffers)?;
             }
             Op::Add { x, b } => {
                 let p = ops::add::Params { width: width(x) as u32, pad: [0; 3] };
                 let groups = ops::add::workgroups(&p, 1);
-                one(plain(&ops::add::SHADER), bytes_of(&p), groups, &[buffer(x), buffer(b)])?;
+                one(device, plain(&ops::add::SHADER), bytes_of(&p), groups, &[buffer(x), buffer(b)])?;
             }
         }
-        Ok(Lowered { step: step.clone(), dispatches })
+        Ok(Lowered { step: step.clone(), dispatches, tiled: many })
     }
 }
 
 fn none(step: &Step) -> Lowered {
-    Lowered { step: step.clone(), dispatches: Vec::new() }
+    Lowered { step: step.clone(), dispatches: Vec::new(), tiled: Vec::new() }
 }
 
 /// A matrix's shards.

@@ -4,10 +4,12 @@ mod decode;
 pub mod device;
 mod fused;
 mod lower;
+mod tiled;
 pub mod weights;
 
 pub use device::{Api, Choice, Device, Kernel, adapters, api_name, is_software};
 pub use fused::FUSED;
+pub use tiled::TILED;
 
 use std::collections::HashMap;
 
@@ -84,6 +86,15 @@ impl Gpu {
         self
     }
 
+    /// Runs one token by the fused kernels, and tells the listener those steps' outputs that they leave behind; `false` where
+    /// there are none.
+    pub fn listen_fused(&mut self, id: u32, position: usize, listener: Listener<'_>) -> Result<bool, BackendError> {
+        super::check_ids(&[id], self.plan.vocabulary())?;
+        let Some(decoder) = &self.decoder else { return Ok(false) };
+        decoder.listen(&self.device, &self.resources, &self.plan, (id, position), listener)?;
+        Ok(true)
+    }
+
     /// Seconds of each fused kernel in one token at a position, and how many dispatches it has.
     pub fn times(&self, position: usize, repetitions: usize) -> Result<Vec<(String, usize, f64)>, BackendError> {
         match &self.decoder {
@@ -105,7 +116,7 @@ impl Gpu {
             return;
         }
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for dispatch in steps.iter().flat_map(|l| &l.dispatches) {
+        for dispatch in steps.iter().flat_map(|l| l.at(rows)) {
             dispatch.record(&mut pass, 0, position, rows);
         }
     }
@@ -130,12 +141,7 @@ impl Gpu {
 
     fn output(&self, step: &Step, position: usize, first: usize, rows: usize) -> Result<Vec<u32>, BackendError> {
         if let Op::KvStore { layer, .. } = step.op {
-            let words = self.plan.kv_width / 2;
-            let mut out = Vec::new();
-            for cache in &self.resources.caches[layer] {
-                out.extend(self.device.read(cache, ((position + first) * words * 4) as u64, rows * words)?);
-            }
-            return Ok(out);
+            return self.resources.cached(&self.device, layer, self.plan.kv_width, position + first, rows);
         }
         let Some(out) = step.op.output() else { return Ok(Vec::new()) };
         let words = row_words(&self.plan, out);
