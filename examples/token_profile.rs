@@ -1,4 +1,4 @@
-//! Times each fused kernel of a token: `cargo run --release --example token_profile -- FILE [POSITION …]`.
+//! Times each GPU kernel of a token or a batch: `cargo run --release --example token_profile -- FILE POSITION:ROWS …`.
 
 use samebits::backend::Sizes;
 use samebits::backend::gpu::{Choice, Device, Gpu};
@@ -8,19 +8,26 @@ use samebits::numerics::Precision;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let model = Model::open(arguments.next().ok_or("give a GGUF file")?.as_ref())?;
-    let positions: Vec<usize> = arguments.map(|a| a.parse()).collect::<Result<_, _>>()?;
-    let context = positions.iter().max().copied().unwrap_or(0) + 128;
+    let mut places: Vec<(usize, usize)> = Vec::new();
+    for place in arguments {
+        let (position, rows) = place.split_once(':').ok_or("give POSITION:ROWS")?;
+        places.push((position.parse()?, rows.parse()?));
+    }
+    let context = places.iter().map(|(p, r)| p + r).max().unwrap_or(1);
+    let batch = places.iter().map(|p| p.1).max().unwrap_or(1);
     let device = Device::open(&Choice::default())?;
-    let sizes = Sizes { context, batch: 1, logits_rows: 1 };
+    let sizes = Sizes { context, batch, logits_rows: 1 };
     let gpu = Gpu::new(device, &model, model.plan(Precision::Fast)?, sizes, &mut |_| {})?;
-    for position in positions {
-        gpu.times(position, 200)?;
-        println!("position {position}");
-        let times = gpu.times(position, 50)?;
-        for (name, dispatches, seconds) in &times {
-            println!("{name:<24} {dispatches:>4} dispatches {:>9.1} us {:>8.2} us each", seconds * 1e6, seconds * 1e6 / *dispatches as f64);
+    for (position, rows) in places {
+        let repetitions = if rows == 1 { 50 } else { 5 };
+        gpu.times(position, rows, 2 * repetitions)?;
+        println!("{rows} rows at {position}");
+        let times = gpu.times(position, rows, repetitions)?;
+        for t in &times {
+            let us = t.seconds * 1e6;
+            println!("{:<28} {:>4} dispatches {us:>9.1} us {:>8.2} us each", t.name, t.dispatches, us / t.dispatches as f64);
         }
-        println!("sum {:.1} us", times.iter().map(|t| t.2).sum::<f64>() * 1e6);
+        println!("sum {:.1} us", times.iter().map(|t| t.seconds).sum::<f64>() * 1e6);
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 // IQ4_XS: streams qs (128 bytes), then d (f16), scales_h (2 bytes) and scales_l (4 bytes).
 
 const HAS_MIN = false;
+const OFFSET = 0;
 
 fn scales(block: u32) -> vec2<f32> { return vec2(f16_to_f32(weight_u32(1u, block * 2u) & 0xffffu), 0.0); }
 

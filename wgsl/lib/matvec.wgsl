@@ -24,7 +24,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weights: array<u32>;
 @group(0) @binding(3) var<storage, read> weights4: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> x4: array<vec4<f32>>; // in the layout of items
-@group(0) @binding(5) var<storage, read> norm4: array<vec4<f32>>; // likewise
+@group(0) @binding(5) var<storage, read> norm4: array<vec4<f32>>; // likewise, flushed at the floor of weights
 
 override THREADS: u32 = 64u;
 override CHUNKS: u32 = 1u; // chunks of 32 in a row
@@ -46,6 +46,7 @@ var<workgroup> xq: array<vec4<u32>, PLANES>;
 var<workgroup> peaks: array<atomic<u32>, BLOCKS>;
 var<workgroup> x_scale: array<f32, BLOCKS>;
 var<workgroup> lanes: array<vec4<f32>, NORM_ITEMS>;
+var<workgroup> chunk_sums: array<f32, NORM_ITEMS>;
 var<workgroup> eight: array<f32, 8>;
 var<workgroup> terms: array<i32, TERMS>; // bits of f32 terms, or integer sums where blocks span chunks
 var<workgroup> mins: array<i32, MINS>;
@@ -53,74 +54,107 @@ var<workgroup> lows: array<i32, LOWS>;
 var<workgroup> low_mins: array<i32, LOW_MINS>;
 var<workgroup> lane_sums: array<f32, SLOTS8>;
 
-// One vec4 of an item, normalised with `r`.
-fn activation(item: u32, j: u32, r: f32) -> vec4<f32> {
-  let x = x4[j * 2u * CHUNKS + item];
-  if !NORM { return x; }
-  return settle4(mul4(mul4(flush4(x, WEIGHT_FLOOR), vec4(r)), flush4(norm4[j * 2u * CHUNKS + item], WEIGHT_FLOOR)));
+// Four vec4: half a chunk.
+struct Item {
+  a: vec4<f32>,
+  b: vec4<f32>,
+  c: vec4<f32>,
+  d: vec4<f32>,
 }
 
-fn magnitudes(x: vec4<f32>) -> vec4<u32> { return bitcast<vec4<u32>>(x) & vec4(0x7fffffffu); }
+fn item_of(item: u32) -> Item {
+  let items = 2u * CHUNKS;
+  let v = Item(x4[item], x4[items + item], x4[2u * items + item], x4[3u * items + item]);
+  if !NORM { return v; }
+  return Item(flush4(v.a, WEIGHT_FLOOR), flush4(v.b, WEIGHT_FLOOR), flush4(v.c, WEIGHT_FLOOR), flush4(v.d, WEIGHT_FLOOR));
+}
 
-// Four activations as integers: packed bytes of the high plane (or the only one) and of the low plane.
+// What rms_norm makes of an item. It need not be settled: what that would flush quantises to 0 just as well.
+fn normalised(v: Item, item: u32, r: f32) -> Item {
+  if !NORM { return v; }
+  let items = 2u * CHUNKS;
+  let r4 = vec4(r);
+  return Item(mul4(mul4(v.a, r4), norm4[item]), mul4(mul4(v.b, r4), norm4[items + item]),
+              mul4(mul4(v.c, r4), norm4[2u * items + item]), mul4(mul4(v.d, r4), norm4[3u * items + item]));
+}
+
+// The lanes of S8 over the squares of half a chunk.
+fn squares(v: Item) -> vec4<f32> {
+  return add4(add4(add4(mul4(v.a, v.a), mul4(v.b, v.b)), mul4(v.c, v.c)), mul4(v.d, v.d));
+}
+
+// As integers, magnitudes have the order of the numbers, and infinity and NaN are above all of them.
+fn magnitudes(x: vec4<f32>) -> vec4<u32> { return bitcast<vec4<u32>>(x) & vec4(0x7fffffffu); }
+fn peak(v: Item, item: u32) {
+  let top = max(max(magnitudes(v.a), magnitudes(v.b)), max(magnitudes(v.c), magnitudes(v.d)));
+  atomicMax(&peaks[item / (2u * SPAN)], max(max(top.x, top.y), max(top.z, top.w)));
+}
+
+// Four activations as integers: packed bytes of the high plane (or the only one) and of the low plane. Adding 1.5 * 2^23
+// rounds to whole numbers, half to even, and leaves them in the low bits.
 fn quantised(x: vec4<f32>, inverse: f32) -> vec2<u32> {
-  let q = vec4<i32>(round(mul4(flush4(x, RESULT_FLOOR), vec4(inverse))));
-  let high = select(q, (q + vec4(128)) >> vec4(8u), PRECISE);
-  return vec2(pack4xI8(high), pack4xI8(q - 256 * high));
+  let q = bitcast<vec4<u32>>(add4(mul4(x, vec4(inverse)), vec4(12582912.0)));
+  if !PRECISE { return vec2(packed_bytes(q), 0u); }
+  let high = (q + vec4(128u)) >> vec4(8u);
+  return vec2(packed_bytes(high), packed_bytes(q - (high << vec4(8u))));
+}
+fn packed_bytes(q: vec4<u32>) -> u32 {
+  return (q.x & 0xffu) | ((q.y & 0xffu) << 8u) | ((q.z & 0xffu) << 16u) | (q.w << 24u);
+}
+
+fn quantise(v: Item, item: u32) {
+  let block = item / (2u * SPAN);
+  let top = atomicLoad(&peaks[block]);
+  let finite = top < 0x7f800000u;
+  let amax = bitcast<f32>(select(0u, top, finite));
+  let empty = amax < ACTIVATION_FLOOR;
+  let inverse = mul(recip(select(amax, 1.0, empty)), params.steps);
+  let a = quantised(v.a, inverse);
+  let b = quantised(v.b, inverse);
+  let c = quantised(v.c, inverse);
+  let d = quantised(v.d, inverse);
+  xq[item] = select(vec4(a.x, b.x, c.x, d.x), vec4(0u), empty);
+  if PRECISE { xq[2u * CHUNKS + item] = select(vec4(a.y, b.y, c.y, d.y), vec4(0u), empty); }
+  if item % (2u * SPAN) == 0u {
+    x_scale[block] = bitcast<f32>(select(0x7fc00000u, bitcast<u32>(select(mul(amax, params.inverse_steps), 0.0, empty)), finite));
+  }
 }
 
 fn prepare(thread: u32) {
   let items = 2u * CHUNKS;
   for (var b = thread; b < BLOCKS; b += THREADS) { atomicStore(&peaks[b], 0u); }
+  // A thread's first item stays in registers; the others of a long row are read again.
+  var mine = item_of(min(thread, items - 1u));
   var r = 1.0;
   if NORM {
-    for (var item = thread; item < items; item += THREADS) {
-      var sum = vec4(0.0);
-      for (var j = 0u; j < 4u; j++) {
-        let v = flush4(x4[j * items + item], WEIGHT_FLOOR);
-        sum = add4(sum, mul4(v, v));
-      }
-      lanes[item] = sum;
-    }
+    if thread < items { lanes[thread] = squares(mine); }
+    for (var item = thread + THREADS; item < items; item += THREADS) { lanes[item] = squares(item_of(item)); }
+    workgroupBarrier();
+    for (var c = thread; c < CHUNKS; c += THREADS) { chunk_sums[c] = s8_tree(lanes[2u * c], lanes[2u * c + 1u]); }
     workgroupBarrier();
     if thread < 8u {
       var sum = 0.0;
-      for (var c = thread; c < CHUNKS; c += 8u) { sum = add(sum, s8_tree(lanes[2u * c], lanes[2u * c + 1u])); }
+      for (var c = thread; c < CHUNKS; c += 8u) { sum = add(sum, chunk_sums[c]); }
       eight[thread] = sum;
     }
     workgroupBarrier();
     let total = s8_tree(vec4(eight[0], eight[1], eight[2], eight[3]), vec4(eight[4], eight[5], eight[6], eight[7]));
     r = rsqrt(add(mul(total, params.inverse_width), params.eps));
+    mine = normalised(mine, min(thread, items - 1u), r);
   } else {
     workgroupBarrier();
   }
-  // As integers, magnitudes have the order of the numbers, and infinity and NaN are above all of them.
-  for (var item = thread; item < items; item += THREADS) {
-    let top = max(max(magnitudes(activation(item, 0u, r)), magnitudes(activation(item, 1u, r))),
-                  max(magnitudes(activation(item, 2u, r)), magnitudes(activation(item, 3u, r))));
-    atomicMax(&peaks[item / (2u * SPAN)], max(max(top.x, top.y), max(top.z, top.w)));
-  }
+  if thread < items { peak(mine, thread); }
+  for (var item = thread + THREADS; item < items; item += THREADS) { peak(normalised(item_of(item), item, r), item); }
   workgroupBarrier();
-  for (var item = thread; item < items; item += THREADS) {
-    let block = item / (2u * SPAN);
-    let top = atomicLoad(&peaks[block]);
-    let finite = top < 0x7f800000u;
-    let amax = bitcast<f32>(select(0u, top, finite));
-    let empty = amax < ACTIVATION_FLOOR;
-    let inverse = mul(recip(select(amax, 1.0, empty)), params.steps);
-    let a = quantised(activation(item, 0u, r), inverse);
-    let b = quantised(activation(item, 1u, r), inverse);
-    let c = quantised(activation(item, 2u, r), inverse);
-    let d = quantised(activation(item, 3u, r), inverse);
-    let high = vec4(a.x, b.x, c.x, d.x);
-    let low = vec4(a.y, b.y, c.y, d.y);
-    xq[item] = select(high, vec4(0u), empty);
-    if PRECISE { xq[items + item] = select(low, vec4(0u), empty); }
-    if item % (2u * SPAN) == 0u {
-      x_scale[block] = bitcast<f32>(select(0x7fc00000u, bitcast<u32>(select(mul(amax, params.inverse_steps), 0.0, empty)), finite));
-    }
-  }
+  if thread < items { quantise(mine, thread); }
+  for (var item = thread + THREADS; item < items; item += THREADS) { quantise(normalised(item_of(item), item, r), item); }
   workgroupBarrier();
+}
+
+fn whole(i: i32) -> f32 {
+  if SPAN == 1u { return small_integer(i); }
+  return nearest(i);
 }
 
 struct Fetched {
@@ -135,18 +169,26 @@ fn fetch(group: u32, slot: u32, c: u32) -> Fetched {
   return Fetched(unpack(block, c % SPAN), dm);
 }
 
+// A chunk of activations: items hold every other word of it.
+struct Activations {
+  a: vec4<u32>, // 0 … 15
+  b: vec4<u32>, // 16 … 31
+  sums: vec2<i32>,
+}
+
+fn activations(plane: u32, c: u32) -> Activations {
+  let p = xq[plane + 2u * c];
+  let q = xq[plane + 2u * c + 1u];
+  let a = vec4(p.x, q.x, p.y, q.y);
+  let b = vec4(p.z, q.z, p.w, q.w);
+  return Activations(a, b, half_sums(a, b));
+}
+
 // Stores what chunk `c` gives to the row of `slot`.
-fn put(slot: u32, c: u32, f: Fetched) {
-  // Items hold every other word of a chunk.
-  let p = xq[2u * c];
-  let q = xq[2u * c + 1u];
-  let high = dots(f.w, vec4(p.x, q.x, p.y, q.y), vec4(p.z, q.z, p.w, q.w));
+fn put(slot: u32, c: u32, f: Fetched, x: Activations, x_low: Activations) {
+  let high = dots(f.w, x.a, x.b, x.sums);
   var low = Dots(0, 0);
-  if PRECISE {
-    let p = xq[2u * (CHUNKS + c)];
-    let q = xq[2u * (CHUNKS + c) + 1u];
-    low = dots(f.w, vec4(p.x, q.x, p.y, q.y), vec4(p.z, q.z, p.w, q.w));
-  }
+  if PRECISE { low = dots(f.w, x_low.a, x_low.b, x_low.sums); }
   let at = slot * CHUNKS + c;
   if SPAN == 1u {
     terms[at] = bitcast<i32>(mul(x_scale[c], block_value(f.dm, high, low)));
@@ -195,10 +237,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   prepare(thread);
   for (var step = 0u; step < LOOPS * passes; step++) {
     if across < ACROSS && thread + (step % passes) * THREADS < CHUNKS * ACROSS {
-      put(slot, c, f0);
-      put(slot + ACROSS, c, f1);
-      put(slot + 2u * ACROSS, c, f2);
-      put(slot + 3u * ACROSS, c, f3);
+      let x = activations(0u, c);
+      var low = x;
+      if PRECISE { low = activations(2u * CHUNKS, c); }
+      put(slot, c, f0, x, low);
+      put(slot + ACROSS, c, f1, x, low);
+      put(slot + 2u * ACROSS, c, f2, x, low);
+      put(slot + 3u * ACROSS, c, f3, x, low);
     }
     if step + 1u < LOOPS * passes {
       c = min(thread % CHUNKS + (step + 1u) % passes * THREADS, CHUNKS - 1u);

@@ -1,6 +1,7 @@
 // MXFP4: streams qs (16 bytes), e (1 byte).
 
 const HAS_MIN = false;
+const OFFSET = 0;
 
 fn scales(block: u32) -> vec2<f32> {
   let e = weight_u8(1u, block);

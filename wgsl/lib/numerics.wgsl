@@ -11,13 +11,14 @@ struct State {
 }
 @group(0) @binding(0) var<storage, read> state: State;
 
-// Hides a result from the compiler, so that it can neither be fused nor reordered.
-fn seal(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) ^ state.zero); }
+// Hides a result from the compiler, so that it can neither be fused nor reordered. An exclusive or would not do: twice on
+// one value, as in add(0.0, mul(a, b)), it cancels, and NVIDIA's compiler then fuses the bare product.
+fn seal(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) | state.zero); }
 fn add(a: f32, b: f32) -> f32 { return seal(a + b); }
 fn sub(a: f32, b: f32) -> f32 { return seal(a - b); }
 fn mul(a: f32, b: f32) -> f32 { return seal(a * b); }
 
-fn seal4(x: vec4<f32>) -> vec4<f32> { return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) ^ vec4(state.zero)); }
+fn seal4(x: vec4<f32>) -> vec4<f32> { return bitcast<vec4<f32>>(bitcast<vec4<u32>>(x) | vec4(state.zero)); }
 fn add4(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> { return seal4(a + b); }
 fn mul4(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> { return seal4(a * b); }
 
@@ -61,31 +62,30 @@ fn f16_bits(x: f32) -> u32 {
   return sign | (r + u32(up));
 }
 
+// A device may flush subnormal halves, so numbers with a zero exponent take a way of their own.
 fn f16_to_f32(h: u32) -> f32 {
-  let sign = (h & 0x8000u) << 16u;
-  let exponent = (h >> 10u) & 31u;
-  let mantissa = h & 0x3ffu;
-  if exponent == 0u {
-    return bitcast<f32>(sign | bitcast<u32>(mul(f32(mantissa), 0x1p-24f)));
-  }
-  if exponent == 31u { return bitcast<f32>(sign | 0x7f800000u | (mantissa << 13u)); }
-  return bitcast<f32>(sign | (((h & 0x7fffu) << 13u) + (112u << 23u)));
+  if (h & 0x7c00u) == 0u { return small_half(h); }
+  return unpack2x16float(h).x;
+}
+fn small_half(h: u32) -> f32 {
+  return bitcast<f32>(((h & 0x8000u) << 16u) | bitcast<u32>(mul(f32(h & 0x3ffu), 0x1p-24f)));
 }
 
-// Four f16 from two words, exactly.
+// Four f16 from two words.
 fn f16x4(low: u32, high: u32) -> vec4<f32> {
-  let h = vec4(low & 0xffffu, low >> 16u, high & 0xffffu, high >> 16u);
-  let magnitude = (h & vec4(0x7fffu)) << vec4(13u);
-  let normal = magnitude + vec4(112u << 23u);
-  let infinite = normal + vec4(112u << 23u);
-  let subnormal = seal4(bitcast<vec4<f32>>(normal + vec4(1u << 23u)) - vec4(0x1p-14f));
-  var bits = select(normal, infinite, magnitude >= vec4(31u << 23u));
-  bits = select(bits, bitcast<vec4<u32>>(subnormal), magnitude < vec4(1u << 23u));
-  return bitcast<vec4<f32>>(bits | ((h & vec4(0x8000u)) << vec4(16u)));
+  let small = (low & 0x7c00u) == 0u || (low & 0x7c000000u) == 0u || (high & 0x7c00u) == 0u || (high & 0x7c000000u) == 0u;
+  if small {
+    return vec4(f16_to_f32(low & 0xffffu), f16_to_f32(low >> 16u), f16_to_f32(high & 0xffffu), f16_to_f32(high >> 16u));
+  }
+  return vec4(unpack2x16float(low), unpack2x16float(high));
 }
 
 // An i32 as the nearest f32: sums of 2^24 and more are split, so that no conversion rounds.
 fn nearest(i: i32) -> f32 { return add(mul(f32(i >> 12u), 4096.0), f32(i & 4095)); }
+
+// The same for magnitudes below 2^22, without a conversion instruction: those are slow on some devices.
+fn small_integer(i: i32) -> f32 { return seal(bitcast<f32>(i + 0x4b400000) - 12582912.0); }
+fn small_integers(i: vec4<i32>) -> vec4<f32> { return seal4(bitcast<vec4<f32>>(i + vec4(0x4b400000)) - vec4(12582912.0)); }
 
 fn exp_poly(r: f32) -> f32 {
   var p = 1.98756915e-4f;

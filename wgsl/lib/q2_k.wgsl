@@ -1,6 +1,7 @@
 // Q2_K: streams qs (64 bytes), scales (16 bytes), d and dmin (two f16 in a word).
 
 const HAS_MIN = true;
+const OFFSET = 0;
 
 fn scales(block: u32) -> vec2<f32> {
   let dm = weight_u32(2u, block);

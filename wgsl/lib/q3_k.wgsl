@@ -1,6 +1,7 @@
 // Q3_K: streams qs (64 bytes), hmask (32 bytes), scales (12 bytes), d (f16).
 
 const HAS_MIN = false;
+const OFFSET = 4; // what `unpack` leaves to be subtracted from each weight
 
 fn scales(block: u32) -> vec2<f32> { return vec2(f16_to_f32(weight_u16(3u, block)), 0.0); }
 
@@ -10,11 +11,11 @@ fn sub_scale(block: u32, i: u32) -> i32 {
   return i32((low & 15u) | ((high & 3u) << 4u)) - 32;
 }
 
-// 16 weights from their low pairs and third bits, minus 4; the set top bits keep borrows inside a byte.
+// 16 weights from their low pairs and third bits.
 fn joined(low: vec4<u32>, high: vec4<u32>, chunk: u32) -> vec4<u32> {
   let pairs = (low >> vec4(2u * (chunk & 3u))) & vec4(0x03030303u);
   let third = ((high >> vec4(chunk)) & vec4(0x01010101u)) << vec4(2u);
-  return (((pairs | third) | vec4(0x80808080u)) - vec4(0x04040404u)) ^ vec4(0x80808080u);
+  return pairs | third;
 }
 
 fn unpack(block: u32, chunk: u32) -> Chunk {

@@ -1,6 +1,7 @@
 // Q4_1: streams qs (16 bytes), d and m (two f16 in a word).
 
 const HAS_MIN = true;
+const OFFSET = 0;
 
 fn scales(block: u32) -> vec2<f32> {
   let dm = weight_u32(1u, block);

@@ -1,6 +1,7 @@
 // Q5_0: streams qs (16 bytes), qh (the fifth bits), d (f16).
 
 const HAS_MIN = false;
+const OFFSET = 16; // what `unpack` leaves to be subtracted from each weight
 
 fn scales(block: u32) -> vec2<f32> { return vec2(f16_to_f32(weight_u16(2u, block)), 0.0); }
 
@@ -10,14 +11,9 @@ fn fifth_bits(bits: u32) -> vec4<u32> {
   return ((b & vec4(1u)) << vec4(4u)) | ((b & vec4(2u)) << vec4(11u)) | ((b & vec4(4u)) << vec4(18u)) | ((b & vec4(8u)) << vec4(25u));
 }
 
-// Subtracts 16 from each byte of 0..31; the set top bits keep borrows inside a byte.
-fn centred(q: vec4<u32>) -> vec4<u32> {
-  return ((q | vec4(0x80808080u)) - vec4(0x10101010u)) ^ vec4(0x80808080u);
-}
-
 fn unpack(block: u32, chunk: u32) -> Chunk {
   let qs = weight_vec4(0u, block);
   let qh = weight_u32(1u, block);
   let low = vec4(0x0f0f0f0fu);
-  return Chunk(centred((qs & low) | fifth_bits(qh)), centred(((qs >> vec4(4u)) & low) | fifth_bits(qh >> 16u)), vec2(1), vec2(0));
+  return Chunk((qs & low) | fifth_bits(qh), ((qs >> vec4(4u)) & low) | fifth_bits(qh >> 16u), vec2(1), vec2(0));
 }

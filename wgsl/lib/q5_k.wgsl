@@ -1,6 +1,7 @@
 // Q5_K: streams qs (128 bytes), qh (32 bytes), scales (12 bytes), d and dmin (two f16 in a word).
 
 const HAS_MIN = true;
+const OFFSET = 0;
 
 fn scales(block: u32) -> vec2<f32> {
   let dm = weight_u32(3u, block);

@@ -1,14 +1,15 @@
 // Q6_K: streams ql (128 bytes), qh (64 bytes), scales (16 bytes), d (f16).
 
 const HAS_MIN = false;
+const OFFSET = 32; // what `unpack` leaves to be subtracted from each weight
 
 fn scales(block: u32) -> vec2<f32> { return vec2(f16_to_f32(weight_u16(3u, block)), 0.0); }
 
-// 16 weights from their low nibbles and high pairs; the set top bits keep borrows inside a byte.
+// 16 weights from their low nibbles and high pairs.
 fn joined(low: vec4<u32>, high: vec4<u32>, part: u32) -> vec4<u32> {
   let nibbles = (low >> vec4(4u * (part >> 1u))) & vec4(0x0f0f0f0fu);
   let pairs = ((high >> vec4(2u * part)) & vec4(0x03030303u)) << vec4(4u);
-  return (((nibbles | pairs) | vec4(0x80808080u)) - vec4(0x20202020u)) ^ vec4(0x80808080u);
+  return nibbles | pairs;
 }
 
 fn unpack(block: u32, chunk: u32) -> Chunk {

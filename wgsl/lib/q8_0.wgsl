@@ -1,6 +1,7 @@
 // Q8_0: streams qs (32 bytes), d (f16).
 
 const HAS_MIN = false;
+const OFFSET = 0;
 
 fn scales(block: u32) -> vec2<f32> { return vec2(f16_to_f32(weight_u16(1u, block)), 0.0); }
 

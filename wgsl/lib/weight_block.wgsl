@@ -8,7 +8,7 @@ fn weight(i: u32) -> f32 {
   let second = at >= 16u;
   let half = select(c.a, c.b, second);
   let word = half[(at & 15u) >> 2u];
-  let q = i32(word << (24u - 8u * (at & 3u))) >> 24u;
+  let q = (i32(word << (24u - 8u * (at & 3u))) >> 24u) - OFFSET;
   let dm = scales(block);
   let scaled = mul(mul(dm.x, f32(select(c.s.x, c.s.y, second))), f32(q));
   if !HAS_MIN { return scaled; }

@@ -15,7 +15,6 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> out4: array<vec4<f32>>;
 
 override TILE: u32 = 288u; // 32 * (QUADS + 1): rows are padded so that neighbours lie in other banks
-override PARTS: u32 = 1u; // quads of the output that a thread makes for each of two rows: 1 up to a head of 64, then 2
 var<workgroup> queries: array<vec4<f32>, TILE>;
 var<workgroup> tile: array<vec4<f32>, TILE>; // keys, then values
 var<workgroup> weights: array<f32, 1056>; // [row][position], padded
@@ -26,39 +25,103 @@ var<private> pending_total: array<f32, 3>;
 
 fn lane_at(i: u32) -> u32 { return ((i & 1u) << 2u) | (i & 2u) | (i >> 2u); }
 
-// The score of a row of the tile of queries at a position of the tile of keys.
-fn score(row: u32, p: u32) -> f32 {
-  var sums = Outer(vec4(0.0), vec4(0.0));
-  let q = row * (QUADS + 1u);
-  let k = p * (QUADS + 1u);
-  for (var b = 0u; b < QUADS / 8u; b++) {
-    var lo = vec4(0.0);
-    var hi = vec4(0.0);
-    for (var j = 0u; j < 4u; j++) {
-      let at = 8u * b + 2u * j;
-      lo = add_exact4(lo, queries[q + at], tile[k + at]);
-      hi = add_exact4(hi, queries[q + at + 1u], tile[k + at + 1u]);
-    }
-    sums = with_block(sums, b, s8_tree(lo, hi));
+// A thread takes rows r, r + 8, r + 16 and r + 24, and positions p and p + 16: a component is a row.
+struct Scores {
+  a: vec4<f32>, // at p
+  b: vec4<f32>, // at p + 16
+}
+
+// The sums of a block of 32 dimensions: products of the rows' queries with the keys of the two positions.
+fn block_scores(r: u32, p: u32, b: u32) -> Scores {
+  let none = vec4(0.0);
+  var a0 = none; var a1 = none; var a2 = none; var a3 = none; // lanes 0 … 3 of S8 at p
+  var b0 = none; var b1 = none; var b2 = none; var b3 = none; // at p + 16
+  var c0 = none; var c1 = none; var c2 = none; var c3 = none; // lanes 4 … 7 at p
+  var d0 = none; var d1 = none; var d2 = none; var d3 = none; // at p + 16
+  let row = QUADS + 1u;
+  for (var j = 0u; j < 8u; j += 2u) {
+    let q = r * row + 8u * b + j;
+    let k = p * row + 8u * b + j;
+    let k0 = tile[k];
+    let k1 = tile[k + 16u * row];
+    let q0 = queries[q];
+    let q1 = queries[q + 8u * row];
+    let q2 = queries[q + 16u * row];
+    let q3 = queries[q + 24u * row];
+    a0 = add_exact4(a0, q0, k0);
+    a1 = add_exact4(a1, q1, k0);
+    a2 = add_exact4(a2, q2, k0);
+    a3 = add_exact4(a3, q3, k0);
+    b0 = add_exact4(b0, q0, k1);
+    b1 = add_exact4(b1, q1, k1);
+    b2 = add_exact4(b2, q2, k1);
+    b3 = add_exact4(b3, q3, k1);
+    let m0 = tile[k + 1u];
+    let m1 = tile[k + 16u * row + 1u];
+    let n0 = queries[q + 1u];
+    let n1 = queries[q + 8u * row + 1u];
+    let n2 = queries[q + 16u * row + 1u];
+    let n3 = queries[q + 24u * row + 1u];
+    c0 = add_exact4(c0, n0, m0);
+    c1 = add_exact4(c1, n1, m0);
+    c2 = add_exact4(c2, n2, m0);
+    c3 = add_exact4(c3, n3, m0);
+    d0 = add_exact4(d0, n0, m1);
+    d1 = add_exact4(d1, n1, m1);
+    d2 = add_exact4(d2, n2, m1);
+    d3 = add_exact4(d3, n3, m1);
   }
-  return flush(mul(s8_tree(sums.lo, sums.hi), params.scale), ACTIVATION_FLOOR);
+  return Scores(vec4(s8_tree(a0, c0), s8_tree(a1, c1), s8_tree(a2, c2), s8_tree(a3, c3)),
+                vec4(s8_tree(b0, d0), s8_tree(b1, d1), s8_tree(b2, d2), s8_tree(b3, d3)));
 }
 
-fn eight(row: u32, quad: u32, lane: u32) -> vec4<f32> {
-  let w = row * 33u + lane;
-  let v = lane * (QUADS + 1u) + quad;
-  let next = 8u * (QUADS + 1u);
-  var sum = add_exact4(vec4(0.0), vec4(weights[w]), tile[v]);
-  sum = add_exact4(sum, vec4(weights[w + 8u]), tile[v + next]);
-  sum = add_exact4(sum, vec4(weights[w + 16u]), tile[v + 2u * next]);
-  return add_exact4(sum, vec4(weights[w + 24u]), tile[v + 3u * next]);
+// The scores: S8 over up to four blocks, whose other lanes are 0.
+fn scores(r: u32, p: u32) -> Scores {
+  var even = block_scores(r, p, 0u);
+  if QUADS > 16u {
+    let s = block_scores(r, p, 2u);
+    even = Scores(add4(even.a, s.a), add4(even.b, s.b));
+  }
+  if QUADS > 8u {
+    var odd = block_scores(r, p, 1u);
+    if QUADS > 24u {
+      let s = block_scores(r, p, 3u);
+      odd = Scores(add4(odd.a, s.a), add4(odd.b, s.b));
+    }
+    even = Scores(add4(even.a, odd.a), add4(even.b, odd.b));
+  }
+  let scale = vec4(params.scale);
+  return Scores(flush4(mul4(even.a, scale), ACTIVATION_FLOOR), flush4(mul4(even.b, scale), ACTIVATION_FLOOR));
 }
 
-// The weighted values of a row over the tile, for four dimensions.
-fn weighted(row: u32, quad: u32) -> vec4<f32> {
-  let even = add4(add4(eight(row, quad, 0u), eight(row, quad, 4u)), add4(eight(row, quad, 2u), eight(row, quad, 6u)));
-  let odd = add4(add4(eight(row, quad, 1u), eight(row, quad, 5u)), add4(eight(row, quad, 3u), eight(row, quad, 7u)));
-  return add4(even, odd);
+// Four dimensions of the four rows.
+struct Rows {
+  r0: vec4<f32>,
+  r1: vec4<f32>,
+  r2: vec4<f32>,
+  r3: vec4<f32>,
+}
+fn both(a: Rows, b: Rows) -> Rows { return Rows(add4(a.r0, b.r0), add4(a.r1, b.r1), add4(a.r2, b.r2), add4(a.r3, b.r3)); }
+
+// One lane of S8 over the tile's positions.
+fn lane_sum(r: u32, quad: u32, lane: u32) -> Rows {
+  var sum = Rows(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+  for (var p = lane; p < 32u; p += 8u) {
+    let v = tile[p * (QUADS + 1u) + quad];
+    let w = r * 33u + p;
+    sum.r0 = add_exact4(sum.r0, vec4(weights[w]), v);
+    sum.r1 = add_exact4(sum.r1, vec4(weights[w + 264u]), v);
+    sum.r2 = add_exact4(sum.r2, vec4(weights[w + 528u]), v);
+    sum.r3 = add_exact4(sum.r3, vec4(weights[w + 792u]), v);
+  }
+  return sum;
+}
+
+// The weighted values of the rows over the tile.
+fn weighted(r: u32, quad: u32) -> Rows {
+  let even = both(both(lane_sum(r, quad, 0u), lane_sum(r, quad, 4u)), both(lane_sum(r, quad, 2u), lane_sum(r, quad, 6u)));
+  let odd = both(both(lane_sum(r, quad, 1u), lane_sum(r, quad, 5u)), both(lane_sum(r, quad, 3u), lane_sum(r, quad, 7u)));
+  return both(even, odd);
 }
 
 // The sum of a row's weights over the tile.
@@ -85,6 +148,9 @@ fn merged(i: u32, slot: u32, sum0: vec4<f32>) -> vec4<f32> {
   pending[level * 8u + slot] = sum;
   return vec4(0.0);
 }
+fn merged_rows(i: u32, slot: u32, s: Rows) -> Rows {
+  return Rows(merged(i, slot, s.r0), merged(i, slot + 1u, s.r1), merged(i, slot + 2u, s.r2), merged(i, slot + 3u, s.r3));
+}
 fn merged_total(i: u32, sum0: f32) -> f32 {
   var sum = sum0;
   var level = 0u;
@@ -97,107 +163,105 @@ fn merged_total(i: u32, sum0: f32) -> f32 {
   return 0.0;
 }
 
+// Keys or values of 32 positions; behind the last one it is read again, and its weight is 0.
+fn load_keys(thread: u32, t: u32, last: u32, at: u32) {
+  for (var i = thread; i < 32u * QUADS; i += THREADS) {
+    let k = k2[min(32u * t + i / QUADS, last) * params.kv_heads * QUADS + at + i % QUADS];
+    tile[i / QUADS * (QUADS + 1u) + i % QUADS] = f16x4(k.x, k.y);
+  }
+}
+fn load_values(thread: u32, t: u32, last: u32, at: u32) {
+  for (var i = thread; i < 32u * QUADS; i += THREADS) {
+    let v = v2[min(32u * t + i / QUADS, last) * params.kv_heads * QUADS + at + i % QUADS];
+    tile[i / QUADS * (QUADS + 1u) + i % QUADS] = f16x4(v.x, v.y);
+  }
+}
+
+fn store(row: u32, rows: u32, at: u32, sum: vec4<f32>) {
+  if row >= rows { return; }
+  out4[row * params.heads * QUADS + at] = settle4(mul4(sum, vec4(recip(totals[row]))));
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let head = group.x;
-  let kv_head = head / (params.heads / params.kv_heads);
+  let kv_at = head / (params.heads / params.kv_heads) * QUADS;
   let first = 32u * group.y; // row of the batch
   let rows = min(32u, state.rows - first);
-  let last = state.position + state.row0 + first + rows - 1u; // the last position that any row sees
+  let seen = state.position + state.row0 + first; // the last position that the first row sees
+  let last = seen + rows - 1u;
   let tiles = last / 32u + 1u;
-  let cache_row = params.kv_heads * QUADS;
   for (var i = thread; i < 32u * QUADS; i += THREADS) {
     let row = state.row0 + first + min(i / QUADS, rows - 1u);
     queries[i / QUADS * (QUADS + 1u) + i % QUADS] = query(q4[(row * params.heads + head) * QUADS + i % QUADS]);
   }
   if thread < 32u { atomicStore(&top_keys[thread], 0u); }
 
-  // Each thread makes the scores of two rows at two positions.
-  let row0 = thread >> 4u;
-  let p0 = thread & 15u;
-  let seen0 = state.position + state.row0 + first + row0; // the last position of this thread's first row; the second's is 16 on
-  var top0 = 0u;
-  var top1 = 0u;
+  let r = thread >> 4u;
+  let p = thread & 15u;
+  let sees = vec4(seen + r) + vec4(0u, 8u, 16u, 24u); // the last position that each row sees
+  var tops = vec4(0u);
   for (var t = 0u; t < tiles; t++) {
     workgroupBarrier();
-    load_keys(thread, t, last, kv_head, cache_row);
+    load_keys(thread, t, last, kv_at);
     workgroupBarrier();
-    for (var h = 0u; h < 2u; h++) {
-      let p = p0 + 16u * h;
-      if 32u * t + p <= seen0 { top0 = max(top0, key(score(row0, p))); }
-      if 32u * t + p <= seen0 + 16u { top1 = max(top1, key(score(row0 + 16u, p))); }
-    }
+    let s = scores(r, p);
+    let a = vec4(key(s.a.x), key(s.a.y), key(s.a.z), key(s.a.w));
+    let b = vec4(key(s.b.x), key(s.b.y), key(s.b.z), key(s.b.w));
+    tops = max(tops, select(vec4(0u), a, vec4(32u * t + p) <= sees));
+    tops = max(tops, select(vec4(0u), b, vec4(32u * t + p + 16u) <= sees));
   }
-  atomicMax(&top_keys[row0], top0);
-  atomicMax(&top_keys[row0 + 16u], top1);
+  atomicMax(&top_keys[r], tops.x);
+  atomicMax(&top_keys[r + 8u], tops.y);
+  atomicMax(&top_keys[r + 16u], tops.z);
+  atomicMax(&top_keys[r + 24u], tops.w);
   workgroupBarrier();
-  let max0 = unkey(atomicLoad(&top_keys[row0]));
-  let max1 = unkey(atomicLoad(&top_keys[row0 + 16u]));
+  let top = vec4(unkey(atomicLoad(&top_keys[r])), unkey(atomicLoad(&top_keys[r + 8u])),
+                 unkey(atomicLoad(&top_keys[r + 16u])), unkey(atomicLoad(&top_keys[r + 24u])));
 
-  var a0 = vec4(0.0); var a1 = vec4(0.0); var a2 = vec4(0.0); var a3 = vec4(0.0);
+  let none = Rows(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+  var sums = none; // of quad p
+  var more = none; // of quad p + 16
   var total = 0.0;
-  let quad = thread & 15u;
   for (var order = 0u; order < 8u; order++) {
     for (var t = lane_at(order); t < tiles; t += 8u) {
       workgroupBarrier();
-      load_keys(thread, t, last, kv_head, cache_row);
+      load_keys(thread, t, last, kv_at);
       workgroupBarrier();
-      for (var h = 0u; h < 2u; h++) {
-        let p = p0 + 16u * h;
-        var w0 = 0.0;
-        var w1 = 0.0;
-        if 32u * t + p <= seen0 { w0 = softmax_weight(score(row0, p), max0); }
-        if 32u * t + p <= seen0 + 16u { w1 = softmax_weight(score(row0 + 16u, p), max1); }
-        weights[row0 * 33u + p] = w0;
-        weights[(row0 + 16u) * 33u + p] = w1;
+      let s = scores(r, p);
+      let at = r * 33u + p;
+      for (var i = 0u; i < 4u; i++) {
+        var a = 0.0;
+        var b = 0.0;
+        if 32u * t + p <= sees[i] { a = softmax_weight(s.a[i], top[i]); }
+        if 32u * t + p + 16u <= sees[i] { b = softmax_weight(s.b[i], top[i]); }
+        weights[at + 264u * i] = a;
+        weights[at + 264u * i + 16u] = b;
       }
       workgroupBarrier();
-      load_values(thread, t, last, kv_head, cache_row);
+      load_values(thread, t, last, kv_at);
       workgroupBarrier();
       if thread < 32u { total = add(total, weight_sum(thread)); }
-      if quad < QUADS {
-        a0 = add4(a0, weighted(row0, quad));
-        a1 = add4(a1, weighted(row0 + 16u, quad));
-      }
-      if PARTS > 1u && quad + 16u < QUADS {
-        a2 = add4(a2, weighted(row0, quad + 16u));
-        a3 = add4(a3, weighted(row0 + 16u, quad + 16u));
-      }
+      if p < QUADS { sums = both(sums, weighted(r, p)); }
+      if p + 16u < QUADS { more = both(more, weighted(r, p + 16u)); }
     }
-    a0 = merged(order, 0u, a0);
-    a1 = merged(order, 1u, a1);
-    if PARTS > 1u {
-      a2 = merged(order, 2u, a2);
-      a3 = merged(order, 3u, a3);
-    }
+    sums = merged_rows(order, 0u, sums);
+    if QUADS > 16u { more = merged_rows(order, 4u, more); }
     total = merged_total(order, total);
   }
   if thread < 32u { totals[thread] = total; }
   workgroupBarrier();
-  if row0 < rows {
-    let inverse = vec4(recip(totals[row0]));
-    let at = ((state.row0 + first + row0) * params.heads + head) * QUADS + quad;
-    if quad < QUADS { out4[at] = settle4(mul4(a0, inverse)); }
-    if PARTS > 1u && quad + 16u < QUADS { out4[at + 16u] = settle4(mul4(a2, inverse)); }
+  let at = (state.row0 + first) * params.heads * QUADS + head * QUADS + p;
+  if p < QUADS {
+    store(r, rows, at, sums.r0);
+    store(r + 8u, rows, at, sums.r1);
+    store(r + 16u, rows, at, sums.r2);
+    store(r + 24u, rows, at, sums.r3);
   }
-  if row0 + 16u < rows {
-    let inverse = vec4(recip(totals[row0 + 16u]));
-    let at = ((state.row0 + first + row0 + 16u) * params.heads + head) * QUADS + quad;
-    if quad < QUADS { out4[at] = settle4(mul4(a1, inverse)); }
-    if PARTS > 1u && quad + 16u < QUADS { out4[at + 16u] = settle4(mul4(a3, inverse)); }
-  }
-}
-
-// Keys or values of 32 positions; behind the last one it is read again, and its weight is 0.
-fn load_keys(thread: u32, t: u32, last: u32, kv_head: u32, cache_row: u32) {
-  for (var i = thread; i < 32u * QUADS; i += THREADS) {
-    let k = k2[min(32u * t + i / QUADS, last) * cache_row + kv_head * QUADS + i % QUADS];
-    tile[i / QUADS * (QUADS + 1u) + i % QUADS] = f16x4(k.x, k.y);
-  }
-}
-fn load_values(thread: u32, t: u32, last: u32, kv_head: u32, cache_row: u32) {
-  for (var i = thread; i < 32u * QUADS; i += THREADS) {
-    let v = v2[min(32u * t + i / QUADS, last) * cache_row + kv_head * QUADS + i % QUADS];
-    tile[i / QUADS * (QUADS + 1u) + i % QUADS] = f16x4(v.x, v.y);
+  if p + 16u < QUADS {
+    store(r, rows, at + 16u, more.r0);
+    store(r + 8u, rows, at + 16u, more.r1);
+    store(r + 16u, rows, at + 16u, more.r2);
+    store(r + 24u, rows, at + 16u, more.r3);
   }
 }

@@ -40,7 +40,7 @@ var<workgroup> x_tile: array<vec4<u32>, 256>; // [tile][half][token]
 var<workgroup> x_low: array<vec4<u32>, LOWS>;
 var<workgroup> w_scale: array<vec2<f32>, SCALES>;
 var<workgroup> w_sub: array<vec4<i32>, SUB_SCALES>;
-var<workgroup> x_scale: array<f32, 128>;
+var<workgroup> x_scale: array<vec4<f32>, 32>; // [tile][four tokens]
 // Pending sums by level; in memory because they are touched only at the end of a lane.
 var<private> pending: array<vec4<f32>, 24>;
 
@@ -48,9 +48,13 @@ fn dot32(a: vec4<u32>, b: vec4<u32>, x: vec4<u32>, y: vec4<u32>) -> i32 {
   return dot4I8Packed(a.x, x.x) + dot4I8Packed(a.y, x.y) + dot4I8Packed(a.z, x.z) + dot4I8Packed(a.w, x.w)
        + dot4I8Packed(b.x, y.x) + dot4I8Packed(b.y, y.y) + dot4I8Packed(b.z, y.z) + dot4I8Packed(b.w, y.w);
 }
-fn dot16(a: vec4<u32>, x: vec4<u32>) -> i32 {
-  return dot4I8Packed(a.x, x.x) + dot4I8Packed(a.y, x.y) + dot4I8Packed(a.z, x.z) + dot4I8Packed(a.w, x.w);
+// Subtracts OFFSET from each byte; the set top bits keep borrows inside a byte.
+fn centred(q: vec4<u32>) -> vec4<u32> {
+  if OFFSET == 0 { return q; }
+  return ((q | vec4(0x80808080u)) - vec4(u32(OFFSET) * 0x01010101u)) ^ vec4(0x80808080u);
 }
+
+fn whole(i: i32) -> f32 { return nearest(i); }
 
 // Four activation rows of a chunk.
 struct Activations {
@@ -69,8 +73,7 @@ fn products(a: vec4<u32>, b: vec4<u32>, sub: vec4<i32>, v: Activations) -> vec4<
 }
 
 fn as_float(s: vec4<i32>) -> vec4<f32> {
-  // The sums of one chunk are far below 2^24.
-  if SPAN == 1u { return vec4<f32>(s); }
+  if SPAN == 1u { return small_integers(s); }
   return vec4(nearest(s.x), nearest(s.y), nearest(s.z), nearest(s.w));
 }
 
@@ -229,8 +232,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       t.scale_at = f * width + tx;
       t.last = last;
       t.hi = activations(f * 2u * TOKENS + 4u * ty);
-      let at = f * TOKENS + 4u * ty;
-      t.x_scale = vec4(x_scale[at], x_scale[at + 1u], x_scale[at + 2u], x_scale[at + 3u]);
+      t.x_scale = x_scale[f * TOKENS / 4u + ty];
       if PRECISE { t.lo = low_activations(f * 2u * TOKENS + 4u * ty); }
       if HAS_MIN {
         t.hi_sums = sums(t.hi);
@@ -266,15 +268,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if step < steps {
       let f = step & 1u;
       if thread < width {
-        w_tile[f * 2u * width + thread] = w.a;
-        w_tile[f * 2u * width + width + thread] = w.b;
+        w_tile[f * 2u * width + thread] = centred(w.a);
+        w_tile[f * 2u * width + width + thread] = centred(w.b);
         w_scale[f * width + thread] = dm;
         if SPAN > 1u { w_sub[f * width + thread] = vec4(w.s, w.m); }
       }
       if thread >= 128u {
         x_tile[(f * 2u + my_half) * TOKENS + my_token] = v;
         if PRECISE { x_low[(f * 2u + my_half) * TOKENS + my_token] = v_low; }
-        if my_half == 0u { x_scale[f * TOKENS + my_token] = bitcast<f32>(e); }
+        if my_half == 0u { x_scale[(f * TOKENS + my_token) / 4u][my_token & 3u] = bitcast<f32>(e); }
       }
       last = c + 1u == SPAN;
       ends = last && b + 8u >= params.blocks;

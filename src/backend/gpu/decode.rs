@@ -7,6 +7,7 @@ use super::State;
 use super::device::{Device, STATE_BYTES};
 use super::fused::{Fusing, Place, Stage, item_word};
 use super::lower::{Dispatch, Resources};
+use super::timing::{KernelTime, times};
 use crate::backend::{BackendError, GreedyToken};
 use crate::plan::{Plan, Step};
 
@@ -59,7 +60,7 @@ impl Decoder {
 
     /// Dispatches of a token at a position.
     pub fn dispatches(&self, position: usize) -> usize {
-        self.stages.iter().map(|s| s.at(position).len()).sum()
+        self.at(position).count()
     }
 
     /// Runs the token `id` at `position` stage by stage; `hear` is told the step whose output a stage leaves, and its words.
@@ -98,48 +99,16 @@ impl Decoder {
         device.check()
     }
 
-    /// Seconds of each kernel in one token at `position`, and how many dispatches it has: all its dispatches, one after the
-    /// other, `repetitions` times, by the host's clock.
-    pub fn times(
-        &self,
-        device: &Device,
-        position: usize,
-        repetitions: usize,
-    ) -> Result<Vec<(String, usize, f64)>, BackendError> {
-        let mut kernels: Vec<(String, Vec<&Dispatch>)> = Vec::new();
-        for dispatch in self.stages.iter().flat_map(|s| s.at(position)) {
-            match kernels.iter_mut().find(|k| k.0 == dispatch.name) {
-                Some(kernel) => kernel.1.push(dispatch),
-                None => kernels.push((dispatch.name.clone(), vec![dispatch])),
-            }
-        }
+    /// The dispatches of a token at a position.
+    pub fn at(&self, position: usize) -> impl Iterator<Item = &Dispatch> {
+        self.stages.iter().flat_map(move |s| s.at(position))
+    }
+
+    /// Seconds of each kernel in one token at `position`.
+    pub fn times(&self, device: &Device, position: usize, repetitions: usize) -> Result<Vec<KernelTime>, BackendError> {
         let state = State { position: position as u32, rows: 1, next: 1, ..State::default() };
         device.write(&self.states, bytemuck::bytes_of(&state));
-        let mut times = Vec::new();
-        for (name, dispatches) in kernels {
-            let run = |repetitions: usize| -> Result<f64, BackendError> {
-                let start = std::time::Instant::now();
-                let mut encoder = device.device.create_command_encoder(&Default::default());
-                {
-                    let mut pass = encoder.begin_compute_pass(&Default::default());
-                    for dispatch in (0..repetitions).flat_map(|_| &dispatches) {
-                        dispatch.record(&mut pass, 0, position, 1);
-                    }
-                }
-                let commands = encoder.finish();
-                let encoded = start.elapsed().as_secs_f64();
-                device.queue.submit([commands]);
-                device
-                    .device
-                    .poll(wgpu::PollType::Wait { submission_index: None, timeout: None })
-                    .map_err(|e| device.error(e.to_string()))?;
-                Ok(start.elapsed().as_secs_f64() - encoded)
-            };
-            run(repetitions)?;
-            let (once, more) = (run(1)?, run(1 + repetitions)?);
-            times.push((name, dispatches.len(), (more - once).max(0.0) / repetitions as f64));
-        }
-        Ok(times)
+        times(device, self.at(position), position, 1, repetitions)
     }
 
     /// Records `tokens` tokens from `position` on, the first of them number `first` of its run, and submits them.
@@ -166,7 +135,7 @@ impl Decoder {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for slot in 0..tokens {
                 let state = (offset + slot * self.stride) as u32;
-                for dispatch in self.stages.iter().flat_map(|s| s.at(position + slot)) {
+                for dispatch in self.at(position + slot) {
                     dispatch.record(&mut pass, state, position + slot, 1);
                 }
             }

@@ -10,7 +10,7 @@ use super::device::{Device, Kernel};
 use super::lower::{Dispatch, Grid, Resources, dispatch, shards, vector};
 use super::weights::Shard;
 use crate::backend::BackendError;
-use crate::numerics::Precision;
+use crate::numerics::{Precision, WEIGHT_FLOOR, flush};
 use crate::ops::{self, Shader};
 use crate::plan::{Op, Plan, Step, WeightId};
 use crate::quant::{CHUNK, Decode as Unpacking, Format};
@@ -165,7 +165,7 @@ impl Shape {
         let spanned = |yes: bool| if self.span > 1 && yes { terms } else { 1 };
         let (mins, lows, low_mins) = (spanned(has_min), spanned(precise), spanned(precise && has_min));
         let blocks = self.chunks / self.span;
-        let words = 4 * planes + 2 * blocks + 4 * norm_items + 8 + terms + mins + lows + low_mins + 8 * self.slots();
+        let words = 4 * planes + 2 * blocks + 5 * norm_items + 8 + terms + mins + lows + low_mins + 8 * self.slots();
         if 4 * words > device.limits.max_compute_workgroup_storage_size {
             return None;
         }
@@ -448,13 +448,13 @@ impl<'a> Fusing<'a> {
         bias.and_then(|b| self.resources.vectors.get(&b.0).cloned()).unwrap_or_else(|| vec![0.0; rows])
     }
 
-    /// A norm's weights in the layout of items.
+    /// A norm's weights in the layout of items, flushed as `rms_norm` does.
     fn norm(&self, id: WeightId) -> Result<wgpu::Buffer, BackendError> {
         let values = self.resources.vectors.get(&id.0).map(Vec::as_slice).unwrap_or_default();
         let items = values.len() / 16;
         let mut placed = vec![0.0f32; values.len()];
         for (i, value) in values.iter().enumerate() {
-            placed[item_word(i, items)] = *value;
+            placed[item_word(i, items)] = flush(*value, WEIGHT_FLOOR);
         }
         self.device.upload("norm", bytemuck::cast_slice(&placed))
     }

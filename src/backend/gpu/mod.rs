@@ -5,11 +5,13 @@ pub mod device;
 mod fused;
 mod lower;
 mod tiled;
+mod timing;
 pub mod weights;
 
 pub use device::{Api, Choice, Device, Kernel, adapters, api_name, is_software};
 pub use fused::FUSED;
 pub use tiled::TILED;
+pub use timing::KernelTime;
 
 use std::collections::HashMap;
 
@@ -95,12 +97,15 @@ impl Gpu {
         Ok(true)
     }
 
-    /// Seconds of each fused kernel in one token at a position, and how many dispatches it has.
-    pub fn times(&self, position: usize, repetitions: usize) -> Result<Vec<(String, usize, f64)>, BackendError> {
-        match &self.decoder {
-            Some(decoder) => decoder.times(&self.device, position, repetitions),
-            None => Ok(Vec::new()),
+    /// Seconds of each kernel: in one token at a position, or in a batch of `rows` from it on.
+    pub fn times(&self, position: usize, rows: usize, repetitions: usize) -> Result<Vec<KernelTime>, BackendError> {
+        if let (Some(decoder), 1) = (&self.decoder, rows) {
+            return decoder.times(&self.device, position, repetitions);
         }
+        let state = State { position: position as u32, rows: rows as u32, ..State::default() };
+        self.device.write(&self.resources.body_state, bytemuck::bytes_of(&state));
+        let dispatches = self.body.iter().flat_map(|l| l.at(rows));
+        timing::times(&self.device, dispatches, position, rows, repetitions)
     }
 
     /// Kernel launches for one token at a position.

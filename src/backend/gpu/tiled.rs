@@ -26,7 +26,7 @@ pub(super) const ATTENTION_ROWS: u32 = 32;
 pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, precise: bool) -> Option<(Kernel, u32)> {
     let Decode::Block { activation, sub_block, .. } = format.decode else { return None };
     // Small matrices in small tiles, or they would leave a large GPU idle.
-    let deep: u32 = if rows >= 1024 { 8 } else { 4 };
+    let deep: u32 = std::env::var("DEEP").ok().and_then(|d| d.parse().ok()).unwrap_or(if rows >= 1024 { 8 } else { 4 });
     let span = (activation / CHUNK) as u32;
     let width = 16 * deep;
     let sub_scales = if span > 1 { 2 * width } else { 1 };
@@ -59,16 +59,14 @@ pub(super) fn attention(device: &Device, op: &Op) -> Option<(Kernel, [u32; 4])> 
     if !head_dim.is_multiple_of(32)
         || head_dim > 128
         || bytes > limits.max_compute_workgroup_storage_size
-        || limits.max_compute_invocations_per_workgroup < 256
     {
         return None;
     }
     let kernel = Kernel::new(&ATTENTION)
-        .with("THREADS", 256)
+        .with("THREADS", 128)
         .with("HEAD_DIM", head_dim as u32)
         .with("QUADS", quads)
-        .with("TILE", tile)
-        .with("PARTS", quads.div_ceil(16));
+        .with("TILE", tile);
     let scale = crate::ops::attention::Params::new(heads, kv_heads, head_dim, 0).scale;
     Some((kernel, [heads as u32, kv_heads as u32, scale.to_bits(), 0]))
 }
