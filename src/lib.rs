@@ -5,6 +5,7 @@
 //! at both ends and [`engine`] to hold it together. `docs/numerics.md` is the contract that fixes the bits.
 
 pub mod backend;
+pub mod bench;
 pub mod cli;
 pub mod convert;
 pub mod engine;

@@ -155,35 +155,6 @@ fn bad_input_is_one_clear_line() {
 }
 
 #[test]
-fn bench_prints_every_format_and_compares() {
-    let folder = tempfile::tempdir().unwrap();
-    let bench = |extra: &[&str]| {
-        let mut command = samebits();
-        command.args(["bench", "--backend", "cpu", "-p", "8", "-n", "4", "-r", "2", "-q"]).args(extra);
-        let output = command.assert().success();
-        String::from_utf8(output.get_output().stdout.clone()).unwrap()
-    };
-    let earlier = bench(&["-o", "json"]);
-    let rows = json(earlier.as_bytes());
-    let tests: Vec<_> = rows.as_array().unwrap().iter().map(|r| r["test"].as_str().unwrap()).collect();
-    assert_eq!(tests, ["pp8", "tg4"]);
-    assert!(rows[1]["avg_ts"].as_f64().unwrap() > 0.0 && rows[1]["samples_ts"].as_array().unwrap().len() == 2);
-    let path = folder.path().join("earlier.json");
-    std::fs::write(&path, &earlier).unwrap();
-    let table = bench(&["--compare", path.to_str().unwrap()]);
-    assert_eq!(table.lines().count(), 4);
-    assert!(table.contains("to earlier") && table.contains("| pp8 |"), "{table}");
-    // One thread, other chunks, the same results.
-    let other = json(bench(&["-o", "json", "-t", "1", "--chunk", "3"]).as_bytes());
-    for i in 0..2 {
-        assert_eq!(rows[i]["fingerprint"], other[i]["fingerprint"]);
-    }
-    assert_eq!(bench(&["-o", "jsonl", "-d", "0,5"]).lines().count(), 4);
-    assert!(bench(&["-o", "csv"]).lines().next().unwrap().contains("fingerprint"));
-    assert!(bench(&["-o", "sql"]).contains("INSERT INTO bench VALUES"));
-}
-
-#[test]
 fn the_cpu_path_can_be_forced() {
     let run = |path: &str| {
         let mut command = samebits();

@@ -3,6 +3,8 @@
 pub mod cpu;
 pub mod gpu;
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use crate::plan::Step;
@@ -44,6 +46,28 @@ impl Rows {
 /// (per row: high plane, low plane, scales, padded to four words), or the pairs of f16 a step appended to the cache.
 pub type Listener<'a> = &'a mut dyn FnMut(&Step, &[u32]);
 
+/// What a backend has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Kernels launched.
+    pub dispatches: u64,
+    /// Time the host took to encode and submit them.
+    pub encode: Duration,
+    /// Tokens they computed.
+    pub tokens: u64,
+}
+
+/// How long a step took, or several steps that the backend runs as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepTime {
+    /// The op of the steps, or the kernel that runs them.
+    pub op: String,
+    /// Their names.
+    pub steps: Vec<String>,
+    /// Time.
+    pub time: Duration,
+}
+
 /// What can run a plan.
 pub trait Backend {
     /// Runs a batch; returns the wanted rows of logits, one after the other.
@@ -60,6 +84,14 @@ pub trait Backend {
         logits: bool,
         emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
     ) -> Result<(), BackendError>;
+
+    /// Runs a batch as [`Backend::forward`] does and times its steps, in order.
+    fn profile(&mut self, batch: Batch<'_>) -> Result<Vec<StepTime>, BackendError>;
+
+    /// What was done since the backend was opened; zeros from a backend that does not count.
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
 
     /// The largest batch.
     fn batch_size(&self) -> usize;

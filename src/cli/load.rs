@@ -1,7 +1,7 @@
 //! Options that most commands share: the model, the backend, the sizes.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -26,13 +26,18 @@ pub(super) struct ModelArguments {
 impl ModelArguments {
     /// Opens the file, or the built-in model where none was given.
     pub fn open(&self) -> Result<Model, ModelError> {
-        match &self.model {
-            Some(path) => Model::open(path),
-            #[cfg(builtin_model)]
-            None => Model::stories(),
-            #[cfg(not(builtin_model))]
-            None => unreachable!("clap requires --model in a build without a model"),
-        }
+        open_model(self.model.as_deref())
+    }
+}
+
+/// Opens a file, or the built-in model without one.
+pub(super) fn open_model(path: Option<&Path>) -> Result<Model, ModelError> {
+    match path {
+        Some(path) => Model::open(path),
+        #[cfg(builtin_model)]
+        None => Model::stories(),
+        #[cfg(not(builtin_model))]
+        None => unreachable!("clap requires --model in a build without a model"),
     }
 }
 

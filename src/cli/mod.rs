@@ -16,6 +16,7 @@ mod verify;
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 
@@ -58,7 +59,12 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 /// Runs the command line of this process. Exit code 0: done; 1: an error, said in one line; 2: wrong usage.
 pub fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
+    let start = Instant::now();
+    let mut words: Vec<_> = std::env::args_os().collect();
+    if words.get(1).is_some_and(|command| command == "bench") {
+        words = words.into_iter().map(bench::spelt_out).collect();
+    }
+    let outcome = match Arguments::parse_from(words).command {
         Command::Generate(a) => generate::run(&a),
         Command::Logits(a) => logits::run(&a),
         Command::Tokenize(a) => tokenize::run(&a),
@@ -68,7 +74,7 @@ pub fn main() -> ExitCode {
         Command::Verify(a) => verify::run(&a),
         Command::Validate(a) => validate::run(&a),
         Command::Trace(a) => trace::run(&a),
-        Command::Bench(a) => bench::run(&a),
+        Command::Bench(a) => bench::run(&a, start),
         Command::Devices(a) => devices::run(&a),
     };
     match outcome {

@@ -7,10 +7,9 @@ use naga::valid::Capabilities;
 use serde_json::json;
 
 use super::{Outcome, print, print_json};
-use crate::backend::gpu::{Api, Choice, Device, FUSED, Kernel, TILED, adapters, api_name};
-use crate::ops::SHADERS;
+use crate::backend::gpu::{Api, Choice, Device, Kernel, adapters, api_name};
 use crate::quant::FORMATS;
-use crate::validate::{PORTABLE, Translations, Variant, parse, translate, variants, violations};
+use crate::validate::{PORTABLE, Translations, Variant, parse, shaders, translate, variants, violations};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -55,7 +54,9 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         if let Some(device) = &mut device {
             for kernel in kernels(&variant.name) {
                 let compiled = device.pipeline(&kernel).map(|_| ()).map_err(|e| e.to_string());
-                verdict.checks.push((if kernel.constants.is_empty() { "compiles" } else { "compiles, precise" }, compiled));
+                verdict
+                    .checks
+                    .push((if kernel.constants.is_empty() { "compiles" } else { "compiles, precise" }, compiled));
             }
         }
         verdicts.push(verdict);
@@ -100,10 +101,9 @@ fn open(a: &Arguments) -> Result<Option<Device>, Box<dyn std::error::Error>> {
 /// The kernels made from a variant.
 fn kernels(name: &str) -> Vec<Kernel> {
     let (op, format) = name.split_once('.').unwrap_or((name, ""));
-    let Some(shader) = SHADERS.iter().chain(FUSED).chain(TILED).find(|s| s.name == op) else { return Vec::new() };
+    let Some(shader) = shaders().find(|s| s.name == op) else { return Vec::new() };
     let format = FORMATS.iter().copied().find(|f| f.name == format);
-    let has_precise =
-        shader.source(format.map(|f| f.wgsl)).contains("override PRECISE");
+    let has_precise = shader.source(format.map(|f| f.wgsl)).contains("override PRECISE");
     let kernel = |precise| Kernel { format, ..Kernel::new(shader).precise(precise) };
     if has_precise { vec![kernel(false), kernel(true)] } else { vec![kernel(false)] }
 }

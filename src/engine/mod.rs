@@ -106,6 +106,17 @@ impl Session {
         &*self.backend
     }
 
+    /// The backend, for instruments. Batches run on it overwrite the cache from their position on: the sequence must be
+    /// truncated to there.
+    pub fn backend_mut(&mut self) -> &mut dyn Backend {
+        &mut *self.backend
+    }
+
+    /// Forgets the tokens from `n` on.
+    pub fn truncate(&mut self, n: usize) {
+        self.tokens.truncate(n);
+    }
+
     /// Forgets the sequence.
     pub fn clear(&mut self) {
         self.tokens.clear();

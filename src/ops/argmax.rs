@@ -17,15 +17,21 @@ pub struct Params {
     pub pad: [u32; 3],
 }
 
-/// One row, not empty.
+/// Elements compared at once.
+const LANES: usize = 16;
+
+/// One row of finite numbers, not empty.
 pub fn cpu(x: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, v) in x.iter().enumerate() {
-        if *v > x[best] {
-            best = i;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for block in blocks {
+        for (lane, x) in lanes.iter_mut().zip(block) {
+            *lane = larger(*lane, *x);
         }
     }
-    best as u32
+    let largest = lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger);
+    x.iter().position(|x| *x == largest).unwrap_or_default() as u32
 }
 
 /// Workgroups for `rows` rows.

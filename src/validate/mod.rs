@@ -6,8 +6,8 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ShaderStage};
 use thiserror::Error;
 
-use crate::backend::gpu::{FUSED, TILED};
-use crate::ops::SHADERS;
+use crate::backend::gpu::{FUSED, TILED, bandwidth};
+use crate::ops::{SHADERS, Shader};
 use crate::quant::FORMATS;
 
 pub use rules::violations;
@@ -28,10 +28,15 @@ pub struct Variant {
     pub source: String,
 }
 
-/// Every variant this program can run.
+/// Every shader this program can run: those of the ops, the fused and the tiled ones, and one that measures.
+pub fn shaders() -> impl Iterator<Item = &'static Shader> {
+    SHADERS.iter().chain(FUSED).chain(TILED).copied().chain([&bandwidth::SHADER])
+}
+
+/// Every variant of them.
 pub fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
-    for shader in SHADERS.iter().chain(FUSED).chain(TILED) {
+    for shader in shaders() {
         if shader.needs_format() {
             for format in FORMATS.iter().filter(|f| shader.takes(f.wgsl)) {
                 let name = format!("{}.{}", shader.name, format.name);

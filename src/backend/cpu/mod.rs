@@ -8,6 +8,7 @@ mod simd;
 mod vector;
 
 use std::ops::Range;
+use std::time::Instant;
 
 pub use bandwidth::read_bandwidth;
 pub use isa::Isa;
@@ -16,7 +17,7 @@ pub use pool::Pool;
 use panels::{Kind, Panels, ROWS};
 use pool::Disjoint;
 
-use super::{Backend, BackendError, Batch, GreedyToken, Listener, Sizes};
+use super::{Backend, BackendError, Batch, GreedyToken, Listener, Sizes, StepTime};
 use crate::model::Model;
 use crate::numerics::{ActivationRow, Precision};
 use crate::ops;
@@ -146,6 +147,35 @@ impl Cpu {
             scores: Vec::new(),
         };
         Self { model: model.clone(), plan, sizes, pool, isa, memory }
+    }
+
+    /// Runs a batch. `together` runs products of the same activations as one; `after` hears which steps were run, and
+    /// for which rows.
+    fn run<F>(&mut self, batch: &Batch<'_>, together: bool, mut after: F) -> Result<(), BackendError>
+    where
+        F: FnMut(&Self, &[Step], Range<usize>),
+    {
+        super::check_ids(batch.ids, self.plan.vocabulary())?;
+        let n = batch.ids.len();
+        let (row0, rows) = batch.logits.range(n);
+        let (body, head) = (std::mem::take(&mut self.plan.body), std::mem::take(&mut self.plan.head));
+        for (steps, range) in [(&body, 0..n), (&head, row0..row0 + rows)] {
+            if range.is_empty() {
+                continue;
+            }
+            let mut rest = &steps[..];
+            while let Some(step) = rest.first() {
+                let group = if together { same_activations(&self.plan, rest) } else { &rest[..1] };
+                match step.op {
+                    Op::Matmul { x, .. } => self.matmuls(x, group, range.clone()),
+                    _ => self.step(step, batch, range.clone()),
+                }
+                after(self, group, range.clone());
+                rest = &rest[group.len()..];
+            }
+        }
+        (self.plan.body, self.plan.head) = (body, head);
+        Ok(())
     }
 
     fn step(&mut self, step: &Step, batch: &Batch<'_>, rows: Range<usize>) {
@@ -552,30 +582,27 @@ impl Backend for Cpu {
         super::greedy_by_batches(self, token, position, limit, emit)
     }
 
-    fn forward(&mut self, batch: Batch<'_>, mut listener: Option<Listener<'_>>) -> Result<&[f32], BackendError> {
-        super::check_ids(batch.ids, self.plan.vocabulary())?;
-        let n = batch.ids.len();
-        let (row0, rows) = batch.logits.range(n);
-        let (body, head) = (std::mem::take(&mut self.plan.body), std::mem::take(&mut self.plan.head));
-        for (steps, range) in [(&body, 0..n), (&head, row0..row0 + rows)] {
-            if range.is_empty() {
-                continue;
-            }
-            let mut rest = &steps[..];
-            while let Some(step) = rest.first() {
-                let group = if listener.is_some() { &rest[..1] } else { same_activations(&self.plan, rest) };
-                match step.op {
-                    Op::Matmul { x, .. } => self.matmuls(x, group, range.clone()),
-                    _ => self.step(step, &batch, range.clone()),
-                }
-                if let Some(listener) = &mut listener {
-                    listener(step, &self.output(step, &batch, range.clone()));
-                }
-                rest = &rest[group.len()..];
-            }
+    fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError> {
+        let wanted = batch.logits.range(batch.ids.len()).1 * self.plan.vocabulary();
+        match listener {
+            None => self.run(&batch, true, |_, _, _| {})?,
+            Some(listener) => self.run(&batch, false, |cpu, steps, rows| {
+                steps.iter().for_each(|step| listener(step, &cpu.output(step, &batch, rows.clone())));
+            })?,
         }
-        (self.plan.body, self.plan.head) = (body, head);
-        Ok(&self.memory.float(self.plan.logits)[..rows * self.plan.vocabulary()])
+        Ok(&self.memory.float(self.plan.logits)[..wanted])
+    }
+
+    fn profile(&mut self, batch: Batch<'_>) -> Result<Vec<StepTime>, BackendError> {
+        let mut times = Vec::new();
+        let mut start = Instant::now();
+        self.run(&batch, true, |_, steps, _| {
+            let time = start.elapsed();
+            let names = steps.iter().map(|s| s.name.clone()).collect();
+            times.push(StepTime { op: steps[0].op.name().to_owned(), steps: names, time });
+            start = Instant::now();
+        })?;
+        Ok(times)
     }
 
     fn batch_size(&self) -> usize {

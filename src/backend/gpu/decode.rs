@@ -45,7 +45,8 @@ struct Flight {
 impl Decoder {
     /// `None` where some step of the plan has no fused kernel.
     pub fn new(device: &mut Device, plan: &Plan, resources: &Resources) -> Result<Option<Self>, BackendError> {
-        let stride = (STATE_BYTES as usize).next_multiple_of(device.limits.min_storage_buffer_offset_alignment as usize);
+        let stride =
+            (STATE_BYTES as usize).next_multiple_of(device.limits.min_storage_buffer_offset_alignment as usize);
         let vocabulary = plan.vocabulary();
         let states = device.storage("token states", (stride * TOKENS * (AHEAD + 1)) as u64)?;
         let ids = device.storage("token ids", 4 * IDS as u64)?;
@@ -56,6 +57,14 @@ impl Decoder {
         let bytes = 4 * (IDS + TOKENS * vocabulary) as u64;
         let staging = (0..=AHEAD).map(|_| device.buffer("token staging", bytes, usage)).collect::<Result<_, _>>()?;
         Ok(Some(Self { stages, states, stride, ids, logits, staging, vocabulary }))
+    }
+
+    /// Writes what the kernels of a single token read, and gives their dispatches.
+    pub fn one(&self, device: &Device, token: u32, position: usize) -> Vec<&Dispatch> {
+        device.write(&self.ids, bytemuck::bytes_of(&token));
+        let state = State { position: position as u32, rows: 1, next: 1, ..State::default() };
+        device.write(&self.states, bytemuck::bytes_of(&state));
+        self.stages.iter().flat_map(|s| s.at(position)).collect()
     }
 
     /// Dispatches of a token at a position.
@@ -113,7 +122,15 @@ impl Decoder {
 
     /// Records `tokens` tokens from `position` on, the first of them number `first` of its run, and submits them.
     /// `logits`: also those are copied for the host.
-    fn submit(&self, device: &Device, turn: usize, first: usize, position: usize, tokens: usize, logits: bool) -> Flight {
+    fn submit(
+        &self,
+        device: &Device,
+        turn: usize,
+        first: usize,
+        position: usize,
+        tokens: usize,
+        logits: bool,
+    ) -> Flight {
         let turn = turn % (AHEAD + 1);
         let mut states = vec![0u8; self.stride * tokens];
         for (slot, bytes) in states.chunks_mut(self.stride).enumerate() {

@@ -86,7 +86,11 @@ pub fn api_name(info: &wgpu::AdapterInfo) -> &'static str {
     }
 }
 
-fn choose(choice: &Choice) -> Result<wgpu::Adapter, BackendError> {
+/// The adapter a user wishes for.
+///
+/// # Errors
+/// If there is none.
+pub fn choose(choice: &Choice) -> Result<wgpu::Adapter, BackendError> {
     let all = adapters(choice.api);
     let names = || all.iter().map(|a| a.get_info().name).collect::<Vec<_>>().join(", ");
     let Some(wanted) = &choice.device else {
@@ -189,6 +193,7 @@ impl Device {
         let (info, limits) = (adapter.get_info(), adapter.limits());
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("samebits"),
+            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
@@ -341,11 +346,7 @@ impl Device {
             .zip(buffers)
             .map(|(binding, b)| wgpu::BindGroupEntry {
                 binding,
-                resource: if binding == 0 {
-                    wgpu::BindingResource::Buffer(state(b))
-                } else {
-                    b.as_entire_binding()
-                },
+                resource: if binding == 0 { wgpu::BindingResource::Buffer(state(b)) } else { b.as_entire_binding() },
             })
             .collect();
         let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries };
@@ -365,14 +366,19 @@ impl Device {
         Ok(out)
     }
 
+    /// Waits for the work submitted.
+    pub fn wait(&self) -> Result<(), BackendError> {
+        self.device
+            .poll(wgpu::PollType::Wait { submission_index: None, timeout: None })
+            .map_err(|e| self.error(e.to_string()))?;
+        self.check()
+    }
+
     /// Waits for the work submitted and copies the start of a mappable buffer to `out`.
     pub fn map<T: bytemuck::Pod>(&self, staging: &wgpu::Buffer, out: &mut [T]) -> Result<(), BackendError> {
         let slice = staging.slice(..);
         slice.map_async(wgpu::MapMode::Read, |_| {});
-        self.device
-            .poll(wgpu::PollType::Wait { submission_index: None, timeout: None })
-            .map_err(|e| self.error(e.to_string()))?;
-        self.check()?;
+        self.wait()?;
         {
             let view = slice.get_mapped_range().map_err(|e| self.error(e.to_string()))?;
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(out);

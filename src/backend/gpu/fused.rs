@@ -17,7 +17,8 @@ use crate::quant::{CHUNK, Decode as Unpacking, Format};
 
 macro_rules! fused {
     ($id:ident, $name:literal) => {
-        static $id: Shader = Shader { name: $name, wgsl: include_str!(concat!("../../../wgsl/fused/", $name, ".wgsl")) };
+        static $id: Shader =
+            Shader { name: $name, wgsl: include_str!(concat!("../../../wgsl/fused/", $name, ".wgsl")) };
     };
 }
 fused!(QKV, "qkv");
@@ -157,7 +158,13 @@ impl Shape {
     }
 
     /// The kernel, or `None` where its workgroup memory is too large.
-    fn kernel(&self, device: &Device, shader: &'static Shader, format: &'static Format, precise: bool) -> Option<Kernel> {
+    fn kernel(
+        &self,
+        device: &Device,
+        shader: &'static Shader,
+        format: &'static Format,
+        precise: bool,
+    ) -> Option<Kernel> {
         let has_min = matches!(format.decode, Unpacking::Block { has_min: true, .. });
         let planes = 2 * self.chunks * if precise { 2 } else { 1 };
         let norm_items = if shader.wgsl.contains("const NORM = true") { 2 * self.chunks } else { 1 };
@@ -424,11 +431,8 @@ impl<'a> Fusing<'a> {
             };
             let bias: Vec<f32> = range.clone().flat_map(|i| self.bias(biases[i], weights[i])).collect();
             let has_bias = biases[range.clone()].iter().any(Option::is_some);
-            let bias = if has_bias {
-                self.device.upload("bias", bytemuck::cast_slice(&bias))?
-            } else {
-                rows.none.clone()
-            };
+            let bias =
+                if has_bias { self.device.upload("bias", bytemuck::cast_slice(&bias))? } else { rows.none.clone() };
             let shape = Shape::new(run.format, run.cols, params.rows as usize, 1);
             let kernel = some!(shape.kernel(self.device, &QKV, run.format, self.precise()));
             let kernel = kernel.with("HAS_BIAS", u32::from(has_bias));
@@ -497,10 +501,8 @@ impl<'a> Fusing<'a> {
         let p = [heads, kv_heads, context, scale.to_bits()];
         let buffers = [&rows.q, k, &rows.scores, &rows.tops];
         let scores = dispatch(self.device, scores, self.states, bytes_of(&p), Grid::Tiles(kv_heads), &buffers)?;
-        let values = kernel(&ATTEND_VALUES, 128)
-            .with("GROUP", group)
-            .with("WEIGHTS", 8 * group)
-            .with("VALUES", 32 * quads);
+        let values =
+            kernel(&ATTEND_VALUES, 128).with("GROUP", group).with("WEIGHTS", 8 * group).with("VALUES", 32 * quads);
         let buffers = [&rows.scores, &rows.tops, v, &rows.tile_sums, &rows.terms];
         let values = dispatch(self.device, values, self.states, bytes_of(&p), Grid::Tiles(kv_heads), &buffers)?;
         let combine = kernel(&ATTEND_COMBINE, 256).with("OUTER", 8 * head_dim);

@@ -1,14 +1,17 @@
 //! The GPU backend: wgpu on Vulkan, Metal or DX12.
 
+pub mod bandwidth;
 mod decode;
 pub mod device;
 mod fused;
 mod lower;
+mod profile;
 mod tiled;
 mod timing;
 pub mod weights;
 
-pub use device::{Api, Choice, Device, Kernel, adapters, api_name, is_software};
+pub use bandwidth::read_bandwidth;
+pub use device::{Api, Choice, Device, Kernel, adapters, api_name, choose, is_software};
 pub use fused::FUSED;
 pub use tiled::TILED;
 pub use timing::KernelTime;
@@ -18,7 +21,7 @@ use std::collections::HashMap;
 use decode::Decoder;
 use lower::{Lowered, Lowering, Resident, Resources};
 
-use super::{Backend, BackendError, Batch, GreedyToken, Listener, Rows, Sizes};
+use super::{Backend, BackendError, Batch, GreedyToken, Listener, Rows, Sizes, StepTime};
 use crate::model::Model;
 use crate::ops;
 use crate::plan::{BufferId, BufferKind, Op, Plan, Step};
@@ -114,6 +117,19 @@ impl Gpu {
             Some(decoder) => decoder.dispatches(position),
             None => self.body.iter().chain(&self.head).map(|l| l.dispatches.len()).sum(),
         }
+    }
+
+    /// Writes what the kernels of a batch read.
+    fn prepare(&self, batch: &Batch<'_>) {
+        let write = |buffer: &wgpu::Buffer, row0: usize, rows: usize| {
+            let (position, row0, rows) = (batch.position as u32, row0 as u32, rows as u32);
+            let state = State { position, row0, rows, ..State::default() };
+            self.device.write(buffer, bytemuck::bytes_of(&state));
+        };
+        let (row0, rows) = batch.logits.range(batch.ids.len());
+        write(&self.resources.body_state, 0, batch.ids.len());
+        write(&self.resources.head_state, row0, rows);
+        self.device.write(&self.resources.ids, bytemuck::cast_slice(batch.ids));
     }
 
     fn encode(&self, encoder: &mut wgpu::CommandEncoder, steps: &[Lowered], position: usize, rows: usize) {
@@ -278,7 +294,7 @@ impl Backend for Gpu {
     fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError> {
         super::check_ids(batch.ids, self.plan.vocabulary())?;
         let n = batch.ids.len();
-        let (row0, rows) = batch.logits.range(n);
+        let rows = batch.logits.range(n).1;
         if let (Some(decoder), None, 1, Rows::Last | Rows::All) = (&self.decoder, &listener, n, batch.logits) {
             let logits = &mut self.logits;
             let mut keep = |token: GreedyToken<'_>| {
@@ -288,14 +304,7 @@ impl Backend for Gpu {
             decoder.run(&self.device, batch.ids[0], batch.position, 1, true, &mut keep)?;
             return Ok(&self.logits[..self.plan.vocabulary()]);
         }
-        let write = |buffer: &wgpu::Buffer, row0: usize, rows: usize| {
-            let (position, row0, rows) = (batch.position as u32, row0 as u32, rows as u32);
-            let state = State { position, row0, rows, ..State::default() };
-            self.device.write(buffer, bytemuck::bytes_of(&state));
-        };
-        write(&self.resources.body_state, 0, n);
-        write(&self.resources.head_state, row0, rows);
-        self.device.write(&self.resources.ids, bytemuck::cast_slice(batch.ids));
+        self.prepare(&batch);
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
         match listener {
             Some(listener) => self.run_listened(&batch, listener)?,
@@ -318,6 +327,10 @@ impl Backend for Gpu {
         }
         self.device.check()?;
         Ok(&self.logits[..wanted])
+    }
+
+    fn profile(&mut self, batch: Batch<'_>) -> Result<Vec<StepTime>, BackendError> {
+        self.time_steps(batch)
     }
 
     fn batch_size(&self) -> usize {

@@ -34,7 +34,10 @@ pub(super) fn upload_together(
 ) -> Result<Vec<Vec<Shard>>, BackendError> {
     let total: usize = parts.iter().map(|p| p.1.len()).sum();
     if parts.len() == 1 || total > capacity(device) {
-        return parts.iter().map(|&(name, raw, rows)| upload(device, name, format, raw, rows, cols, progress)).collect();
+        return parts
+            .iter()
+            .map(|&(name, raw, rows)| upload(device, name, format, raw, rows, cols, progress))
+            .collect();
     }
     let raw: Vec<u8> = parts.iter().flat_map(|p| p.1).copied().collect();
     let (bytes, streams) = split(format, &raw);

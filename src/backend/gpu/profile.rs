@@ -1,0 +1,115 @@
+//! How long each step takes: timestamps at the boundaries of passes, one pass per step; where the adapter has none, the
+//! clock of the host with a wait per step. A single token's fused kernels go by their own names.
+
+use std::time::{Duration, Instant};
+
+use super::Gpu;
+use super::lower::Dispatch;
+use crate::backend::{BackendError, Batch, Rows, StepTime};
+
+/// Steps whose two timestamps fit a query set.
+const STEPS_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
+
+/// What is timed together.
+struct Timed<'a> {
+    op: &'a str,
+    step: &'a str,
+    dispatches: Vec<&'a Dispatch>,
+    position: usize,
+    rows: usize,
+}
+
+impl Timed<'_> {
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        for dispatch in &self.dispatches {
+            dispatch.record(pass, 0, self.position, self.rows);
+        }
+    }
+}
+
+impl Gpu {
+    /// Runs a batch one pass per step and times each.
+    pub(super) fn time_steps(&mut self, batch: Batch<'_>) -> Result<Vec<StepTime>, BackendError> {
+        crate::backend::check_ids(batch.ids, self.plan.vocabulary())?;
+        let steps = self.timed(&batch);
+        let mut times = Vec::with_capacity(steps.len());
+        if self.device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            for some in steps.chunks(STEPS_PER_SET) {
+                times.extend(self.by_timestamps(some)?);
+            }
+        } else {
+            for step in &steps {
+                times.push(self.by_waiting(step)?);
+            }
+        }
+        let named =
+            |(s, time): (&Timed<'_>, Duration)| StepTime { op: s.op.to_owned(), steps: vec![s.step.to_owned()], time };
+        Ok(steps.iter().zip(times).map(named).collect())
+    }
+
+    /// The dispatches that run a batch, with everything written that they read.
+    fn timed(&self, batch: &Batch<'_>) -> Vec<Timed<'_>> {
+        let (position, rows) = (batch.position, batch.ids.len());
+        if let (Some(decoder), &[token], Rows::Last | Rows::All) = (&self.decoder, batch.ids, batch.logits) {
+            let dispatches = decoder.one(&self.device, token, position).into_iter();
+            return dispatches.map(|d| Timed { op: &d.name, step: "", dispatches: vec![d], position, rows }).collect();
+        }
+        self.prepare(batch);
+        [(&self.body, rows), (&self.head, batch.logits.range(rows).1)]
+            .into_iter()
+            .filter(|(_, rows)| *rows > 0)
+            .flat_map(|(steps, rows)| {
+                steps.iter().map(move |s| Timed {
+                    op: s.step.op.name(),
+                    step: &s.step.name,
+                    dispatches: s.dispatches.iter().collect(),
+                    position,
+                    rows,
+                })
+            })
+            .collect()
+    }
+
+    /// The device's own clock before and after each step.
+    fn by_timestamps(&self, steps: &[Timed<'_>]) -> Result<Vec<Duration>, BackendError> {
+        let device = &self.device;
+        let count = 2 * steps.len();
+        let set = device.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("timestamps"),
+            ty: wgpu::QueryType::Timestamp,
+            count: count as u32,
+        });
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let ticks = device.buffer("timestamps", count as u64 * 8, usage)?;
+        let mut encoder = device.device.create_command_encoder(&Default::default());
+        for (i, step) in (0u32..).zip(steps) {
+            let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+                query_set: &set,
+                beginning_of_pass_write_index: Some(2 * i),
+                end_of_pass_write_index: Some(2 * i + 1),
+            });
+            let pass = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+            step.record(&mut encoder.begin_compute_pass(&pass));
+        }
+        encoder.resolve_query_set(&set, 0..count as u32, &ticks, 0);
+        device.queue.submit([encoder.finish()]);
+        let words = device.read(&ticks, 0, 2 * count)?;
+        let period = f64::from(device.queue.get_timestamp_period());
+        let tick = |i: usize| u64::from(words[2 * i]) | (u64::from(words[2 * i + 1]) << 32);
+        // Some drivers let the clock step back between passes.
+        let nanoseconds = |i: usize| tick(2 * i + 1).saturating_sub(tick(2 * i)) as f64 * period;
+        Ok((0..steps.len()).map(|i| Duration::from_nanos(nanoseconds(i) as u64)).collect())
+    }
+
+    /// The host's clock around a submit of its own.
+    fn by_waiting(&self, step: &Timed<'_>) -> Result<Duration, BackendError> {
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        step.record(&mut encoder.begin_compute_pass(&Default::default()));
+        let commands = encoder.finish();
+        self.device.wait()?;
+        let start = Instant::now();
+        self.device.queue.submit([commands]);
+        self.device.wait()?;
+        Ok(start.elapsed())
+    }
+}

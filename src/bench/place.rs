@@ -1,0 +1,108 @@
+//! Where a model is measured.
+
+use std::cell::OnceCell;
+
+use crate::backend::cpu::{self, Cpu, Isa};
+use crate::backend::gpu::{self, Api, Choice, Device, Gpu};
+use crate::backend::{Backend, BackendError, Sizes};
+use crate::model::Model;
+use crate::plan::Plan;
+
+/// The CPU with so many threads, or an adapter.
+#[derive(Debug)]
+pub struct Place {
+    what: What,
+    read_bandwidth: OnceCell<Option<f64>>,
+}
+
+#[derive(Debug)]
+enum What {
+    Cpu { threads: usize },
+    Gpu { choice: Choice, software: bool },
+}
+
+impl Place {
+    fn new(what: What) -> Self {
+        Self { what, read_bandwidth: OnceCell::new() }
+    }
+
+    /// The CPU.
+    pub fn cpu(threads: usize) -> Self {
+        Self::new(What::Cpu { threads })
+    }
+
+    /// The adapter `device` (as in [`Choice`]), or every adapter of an API. Those that compute on the CPU count only if
+    /// there is no other.
+    ///
+    /// # Errors
+    /// If the API has no adapter.
+    pub fn adapters(api: Api, device: Option<&str>) -> Result<Vec<Self>, BackendError> {
+        if let Some(device) = device {
+            let choice = Choice { api, device: Some(device.to_owned()), hardware_only: false };
+            let software = gpu::is_software(&gpu::choose(&choice)?.get_info());
+            return Ok(vec![Self::new(What::Gpu { choice, software })]);
+        }
+        let software: Vec<_> = gpu::adapters(api).iter().map(|a| gpu::is_software(&a.get_info())).collect();
+        if software.is_empty() {
+            // The error of a choice among none.
+            gpu::choose(&Choice { api, ..Choice::default() })?;
+        }
+        let only_software = software.iter().all(|s| *s);
+        let wanted = software.into_iter().enumerate().filter(|(_, software)| only_software || !software);
+        Ok(wanted
+            .map(|(i, software)| {
+                let choice = Choice { api, device: Some(i.to_string()), hardware_only: false };
+                Self::new(What::Gpu { choice, software })
+            })
+            .collect())
+    }
+
+    /// The best real GPU, where there is one.
+    pub fn best_gpu() -> Option<Self> {
+        let choice = Choice { hardware_only: true, ..Choice::default() };
+        gpu::choose(&choice).is_ok().then(|| Self::new(What::Gpu { choice, software: false }))
+    }
+
+    /// The number of threads, on the CPU.
+    pub fn threads(&self) -> Option<usize> {
+        match self.what {
+            What::Cpu { threads } => Some(threads),
+            What::Gpu { .. } => None,
+        }
+    }
+
+    /// Whether it is a GPU that is not software.
+    pub fn is_real_gpu(&self) -> bool {
+        matches!(self.what, What::Gpu { software: false, .. })
+    }
+
+    /// Opens a model there.
+    pub(super) fn open(&self, model: &Model, plan: Plan, sizes: Sizes) -> Result<Box<dyn Backend>, BackendError> {
+        Ok(match &self.what {
+            What::Cpu { threads } => Box::new(Cpu::with_isa(model, plan, sizes, *threads, Isa::from_environment()?)),
+            What::Gpu { choice, .. } => Box::new(Gpu::new(Device::open(choice)?, model, plan, sizes, &mut |_| {})?),
+        })
+    }
+
+    /// Bytes per second that a plain loop reads there, measured once; `None` without room for it.
+    pub(super) fn read_bandwidth(&self) -> Option<f64> {
+        *self.read_bandwidth.get_or_init(|| match &self.what {
+            What::Cpu { threads } => cpu::read_bandwidth(*threads),
+            What::Gpu { choice, .. } => {
+                Device::open(choice).and_then(|mut device| gpu::read_bandwidth(&mut device)).ok()
+            }
+        })
+    }
+}
+
+/// The largest resident size of this process since [`forget_peak_memory`], in bytes, where the system tells.
+pub(super) fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
+}
+
+/// Starts the count of [`peak_memory`] anew; where the system refuses, it goes on.
+pub(super) fn forget_peak_memory() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
