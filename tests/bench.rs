@@ -125,6 +125,6 @@ fn wrong_usage_says_what_is_right() {
     fails(&["-t", "0"], 1, "-t must lie between");
     fails(&["--compare", "no/such/file.json"], 1, "cannot read no/such/file.json");
     fails(&["--compare", "Cargo.toml"], 1, "is not what `samebits bench -o json` writes");
-    fails(&["--backend", "gpu", "--device", "no such gpu", "-o", "jsonl"], 1, "samebits devices");
-    fails(&["-m", "no/such/model.gguf", "-o", "jsonl"], 1, "cannot read no/such/model.gguf");
+    fails(&["--backend", "gpu", "--device", "no such gpu"], 1, "samebits devices");
+    fails(&["-m", "no/such/model.gguf"], 1, "cannot read no/such/model.gguf");
 }

@@ -145,12 +145,13 @@ pub(super) fn run(a: &Arguments, process_start: Instant) -> Outcome {
         rows: Vec::new(),
         bar: if a.quiet { ProgressBar::hidden() } else { ProgressBar::no_length() },
     };
-    report.print(|printer| printer.head())?;
     let measured = measure(a, process_start, &tests, &threads, &chunks, &mut report);
     // What was measured before an error is not lost.
     report.bar.finish_and_clear();
     let rows = std::mem::take(&mut report.rows);
-    report.print(|printer| printer.foot(&rows))?;
+    if !rows.is_empty() {
+        report.print(|printer| printer.foot(&rows))?;
+    }
     measured?;
     if let Some(path) = &a.svg {
         std::fs::write(path, plot::svg(&rows)?).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
@@ -245,6 +246,9 @@ impl Report {
             earlier.relate(&mut row);
         }
         self.bar.inc(1);
+        if self.rows.is_empty() {
+            self.print(|printer| printer.head())?;
+        }
         self.print(|printer| printer.row(&row))?;
         self.rows.push(row);
         Ok(())

@@ -113,3 +113,33 @@ impl Gpu {
         Ok(start.elapsed())
     }
 }
+
+#[cfg(all(test, builtin_model))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::backend::Sizes;
+    use crate::backend::gpu::{Choice, Device};
+    use crate::model::Model;
+    use crate::numerics::Precision;
+
+    #[test]
+    fn both_clocks_time_every_step() {
+        let model = Model::stories().unwrap();
+        let sizes = Sizes { context: 8, batch: 4, logits_rows: 1 };
+        let plan = model.plan(Precision::Fast).unwrap();
+        let count = plan.steps().count();
+        let gpu = Gpu::new(Device::open(&Choice::default()).unwrap(), &model, plan, sizes, &mut |_| {}).unwrap();
+        let batch = Batch { ids: &[1, 2, 3], position: 0, logits: Rows::Last };
+        let steps = gpu.timed(&batch);
+        assert_eq!(steps.len(), count);
+        for step in &steps {
+            assert!(gpu.by_waiting(step).unwrap() > Duration::ZERO, "{}", step.step);
+        }
+        if gpu.device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+            let times = gpu.by_timestamps(&steps).unwrap();
+            assert!(times.len() == count && times.iter().sum::<Duration>() > Duration::ZERO);
+        }
+    }
+}
