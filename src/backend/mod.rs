@@ -62,7 +62,7 @@ pub struct Counters {
 pub struct StepTime {
     /// The op of the steps, or the kernel that runs them.
     pub op: String,
-    /// Their names.
+    /// Their names; of a fused kernel those whose outputs it leaves.
     pub steps: Vec<String>,
     /// Time.
     pub time: Duration,

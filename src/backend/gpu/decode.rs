@@ -59,12 +59,12 @@ impl Decoder {
         Ok(Some(Self { stages, states, stride, ids, logits, staging, vocabulary }))
     }
 
-    /// Writes what the kernels of a single token read, and gives their dispatches.
-    pub fn one(&self, device: &Device, token: u32, position: usize) -> Vec<&Dispatch> {
+    /// Writes what the kernels of a single token read, and gives its stages.
+    pub fn prepare(&self, device: &Device, token: u32, position: usize) -> &[Stage] {
         device.write(&self.ids, bytemuck::bytes_of(&token));
         let state = State { position: position as u32, rows: 1, next: 1, ..State::default() };
         device.write(&self.states, bytemuck::bytes_of(&state));
-        self.stages.iter().flat_map(|s| s.at(position)).collect()
+        &self.stages
     }
 
     /// Dispatches of a token at a position.
@@ -81,10 +81,7 @@ impl Decoder {
         (id, position): (u32, usize),
         hear: &mut dyn FnMut(&Step, &[u32]),
     ) -> Result<(), BackendError> {
-        device.write(&self.ids, bytemuck::bytes_of(&id));
-        let state = State { position: position as u32, rows: 1, next: 1, ..State::default() };
-        device.write(&self.states, bytemuck::bytes_of(&state));
-        for stage in &self.stages {
+        for stage in self.prepare(device, id, position) {
             let mut encoder = device.device.create_command_encoder(&Default::default());
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());

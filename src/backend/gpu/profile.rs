@@ -1,5 +1,6 @@
 //! How long each step takes: timestamps at the boundaries of passes, one pass per step; where the adapter has none, the
-//! clock of the host with a wait per step. A single token's fused kernels go by their own names.
+//! clock of the host with a wait per step. A single token's fused kernels go
+//! by their own names and those of the steps whose outputs they leave.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ const STEPS_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
 /// What is timed together.
 struct Timed<'a> {
     op: &'a str,
-    step: &'a str,
+    steps: Vec<&'a str>,
     dispatches: Vec<&'a Dispatch>,
     position: usize,
     rows: usize,
@@ -42,8 +43,10 @@ impl Gpu {
                 times.push(self.by_waiting(step)?);
             }
         }
-        let named =
-            |(s, time): (&Timed<'_>, Duration)| StepTime { op: s.op.to_owned(), steps: vec![s.step.to_owned()], time };
+        let named = |(s, time): (&Timed<'_>, Duration)| {
+            let steps = s.steps.iter().map(|s| (*s).to_owned()).collect();
+            StepTime { op: s.op.to_owned(), steps, time }
+        };
         Ok(steps.iter().zip(times).map(named).collect())
     }
 
@@ -51,8 +54,14 @@ impl Gpu {
     fn timed(&self, batch: &Batch<'_>) -> Vec<Timed<'_>> {
         let (position, rows) = (batch.position, batch.ids.len());
         if let (Some(decoder), &[token], Rows::Last | Rows::All) = (&self.decoder, batch.ids, batch.logits) {
-            let dispatches = decoder.one(&self.device, token, position).into_iter();
-            return dispatches.map(|d| Timed { op: &d.name, step: "", dispatches: vec![d], position, rows }).collect();
+            let mut timed = Vec::new();
+            for stage in decoder.prepare(&self.device, token, position) {
+                for d in stage.at(position) {
+                    let steps = stage.outputs.iter().map(|o| o.step.as_str()).collect();
+                    timed.push(Timed { op: &d.name, steps, dispatches: vec![d], position, rows });
+                }
+            }
+            return timed;
         }
         self.prepare(batch);
         [(&self.body, rows), (&self.head, batch.logits.range(rows).1)]
@@ -61,8 +70,8 @@ impl Gpu {
             .flat_map(|(steps, rows)| {
                 steps.iter().map(move |s| Timed {
                     op: s.step.op.name(),
-                    step: &s.step.name,
-                    dispatches: s.dispatches.iter().collect(),
+                    steps: vec![&s.step.name],
+                    dispatches: s.at(rows).iter().collect(),
                     position,
                     rows,
                 })
@@ -135,7 +144,7 @@ mod tests {
         let steps = gpu.timed(&batch);
         assert_eq!(steps.len(), count);
         for step in &steps {
-            assert!(gpu.by_waiting(step).unwrap() > Duration::ZERO, "{}", step.step);
+            assert!(gpu.by_waiting(step).unwrap() > Duration::ZERO, "{:?}", step.steps);
         }
         if gpu.device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             let times = gpu.by_timestamps(&steps).unwrap();
