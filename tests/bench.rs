@@ -126,5 +126,10 @@ fn wrong_usage_says_what_is_right() {
     fails(&["--compare", "no/such/file.json"], 1, "cannot read no/such/file.json");
     fails(&["--compare", "Cargo.toml"], 1, "is not what `samebits bench -o json` writes");
     fails(&["--backend", "gpu", "--device", "no such gpu"], 1, "samebits devices");
+    if cfg!(target_os = "linux") {
+        fails(&["--backend", "metal,dx12"], 1, "no GPU adapter found for Metal and for Dx12");
+        let some = bench(&["--backend", "cpu,metal", "-p", "2", "-n", "0", "-r", "1"]).assert().success();
+        some.stderr(contains("warning: no GPU adapter found for Metal")).stdout(contains("| cpu "));
+    }
     fails(&["-m", "no/such/model.gguf"], 1, "cannot read no/such/model.gguf");
 }

@@ -42,17 +42,14 @@ impl Place {
             let software = gpu::is_software(&gpu::choose(&choice)?.get_info());
             return Ok(vec![Self::new(What::Gpu { choice, software })]);
         }
-        let software: Vec<_> = gpu::adapters(api).iter().map(|a| gpu::is_software(&a.get_info())).collect();
-        if software.is_empty() {
-            // The error of a choice among none.
-            gpu::choose(&Choice { api, ..Choice::default() })?;
-        }
-        let only_software = software.iter().all(|s| *s);
-        let wanted = software.into_iter().enumerate().filter(|(_, software)| only_software || !software);
+        // The best, or the error of a choice among none.
+        let only_software = gpu::is_software(&gpu::choose(&Choice { api, ..Choice::default() })?.get_info());
+        let infos = gpu::adapters(Api::Any).into_iter().map(|a| a.get_info()).enumerate();
+        let wanted = infos.filter(|(_, info)| api.includes(info) && (only_software || !gpu::is_software(info)));
         Ok(wanted
-            .map(|(i, software)| {
+            .map(|(i, info)| {
                 let choice = Choice { api, device: Some(i.to_string()), hardware_only: false };
-                Self::new(What::Gpu { choice, software })
+                Self::new(What::Gpu { choice, software: gpu::is_software(&info) })
             })
             .collect())
     }

@@ -10,6 +10,7 @@ use indicatif::ProgressBar;
 
 use super::Outcome;
 use super::load::{BackendName, PrecisionName, default_threads, open_model};
+use crate::backend::BackendError;
 use crate::backend::gpu::Api;
 use crate::bench::compare::Earlier;
 use crate::bench::output::{Columns, Format, Printer};
@@ -201,11 +202,12 @@ fn measure(
     Ok(())
 }
 
-/// The places that are meant by `--backend`, `--device` and `-t`.
+/// The places that are meant by `--backend`, `--device` and `-t`. Of several backends, those that this machine does not
+/// have are passed over with a warning.
 fn places(a: &Arguments, threads: &[u32]) -> Result<Vec<Place>, Box<dyn std::error::Error>> {
     let default = [default_threads() as u32];
     let cpu = if threads.is_empty() { &default[..] } else { threads };
-    let mut places = Vec::new();
+    let (mut places, mut missing) = (Vec::new(), Vec::new());
     for &name in &a.backend {
         let api = match name {
             BackendName::Auto if a.device.is_none() => match Place::best_gpu() {
@@ -223,8 +225,17 @@ fn places(a: &Arguments, threads: &[u32]) -> Result<Vec<Place>, Box<dyn std::err
         };
         match api {
             None => places.extend(cpu.iter().map(|t| Place::cpu(*t as usize))),
-            Some(api) => places.extend(Place::adapters(api, a.device.as_deref())?),
+            Some(api) => match Place::adapters(api, a.device.as_deref()) {
+                Err(BackendError::NoAdapter(api)) if a.backend.len() > 1 => missing.push(api),
+                found => places.extend(found?),
+            },
         }
+    }
+    if places.is_empty() {
+        return Err(BackendError::NoAdapter(missing.join(" and")).into());
+    }
+    for api in missing {
+        eprintln!("warning: no GPU adapter found{api}; it is not measured");
     }
     Ok(places)
 }

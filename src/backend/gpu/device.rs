@@ -18,7 +18,7 @@ pub const STATE_BYTES: u64 = 32;
 pub struct Choice {
     /// Restricts the API.
     pub api: Api,
-    /// An index of [`adapters`], or part of a name.
+    /// An index of [`adapters`] of any API, or part of a name.
     pub device: Option<String>,
     /// Refuses adapters that compute on the CPU (lavapipe, WARP).
     pub hardware_only: bool,
@@ -38,6 +38,22 @@ pub enum Api {
     Dx12,
 }
 
+impl Api {
+    fn backends(self) -> wgpu::Backends {
+        match self {
+            Self::Any => wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
+            Self::Vulkan => wgpu::Backends::VULKAN,
+            Self::Metal => wgpu::Backends::METAL,
+            Self::Dx12 => wgpu::Backends::DX12,
+        }
+    }
+
+    /// Whether an adapter is of this API.
+    pub fn includes(self, info: &wgpu::AdapterInfo) -> bool {
+        self.backends().contains(info.backend.into())
+    }
+}
+
 /// The process's one instance: some drivers stop answering after a few dozen.
 fn instance() -> &'static wgpu::Instance {
     static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
@@ -52,13 +68,7 @@ fn instance() -> &'static wgpu::Instance {
 
 /// All adapters of an API, real GPUs first.
 pub fn adapters(api: Api) -> Vec<wgpu::Adapter> {
-    let backends = match api {
-        Api::Any => wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
-        Api::Vulkan => wgpu::Backends::VULKAN,
-        Api::Metal => wgpu::Backends::METAL,
-        Api::Dx12 => wgpu::Backends::DX12,
-    };
-    let mut found = pollster::block_on(instance().enumerate_adapters(backends));
+    let mut found = pollster::block_on(instance().enumerate_adapters(api.backends()));
     found.sort_by_key(|a| match a.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
@@ -91,15 +101,17 @@ pub fn api_name(info: &wgpu::AdapterInfo) -> &'static str {
 /// # Errors
 /// If there is none.
 pub fn choose(choice: &Choice) -> Result<wgpu::Adapter, BackendError> {
-    let all = adapters(choice.api);
-    let names = || all.iter().map(|a| a.get_info().name).collect::<Vec<_>>().join(", ");
+    let of_api = |a: &&wgpu::Adapter| choice.api.includes(&a.get_info());
+    let all = adapters(Api::Any);
+    let mut fitting = all.iter().filter(of_api);
+    let names = || all.iter().filter(of_api).map(|a| a.get_info().name).collect::<Vec<_>>().join(", ");
     let Some(wanted) = &choice.device else {
-        let best = all.iter().find(|a| !choice.hardware_only || !is_software(&a.get_info()));
+        let best = fitting.find(|a| !choice.hardware_only || !is_software(&a.get_info()));
         let note = if choice.api == Api::Any { String::new() } else { format!(" for {:?}", choice.api) };
         return best.cloned().ok_or(BackendError::NoAdapter(note));
     };
-    let by_index = wanted.parse::<usize>().ok().and_then(|i| all.get(i));
-    let by_name = || all.iter().find(|a| a.get_info().name.to_lowercase().contains(&wanted.to_lowercase()));
+    let by_index = wanted.parse::<usize>().ok().and_then(|i| all.get(i)).filter(of_api);
+    let by_name = || fitting.find(|a| a.get_info().name.to_lowercase().contains(&wanted.to_lowercase()));
     by_index
         .or_else(by_name)
         .cloned()
