@@ -62,19 +62,21 @@ fn f16_bits(x: f32) -> u32 {
   return sign | (r + u32(up));
 }
 
-// A device may flush subnormal halves, so numbers with a zero exponent take a way of their own.
+// A device may flush subnormal halves, so those take a way of their own.
 fn f16_to_f32(h: u32) -> f32 {
-  if (h & 0x7c00u) == 0u { return small_half(h); }
+  if (h & 0x7fffu) - 1u < 0x3ffu { return subnormal_half(h); }
   return unpack2x16float(h).x;
 }
-fn small_half(h: u32) -> f32 {
+fn subnormal_half(h: u32) -> f32 {
   return bitcast<f32>(((h & 0x8000u) << 16u) | bitcast<u32>(mul(f32(h & 0x3ffu), 0x1p-24f)));
+}
+fn has_subnormal_half(w: u32) -> bool {
+  return (w & 0x7fffu) - 1u < 0x3ffu || (w & 0x7fff0000u) - 0x10000u < 0x3ff0000u;
 }
 
 // Four f16 from two words.
 fn f16x4(low: u32, high: u32) -> vec4<f32> {
-  let small = (low & 0x7c00u) == 0u || (low & 0x7c000000u) == 0u || (high & 0x7c00u) == 0u || (high & 0x7c000000u) == 0u;
-  if small {
+  if has_subnormal_half(low) || has_subnormal_half(high) {
     return vec4(f16_to_f32(low & 0xffffu), f16_to_f32(low >> 16u), f16_to_f32(high & 0xffffu), f16_to_f32(high >> 16u));
   }
   return vec4(unpack2x16float(low), unpack2x16float(high));

@@ -29,18 +29,18 @@ override DEEP: u32 = 8u; // weight rows of a thread: 4 or 8
 override SPAN: u32 = 1u; // chunks that share an activation scale: 1 or 8
 override HALVES: bool = false; // whether the halves of a chunk have integer scales of their own
 // Lengths of the arrays, each for two tiles: one is read while the next is stored.
-override WEIGHTS: u32 = 512u; // 2 * 2 * 16 * DEEP
-override SCALES: u32 = 256u; // 2 * 16 * DEEP
+override WEIGHTS: u32 = 1024u; // 2 * 2 * 2 * 16 * DEEP
+override SCALES: u32 = 512u; // 2 * 2 * 16 * DEEP
 override SUB_SCALES: u32 = 1u; // the same where blocks span chunks, or 1
-override LOWS: u32 = 1u; // 256 with PRECISE, or 1
+override LOWS: u32 = 1u; // 512 with PRECISE, or 1
 const TOKENS = 64u;
 
-var<workgroup> w_tile: array<vec4<u32>, WEIGHTS>; // [tile][half][row]
-var<workgroup> x_tile: array<vec4<u32>, 256>; // [tile][half][token]
+var<workgroup> w_tile: array<vec4<u32>, WEIGHTS>; // [tile][chunk][half][row]
+var<workgroup> x_tile: array<vec4<u32>, 512>; // [tile][chunk][half][token]
 var<workgroup> x_low: array<vec4<u32>, LOWS>;
 var<workgroup> w_scale: array<vec2<f32>, SCALES>;
-var<workgroup> w_sub: array<vec4<i32>, SUB_SCALES>;
-var<workgroup> x_scale: array<vec4<f32>, 32>; // [tile][four tokens]
+var<workgroup> w_sub: array<vec2<u32>, SUB_SCALES>; // pairs of i16
+var<workgroup> x_scale: array<vec4<f32>, 64>; // [tile][chunk][four tokens]
 // Pending sums by level; in memory because they are touched only at the end of a lane.
 var<private> pending: array<vec4<f32>, 24>;
 
@@ -116,6 +116,25 @@ fn minima(sub: vec4<i32>, v: Sums) -> vec4<i32> {
   return v.a + v.b;
 }
 
+// A chunk's place: block, chunk of the block, and the place of the block's lane in the order.
+struct Place {
+  b: u32,
+  c: u32,
+  lane: u32,
+}
+fn lane_ends(p: Place) -> bool { return p.c + 1u == SPAN && p.b + 8u >= params.blocks; }
+fn chosen(a: Place, b: Place, second: bool) -> Place {
+  return Place(select(a.b, b.b, second), select(a.c, b.c, second), 0u);
+}
+// The chunk behind: of this block, of this lane, of the next lane that has blocks; behind the last one the first.
+fn after(p: Place) -> Place {
+  if p.c + 1u < SPAN { return Place(p.b, p.c + 1u, p.lane); }
+  if p.b + 8u < params.blocks { return Place(p.b + 8u, 0u, p.lane); }
+  var lane = p.lane + 1u;
+  while lane < 8u && lane_at(lane) >= params.blocks { lane++; }
+  return Place(lane_at(lane & 7u), 0u, lane & 7u);
+}
+
 // What a step has for all rows of a thread.
 struct Step {
   w_at: u32, // of the thread's first row
@@ -141,7 +160,10 @@ fn row(r: u32, t: Step, block: ptr<function, Integers>, sum: ptr<function, vec4<
   let a = w_tile[t.w_at + 16u * r];
   let b = w_tile[t.w_at + 16u * r + 16u * DEEP];
   var sub = vec4(1);
-  if SPAN > 1u { sub = w_sub[t.scale_at + 16u * r]; }
+  if SPAN > 1u {
+    let p = bitcast<vec2<i32>>(w_sub[t.scale_at + 16u * r]);
+    sub = vec4((p.x << 16u) >> 16u, p.x >> 16u, (p.y << 16u) >> 16u, p.y >> 16u);
+  }
   (*block).s += products(a, b, sub, t.hi);
   if HAS_MIN { (*block).m += minima(sub, t.hi_sums); }
   if PRECISE {
@@ -184,10 +206,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let width = 16u * DEEP;
   let tx = thread & 15u;
   let ty = thread >> 4u;
-  // The first threads bring weight rows, the last 128 halves of activation rows.
-  let my_row = params.first + min(group.x * width + thread, params.rows - 1u);
+  // Every thread brings a quarter of the activations of a row of the tile; the first 2 * width bring a chunk of weights.
+  let my_row = params.first + min(group.x * width + thread % width, params.rows - 1u);
+  let my_chunk = thread / width;
+  let my_token = thread >> 2u;
   let my_half = thread & 1u;
-  let my_token = ((thread - 128u) & 127u) >> 1u;
   let my_x = (state.row0 + min(group.y * TOKENS + my_token, state.rows - 1u)) * params.x_stride;
   let low_plane = params.cols >> 4u;
   let planes = select(1u, 2u, PRECISE) * (params.cols >> 2u);
@@ -198,97 +221,95 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var i0 = none; var i1 = none; var i2 = none; var i3 = none;
   var i4 = none; var i5 = none; var i6 = none; var i7 = none;
 
-  var b = 0u; // what is brought: a block, a chunk of it, and the place of its lane in the order
-  var c = 0u;
-  var place = 0u;
-  var order = 0u; // the place of the lane that is computed
-  var last = false; // whether a block, and whether a lane, ends with the chunk that is computed
-  var ends = false;
   let steps = params.blocks * SPAN;
+  var next = Place(0u, 0u, 0u); // the first chunk that is not yet brought
+  var order = 0u; // the place of the lane that is computed
+  var flags = vec4(false); // of the two chunks computed: whether a block, and whether a lane, ends
   // What this thread brings of a tile.
   var w = Chunk(vec4(0u), vec4(0u), vec2(0), vec2(0));
   var dm = vec2(0.0);
   var v = vec4(0u);
   var v_low = vec4(0u);
   var e = 0u;
-  for (var step = 0u; step <= steps; step++) {
-    // Brings the chunk of this step on its way, computes the one before, then stores what was brought.
+  for (var step = 0u; step < steps + 2u; step += 2u) {
+    // Brings two chunks on their way, computes the two before, then stores what was brought.
+    let p0 = next;
+    let p1 = after(p0);
     if step < steps {
-      if thread < width {
-        w = unpack(my_row * params.blocks + b, c);
-        dm = scales(my_row * params.blocks + b);
+      let weight_place = chosen(p0, p1, my_chunk == 1u);
+      if thread < 2u * width {
+        w = unpack(my_row * params.blocks + weight_place.b, weight_place.c);
+        dm = scales(my_row * params.blocks + weight_place.b);
       }
-      if thread >= 128u {
-        let at = (my_x >> 2u) + 2u * (b * SPAN + c) + my_half;
-        v = x4[at];
-        if PRECISE { v_low = x4[at + low_plane]; }
-        e = x[my_x + planes + b];
-      }
+      let x_place = chosen(p0, p1, (thread & 2u) != 0u);
+      let at = (my_x >> 2u) + 2u * (x_place.b * SPAN + x_place.c) + my_half;
+      v = x4[at];
+      if PRECISE { v_low = x4[at + low_plane]; }
+      e = x[my_x + planes + x_place.b];
     }
     if step > 0u {
-      let f = (step - 1u) & 1u;
-      var t: Step;
-      t.w_at = f * 2u * width + tx;
-      t.scale_at = f * width + tx;
-      t.last = last;
-      t.hi = activations(f * 2u * TOKENS + 4u * ty);
-      t.x_scale = x_scale[f * TOKENS / 4u + ty];
-      if PRECISE { t.lo = low_activations(f * 2u * TOKENS + 4u * ty); }
-      if HAS_MIN {
-        t.hi_sums = sums(t.hi);
-        if PRECISE { t.lo_sums = sums(t.lo); }
-      }
-      row(0u, t, &i0, &a0);
-      row(1u, t, &i1, &a1);
-      row(2u, t, &i2, &a2);
-      row(3u, t, &i3, &a3);
-      if DEEP > 4u {
-        row(4u, t, &i4, &a4);
-        row(5u, t, &i5, &a5);
-        row(6u, t, &i6, &a6);
-        row(7u, t, &i7, &a7);
-      }
-      // A lane whose last block this was joins the others.
-      while ends {
-        a0 = merged(order, 0u, a0);
-        a1 = merged(order, 1u, a1);
-        a2 = merged(order, 2u, a2);
-        a3 = merged(order, 3u, a3);
-        if DEEP > 4u {
-          a4 = merged(order, 4u, a4);
-          a5 = merged(order, 5u, a5);
-          a6 = merged(order, 6u, a6);
-          a7 = merged(order, 7u, a7);
+      for (var u = 0u; u < min(2u, steps + 2u - step); u++) {
+        let f = ((step >> 1u) - 1u) & 1u;
+        let tile = 2u * f + u;
+        var ends = select(flags.y, flags.w, u == 1u);
+        var t: Step;
+        t.w_at = tile * 2u * width + tx;
+        t.scale_at = tile * width + tx;
+        t.last = SPAN == 1u || select(flags.x, flags.z, u == 1u);
+        t.hi = activations(tile * 2u * TOKENS + 4u * ty);
+        t.x_scale = x_scale[tile * TOKENS / 4u + ty];
+        if PRECISE { t.lo = low_activations(tile * 2u * TOKENS + 4u * ty); }
+        if HAS_MIN {
+          t.hi_sums = sums(t.hi);
+          if PRECISE { t.lo_sums = sums(t.lo); }
         }
-        order++;
-        // Lanes without blocks add nothing.
-        ends = order < 8u && lane_at(order) >= params.blocks;
+        row(0u, t, &i0, &a0);
+        row(1u, t, &i1, &a1);
+        row(2u, t, &i2, &a2);
+        row(3u, t, &i3, &a3);
+        if DEEP > 4u {
+          row(4u, t, &i4, &a4);
+          row(5u, t, &i5, &a5);
+          row(6u, t, &i6, &a6);
+          row(7u, t, &i7, &a7);
+        }
+        // A lane whose last block this was joins the others.
+        while ends {
+          a0 = merged(order, 0u, a0);
+          a1 = merged(order, 1u, a1);
+          a2 = merged(order, 2u, a2);
+          a3 = merged(order, 3u, a3);
+          if DEEP > 4u {
+            a4 = merged(order, 4u, a4);
+            a5 = merged(order, 5u, a5);
+            a6 = merged(order, 6u, a6);
+            a7 = merged(order, 7u, a7);
+          }
+          order++;
+          // Lanes without blocks add nothing.
+          ends = order < 8u && lane_at(order) >= params.blocks;
+        }
       }
     }
     if step < steps {
-      let f = step & 1u;
-      if thread < width {
-        w_tile[f * 2u * width + thread] = centred(w.a);
-        w_tile[f * 2u * width + width + thread] = centred(w.b);
-        w_scale[f * width + thread] = dm;
-        if SPAN > 1u { w_sub[f * width + thread] = vec4(w.s, w.m); }
+      let f = (step >> 1u) & 1u;
+      if thread < 2u * width {
+        let tile = 2u * f + my_chunk;
+        let at = thread % width;
+        w_tile[tile * 2u * width + at] = centred(w.a);
+        w_tile[tile * 2u * width + width + at] = centred(w.b);
+        w_scale[tile * width + at] = dm;
+        if SPAN > 1u {
+          let low = vec2(w.s.x, w.m.x) & vec2(0xffff);
+          w_sub[tile * width + at] = bitcast<vec2<u32>>(low | (vec2(w.s.y, w.m.y) << vec2(16u)));
+        }
       }
-      if thread >= 128u {
-        x_tile[(f * 2u + my_half) * TOKENS + my_token] = v;
-        if PRECISE { x_low[(f * 2u + my_half) * TOKENS + my_token] = v_low; }
-        if my_half == 0u { x_scale[(f * TOKENS + my_token) / 4u][my_token & 3u] = bitcast<f32>(e); }
-      }
-      last = c + 1u == SPAN;
-      ends = last && b + 8u >= params.blocks;
-      // The next chunk: of this block, of this lane, of the next lane that has blocks.
-      c = select(c + 1u, 0u, last);
-      if ends {
-        place++;
-        while place < 7u && lane_at(place) >= params.blocks { place++; }
-        b = lane_at(place & 7u);
-      } else if last {
-        b += 8u;
-      }
+      let tile = 2u * f + ((thread >> 1u) & 1u);
+      x_tile[(tile * 2u + my_half) * TOKENS + my_token] = v;
+      if PRECISE { x_low[(tile * 2u + my_half) * TOKENS + my_token] = v_low; }
+      if my_half == 0u { x_scale[(tile * TOKENS + my_token) / 4u][my_token & 3u] = bitcast<f32>(e); }
+      flags = vec4(p0.c + 1u == SPAN, lane_ends(p0), p1.c + 1u == SPAN, lane_ends(p1));
+      next = after(p1);
     }
     workgroupBarrier();
   }

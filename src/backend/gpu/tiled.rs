@@ -29,9 +29,9 @@ pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, prec
     let deep: u32 = std::env::var("DEEP").ok().and_then(|d| d.parse().ok()).unwrap_or(if rows >= 1024 { 8 } else { 4 });
     let span = (activation / CHUNK) as u32;
     let width = 16 * deep;
-    let sub_scales = if span > 1 { 2 * width } else { 1 };
-    let lows = if precise { 256 } else { 1 };
-    let bytes = 16 * (4 * width + 256 + lows + sub_scales) + 8 * 2 * width + 4 * 128;
+    let sub_scales = if span > 1 { 4 * width } else { 1 };
+    let lows = if precise { 512 } else { 1 };
+    let bytes = 16 * (8 * width + 512 + lows + 64) + 8 * (4 * width + sub_scales);
     let limits = &device.limits;
     if bytes > limits.max_compute_workgroup_storage_size || limits.max_compute_invocations_per_workgroup < 256 {
         return None;
@@ -42,8 +42,8 @@ pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, prec
         .with("DEEP", deep)
         .with("SPAN", span)
         .with("HALVES", u32::from(sub_block < CHUNK))
-        .with("WEIGHTS", 4 * width)
-        .with("SCALES", 2 * width)
+        .with("WEIGHTS", 8 * width)
+        .with("SCALES", 4 * width)
         .with("SUB_SCALES", sub_scales)
         .with("LOWS", lows);
     Some((kernel, width))
