@@ -1,6 +1,6 @@
 //! Times each GPU kernel of a token or a batch: `cargo run --release --example token_profile -- FILE POSITION:ROWS …`.
 
-use samebits::backend::Sizes;
+use samebits::backend::{Backend, Batch, Rows, Sizes};
 use samebits::backend::gpu::{Choice, Device, Gpu};
 use samebits::model::Model;
 use samebits::numerics::Precision;
@@ -17,8 +17,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let batch = places.iter().map(|p| p.1).max().unwrap_or(1);
     let device = Device::open(&Choice::default())?;
     let sizes = Sizes { context, batch, logits_rows: 1 };
-    let gpu = Gpu::new(device, &model, model.plan(Precision::Fast)?, sizes, &mut |_| {})?;
+    let mut gpu = Gpu::new(device, &model, model.plan(Precision::Fast)?, sizes, &mut |_| {})?;
+    let ids: Vec<u32> = (0..batch as u32).map(|i| (i * 977 + 504) % 32000).collect();
     for (position, rows) in places {
+        for start in (0..position + rows).step_by(batch) {
+            let n = batch.min(position + rows - start);
+            gpu.forward(Batch { ids: &ids[..n], position: start, logits: Rows::Last }, None)?;
+        }
         let repetitions = if rows == 1 { 50 } else { 5 };
         gpu.times(position, rows, 2 * repetitions)?;
         println!("{rows} rows at {position}");

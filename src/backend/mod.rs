@@ -57,6 +57,15 @@ pub struct Counters {
     pub tokens: u64,
 }
 
+impl Counters {
+    /// Counts a submission.
+    fn add(&mut self, dispatches: usize, encode: Duration, tokens: usize) {
+        self.dispatches += dispatches as u64;
+        self.encode += encode;
+        self.tokens += tokens as u64;
+    }
+}
+
 /// How long a step took, or several steps that the backend runs as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepTime {

@@ -13,6 +13,7 @@ pub struct Shader {
 const PARTS: &[(&str, &str)] = &[
     ("layout", include_str!("../../wgsl/lib/layout.wgsl")),
     ("heads", include_str!("../../wgsl/lib/heads.wgsl")),
+    ("items", include_str!("../../wgsl/lib/items.wgsl")),
     ("dots", include_str!("../../wgsl/lib/dots.wgsl")),
     ("matvec", include_str!("../../wgsl/lib/matvec.wgsl")),
 ];

@@ -35,7 +35,6 @@ const DEPTH = 4u; // rows of a thread that are fetched together
 // Lengths of the arrays.
 override BLOCKS: u32 = 1u; // CHUNKS / SPAN
 override PLANES: u32 = 2u; // halves of chunks, twice that many with PRECISE
-override NORM_ITEMS: u32 = 1u; // halves of chunks with NORM, or 1
 override SLOTS8: u32 = 32u; // 8 * rows of a workgroup
 override TERMS: u32 = 4u; // rows of a workgroup * CHUNKS
 override MINS: u32 = 1u; // the same where blocks span chunks and have minima, or 1
@@ -45,22 +44,11 @@ override LOW_MINS: u32 = 1u; // both
 var<workgroup> xq: array<vec4<u32>, PLANES>;
 var<workgroup> peaks: array<atomic<u32>, BLOCKS>;
 var<workgroup> x_scale: array<f32, BLOCKS>;
-var<workgroup> lanes: array<vec4<f32>, NORM_ITEMS>;
-var<workgroup> chunk_sums: array<f32, NORM_ITEMS>;
-var<workgroup> eight: array<f32, 8>;
 var<workgroup> terms: array<i32, TERMS>; // bits of f32 terms, or integer sums where blocks span chunks
 var<workgroup> mins: array<i32, MINS>;
 var<workgroup> lows: array<i32, LOWS>;
 var<workgroup> low_mins: array<i32, LOW_MINS>;
 var<workgroup> lane_sums: array<f32, SLOTS8>;
-
-// Four vec4: half a chunk.
-struct Item {
-  a: vec4<f32>,
-  b: vec4<f32>,
-  c: vec4<f32>,
-  d: vec4<f32>,
-}
 
 fn item_of(item: u32) -> Item {
   let items = 2u * CHUNKS;
@@ -78,46 +66,12 @@ fn normalised(v: Item, item: u32, r: f32) -> Item {
               mul4(mul4(v.c, r4), norm4[2u * items + item]), mul4(mul4(v.d, r4), norm4[3u * items + item]));
 }
 
-// The lanes of S8 over the squares of half a chunk.
-fn squares(v: Item) -> vec4<f32> {
-  return add4(add4(add4(mul4(v.a, v.a), mul4(v.b, v.b)), mul4(v.c, v.c)), mul4(v.d, v.d));
-}
-
-// As integers, magnitudes have the order of the numbers, and infinity and NaN are above all of them.
-fn magnitudes(x: vec4<f32>) -> vec4<u32> { return bitcast<vec4<u32>>(x) & vec4(0x7fffffffu); }
-fn peak(v: Item, item: u32) {
-  let top = max(max(magnitudes(v.a), magnitudes(v.b)), max(magnitudes(v.c), magnitudes(v.d)));
-  atomicMax(&peaks[item / (2u * SPAN)], max(max(top.x, top.y), max(top.z, top.w)));
-}
-
-// Four activations as integers: packed bytes of the high plane (or the only one) and of the low plane. Adding 1.5 * 2^23
-// rounds to whole numbers, half to even, and leaves them in the low bits.
-fn quantised(x: vec4<f32>, inverse: f32) -> vec2<u32> {
-  let q = bitcast<vec4<u32>>(add4(mul4(x, vec4(inverse)), vec4(12582912.0)));
-  if !PRECISE { return vec2(packed_bytes(q), 0u); }
-  let high = (q + vec4(128u)) >> vec4(8u);
-  return vec2(packed_bytes(high), packed_bytes(q - (high << vec4(8u))));
-}
-fn packed_bytes(q: vec4<u32>) -> u32 {
-  return (q.x & 0xffu) | ((q.y & 0xffu) << 8u) | ((q.z & 0xffu) << 16u) | (q.w << 24u);
-}
-
-fn quantise(v: Item, item: u32) {
+fn keep(v: Item, item: u32) {
   let block = item / (2u * SPAN);
-  let top = atomicLoad(&peaks[block]);
-  let finite = top < 0x7f800000u;
-  let amax = bitcast<f32>(select(0u, top, finite));
-  let empty = amax < ACTIVATION_FLOOR;
-  let inverse = mul(recip(select(amax, 1.0, empty)), params.steps);
-  let a = quantised(v.a, inverse);
-  let b = quantised(v.b, inverse);
-  let c = quantised(v.c, inverse);
-  let d = quantised(v.d, inverse);
-  xq[item] = select(vec4(a.x, b.x, c.x, d.x), vec4(0u), empty);
-  if PRECISE { xq[2u * CHUNKS + item] = select(vec4(a.y, b.y, c.y, d.y), vec4(0u), empty); }
-  if item % (2u * SPAN) == 0u {
-    x_scale[block] = bitcast<f32>(select(0x7fc00000u, bitcast<u32>(select(mul(amax, params.inverse_steps), 0.0, empty)), finite));
-  }
+  let q = quantise(v, atomicLoad(&peaks[block]));
+  xq[item] = q.high;
+  if PRECISE { xq[2u * CHUNKS + item] = q.low; }
+  if item % (2u * SPAN) == 0u { x_scale[block] = bitcast<f32>(q.scale); }
 }
 
 fn prepare(thread: u32) {
@@ -129,26 +83,19 @@ fn prepare(thread: u32) {
   if NORM {
     if thread < items { lanes[thread] = squares(mine); }
     for (var item = thread + THREADS; item < items; item += THREADS) { lanes[item] = squares(item_of(item)); }
-    workgroupBarrier();
-    for (var c = thread; c < CHUNKS; c += THREADS) { chunk_sums[c] = s8_tree(lanes[2u * c], lanes[2u * c + 1u]); }
-    workgroupBarrier();
-    if thread < 8u {
-      var sum = 0.0;
-      for (var c = thread; c < CHUNKS; c += 8u) { sum = add(sum, chunk_sums[c]); }
-      eight[thread] = sum;
-    }
-    workgroupBarrier();
-    let total = s8_tree(vec4(eight[0], eight[1], eight[2], eight[3]), vec4(eight[4], eight[5], eight[6], eight[7]));
+    let total = sum_lanes(thread, THREADS, CHUNKS);
     r = rsqrt(add(mul(total, params.inverse_width), params.eps));
     mine = normalised(mine, min(thread, items - 1u), r);
   } else {
     workgroupBarrier();
   }
-  if thread < items { peak(mine, thread); }
-  for (var item = thread + THREADS; item < items; item += THREADS) { peak(normalised(item_of(item), item, r), item); }
+  if thread < items { atomicMax(&peaks[thread / (2u * SPAN)], peak(mine)); }
+  for (var item = thread + THREADS; item < items; item += THREADS) {
+    atomicMax(&peaks[item / (2u * SPAN)], peak(normalised(item_of(item), item, r)));
+  }
   workgroupBarrier();
-  if thread < items { quantise(mine, thread); }
-  for (var item = thread + THREADS; item < items; item += THREADS) { quantise(normalised(item_of(item), item, r), item); }
+  if thread < items { keep(mine, thread); }
+  for (var item = thread + THREADS; item < items; item += THREADS) { keep(normalised(item_of(item), item, r), item); }
   workgroupBarrier();
 }
 

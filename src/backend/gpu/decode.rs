@@ -1,14 +1,16 @@
 //! Single tokens by fused kernels, and runs of them that the GPU chooses itself: several tokens per submission, the next
 //! submission under way while the host reads the last.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::State;
 use super::device::{Device, STATE_BYTES};
 use super::fused::{Fusing, Place, Stage, item_word};
 use super::lower::{Dispatch, Resources};
 use super::timing::{KernelTime, times};
-use crate::backend::{BackendError, GreedyToken};
+use crate::backend::{BackendError, Counters, GreedyToken};
 use crate::plan::{Plan, Step};
 
 /// Tokens per submission.
@@ -30,6 +32,7 @@ pub(super) struct Decoder {
     logits: wgpu::Buffer,
     staging: Vec<wgpu::Buffer>,
     vocabulary: usize,
+    counters: Cell<Counters>,
 }
 
 /// A submission under way.
@@ -56,7 +59,7 @@ impl Decoder {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let bytes = 4 * (IDS + TOKENS * vocabulary) as u64;
         let staging = (0..=AHEAD).map(|_| device.buffer("token staging", bytes, usage)).collect::<Result<_, _>>()?;
-        Ok(Some(Self { stages, states, stride, ids, logits, staging, vocabulary }))
+        Ok(Some(Self { stages, states, stride, ids, logits, staging, vocabulary, counters: Cell::default() }))
     }
 
     /// Writes what the kernels of a single token read, and gives its stages.
@@ -65,6 +68,11 @@ impl Decoder {
         let state = State { position: position as u32, rows: 1, next: 1, ..State::default() };
         device.write(&self.states, bytemuck::bytes_of(&state));
         &self.stages
+    }
+
+    /// What was submitted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters.get()
     }
 
     /// Dispatches of a token at a position.
@@ -128,6 +136,7 @@ impl Decoder {
         tokens: usize,
         logits: bool,
     ) -> Flight {
+        let start = Instant::now();
         let turn = turn % (AHEAD + 1);
         let mut states = vec![0u8; self.stride * tokens];
         for (slot, bytes) in states.chunks_mut(self.stride).enumerate() {
@@ -161,6 +170,10 @@ impl Decoder {
             encoder.copy_buffer_to_buffer(&self.logits, 0, staging, 4 * IDS as u64, bytes);
         }
         let submission = device.queue.submit([encoder.finish()]);
+        let dispatches: usize = (0..tokens).map(|slot| self.dispatches(position + slot)).sum();
+        let mut counters = self.counters.get();
+        counters.add(dispatches, start.elapsed(), tokens);
+        self.counters.set(counters);
         let (send, mapped) = std::sync::mpsc::channel();
         staging.slice(..4 * IDS as u64 + bytes).map_async(wgpu::MapMode::Read, move |result| {
             // The receiver is gone only where an error already ended the run.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytemuck::bytes_of;
 
 use super::device::{Device, Kernel, Pipeline};
-use super::tiled;
+use super::tiled::{self, Quantize};
 use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
 use crate::numerics::Precision;
@@ -112,7 +112,41 @@ pub(super) struct Lowering<'a> {
     pub resources: &'a Resources,
 }
 
+/// What runs many rows: steps as they are, or one kernel for several.
+pub(super) enum Group {
+    /// The step at this place.
+    Step(usize),
+    /// So many steps from this place on.
+    #[allow(missing_docs)]
+    Together { first: usize, steps: usize, dispatch: Dispatch },
+}
+
 impl Lowering<'_> {
+    /// The groups of steps for many rows.
+    pub fn groups(&mut self, steps: &[Step], head: bool) -> Result<Vec<Group>, BackendError> {
+        let r = self.resources;
+        let state = if head { &r.head_state } else { &r.body_state };
+        let mut groups = Vec::new();
+        let mut at = 0;
+        while at < steps.len() {
+            let found = Quantize::find(self.plan, &steps[at..]);
+            let Some((found, (kernel, p))) = found.and_then(|f| f.kernel(self.device, self.plan).map(|k| (f, k))) else {
+                groups.push(Group::Step(at));
+                at += 1;
+                continue;
+            };
+            let buffer = |b: BufferId| &r.buffers[b.0];
+            let y = found.residual.or(found.gate).map_or(&r.rope, buffer);
+            let norm = found.norm.map_or(&r.rope, |n| vector(r, n.0));
+            let buffers = [buffer(found.x), y, norm, buffer(found.out)];
+            let grid = Grid::Rows { x: 1, each: 1 };
+            let dispatch = dispatch(self.device, kernel, state, bytes_of(&p), grid, &buffers)?;
+            groups.push(Group::Together { first: at, steps: found.steps, dispatch });
+            at += found.steps;
+        }
+        Ok(groups)
+    }
+
     /// The dispatches of a step; `head` tells which state it reads.
     pub fn lower(&mut self, step: &Step, head: bool) -> Result<Lowered, BackendError> {
         let (plan, r) = (self.plan, self.resources);

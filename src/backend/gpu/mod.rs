@@ -19,9 +19,9 @@ pub use timing::KernelTime;
 use std::collections::HashMap;
 
 use decode::Decoder;
-use lower::{Lowered, Lowering, Resident, Resources};
+use lower::{Dispatch, Group, Lowered, Lowering, Resident, Resources};
 
-use super::{Backend, BackendError, Batch, GreedyToken, Listener, Rows, Sizes, StepTime};
+use super::{Backend, BackendError, Batch, Counters, GreedyToken, Listener, Rows, Sizes, StepTime};
 use crate::model::Model;
 use crate::ops;
 use crate::plan::{BufferId, BufferKind, Op, Plan, Step};
@@ -47,10 +47,14 @@ pub struct Gpu {
     resources: Resources,
     body: Vec<Lowered>,
     head: Vec<Lowered>,
+    /// The body in groups of steps for many rows.
+    groups: Vec<Group>,
     /// The fused kernels for single tokens, where there are any for every step.
     decoder: Option<Decoder>,
     staging: wgpu::Buffer,
     logits: Vec<f32>,
+    /// What was done by batches.
+    counters: Counters,
 }
 
 impl Gpu {
@@ -76,12 +80,14 @@ impl Gpu {
         };
         let body = lower(&mut device, &plan.body, false)?;
         let head = lower(&mut device, &plan.head, true)?;
+        let groups =
+            Lowering { device: &mut device, plan: &plan, resources: &resources }.groups(&plan.body, false)?;
         let logits = vec![0.0; sizes.logits_rows * plan.vocabulary()];
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = device.buffer("logits staging", logits.len() as u64 * 4, usage)?;
         let decoder = Decoder::new(&mut device, &plan, &resources)?;
         device.check()?;
-        Ok(Self { device, plan, resources, body, head, decoder, staging, logits })
+        Ok(Self { device, plan, resources, body, head, groups, decoder, staging, logits, counters: Counters::default() })
     }
 
     /// Runs single tokens step by step, as a batch is run.
@@ -107,7 +113,7 @@ impl Gpu {
         }
         let state = State { position: position as u32, rows: rows as u32, ..State::default() };
         self.device.write(&self.resources.body_state, bytemuck::bytes_of(&state));
-        let dispatches = self.body.iter().flat_map(|l| l.at(rows));
+        let dispatches = self.body_for(rows).into_iter().flat_map(|(_, d)| d);
         timing::times(&self.device, dispatches, position, rows, repetitions)
     }
 
@@ -130,6 +136,23 @@ impl Gpu {
         write(&self.resources.body_state, 0, batch.ids.len());
         write(&self.resources.head_state, row0, rows);
         self.device.write(&self.resources.ids, bytemuck::cast_slice(batch.ids));
+    }
+
+    /// The body's dispatches for so many rows, with the steps that they make.
+    fn body_for(&self, rows: usize) -> Vec<(&[Lowered], &[Dispatch])> {
+        if rows < tiled::MIN_ROWS {
+            return self.body.iter().map(|l| (std::slice::from_ref(l), l.at(rows))).collect();
+        }
+        let mut all: Vec<(&[Lowered], &[Dispatch])> = Vec::with_capacity(self.groups.len());
+        for group in &self.groups {
+            all.push(match group {
+                Group::Step(i) => (&self.body[*i..=*i], self.body[*i].at(rows)),
+                Group::Together { first, steps, dispatch } => {
+                    (&self.body[*first..first + steps], std::slice::from_ref(dispatch))
+                }
+            });
+        }
+        all
     }
 
     fn encode(&self, encoder: &mut wgpu::CommandEncoder, steps: &[Lowered], position: usize, rows: usize) {
@@ -304,12 +327,18 @@ impl Backend for Gpu {
             decoder.run(&self.device, batch.ids[0], batch.position, 1, true, &mut keep)?;
             return Ok(&self.logits[..self.plan.vocabulary()]);
         }
+        let start = std::time::Instant::now();
         self.prepare(&batch);
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
         match listener {
             Some(listener) => self.run_listened(&batch, listener)?,
             None => {
-                self.encode(&mut encoder, &self.body, batch.position, n);
+                {
+                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                    for dispatch in self.body_for(n).into_iter().flat_map(|(_, d)| d) {
+                        dispatch.record(&mut pass, 0, batch.position, n);
+                    }
+                }
                 self.encode(&mut encoder, &self.head, batch.position, rows);
             }
         }
@@ -319,6 +348,9 @@ impl Backend for Gpu {
             encoder.copy_buffer_to_buffer(logits, 0, &self.staging, 0, wanted as u64 * 4);
         }
         self.device.queue.submit([encoder.finish()]);
+        let head = if rows > 0 { self.head.iter().map(|l| l.at(rows).len()).sum() } else { 0 };
+        let dispatches = self.body_for(n).iter().map(|(_, d)| d.len()).sum::<usize>() + head;
+        self.counters.add(dispatches, start.elapsed(), n);
         if wanted > 0 {
             let mut logits = std::mem::take(&mut self.logits);
             let result = self.device.map(&self.staging, &mut logits[..wanted]);
@@ -331,6 +363,14 @@ impl Backend for Gpu {
 
     fn profile(&mut self, batch: Batch<'_>) -> Result<Vec<StepTime>, BackendError> {
         self.time_steps(batch)
+    }
+
+    fn counters(&self) -> Counters {
+        let mut all = self.counters;
+        if let Some(fused) = self.decoder.as_ref().map(Decoder::counters) {
+            all.add(fused.dispatches as usize, fused.encode, fused.tokens as usize);
+        }
+        all
     }
 
     fn batch_size(&self) -> usize {

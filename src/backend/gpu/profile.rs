@@ -64,17 +64,20 @@ impl Gpu {
             return timed;
         }
         self.prepare(batch);
-        [(&self.body, rows), (&self.head, batch.logits.range(rows).1)]
-            .into_iter()
-            .filter(|(_, rows)| *rows > 0)
-            .flat_map(|(steps, rows)| {
-                steps.iter().map(move |s| Timed {
-                    op: s.step.op.name(),
-                    steps: vec![&s.step.name],
-                    dispatches: s.at(rows).iter().collect(),
-                    position,
-                    rows,
-                })
+        let head_rows = batch.logits.range(rows).1;
+        let body = self.body_for(rows).into_iter().map(|(steps, dispatches)| (steps, dispatches, rows));
+        let head = self.head.iter().filter(|_| head_rows > 0);
+        let head = head.map(|l| (std::slice::from_ref(l), l.at(head_rows), head_rows));
+        body.chain(head)
+            .map(|(steps, dispatches, rows)| Timed {
+                op: match steps {
+                    [step] => step.step.op.name(),
+                    _ => dispatches.first().map_or("", |d| &d.name),
+                },
+                steps: steps.iter().map(|s| s.step.name.as_str()).collect(),
+                dispatches: dispatches.iter().collect(),
+                position,
+                rows,
             })
             .collect()
     }

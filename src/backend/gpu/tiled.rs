@@ -1,16 +1,19 @@
 //! Kernels for many rows at once, with the bits of the plain ones: matrix products and attention over tiles in workgroup
-//! memory.
+//! memory, quantisation together with the steps before it.
 
 use super::device::{Device, Kernel};
-use crate::ops::Shader;
-use crate::plan::Op;
+use crate::numerics::Precision;
+use crate::ops::{self, Shader};
+use crate::plan::{BufferId, BufferKind, Op, Plan, Step, WeightId};
 use crate::quant::{CHUNK, Decode, Format};
 
 static MATMUL: Shader = Shader { name: "tiled_matmul", wgsl: include_str!("../../../wgsl/tiled/matmul.wgsl") };
 static ATTENTION: Shader = Shader { name: "tiled_attention", wgsl: include_str!("../../../wgsl/tiled/attention.wgsl") };
 
+static QUANTIZE: Shader = Shader { name: "tiled_quantize", wgsl: include_str!("../../../wgsl/tiled/quantize.wgsl") };
+
 /// Every tiled kernel.
-pub static TILED: &[&Shader] = &[&MATMUL, &ATTENTION];
+pub static TILED: &[&Shader] = &[&MATMUL, &ATTENTION, &QUANTIZE];
 
 /// Rows from which on a batch is computed in tiles.
 pub(super) const MIN_ROWS: usize = 16;
@@ -67,6 +70,83 @@ pub(super) fn attention(device: &Device, op: &Op) -> Option<(Kernel, [u32; 4])> 
         .with("HEAD_DIM", head_dim as u32)
         .with("QUADS", quads)
         .with("TILE", tile);
-    let scale = crate::ops::attention::Params::new(heads, kv_heads, head_dim, 0).scale;
+    let scale = ops::attention::Params::new(heads, kv_heads, head_dim, 0).scale;
     Some((kernel, [heads as u32, kv_heads as u32, scale.to_bits(), 0]))
+}
+
+/// Steps that a kernel takes together before many rows are quantised.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Quantize {
+    /// How many steps of the plan these are.
+    pub steps: usize,
+    /// What is quantised, and where to.
+    pub x: BufferId,
+    pub out: BufferId,
+    /// Added to `x`, which keeps the sum.
+    pub residual: Option<BufferId>,
+    /// A norm's weights and epsilon.
+    pub norm: Option<(WeightId, f32)>,
+    /// `x` is a gate for this.
+    pub gate: Option<BufferId>,
+}
+
+impl Quantize {
+    /// The steps at the beginning of `steps` that one kernel can take: up to a quantisation whose input nothing else reads.
+    pub fn find(plan: &Plan, steps: &[Step]) -> Option<Self> {
+        let none = |x, out, steps| Self { steps, x, out, residual: None, norm: None, gate: None };
+        let ops: Vec<&Op> = steps.iter().take(3).map(|s| &s.op).collect();
+        let only = |buffer: BufferId, behind: usize| {
+            let reads = |s: &&Step| match s.op {
+                Op::QuantizeActivations { x, .. } | Op::Matmul { x, .. } => x == buffer,
+                _ => false,
+            };
+            let written = steps.iter().skip(behind).position(|s| s.op.output() == Some(buffer));
+            steps.iter().skip(behind).take(written.unwrap_or(usize::MAX)).filter(reads).count() == 0
+        };
+        let found = match ops[..] {
+            [Op::Add { x, b }, Op::RmsNorm { x: y, weight, out: n, eps }, Op::QuantizeActivations { x: m, out }]
+                if x == y && n == m && only(*n, 3) =>
+            {
+                Self { residual: Some(*b), norm: Some((*weight, *eps)), ..none(*x, *out, 3) }
+            }
+            [Op::RmsNorm { x, weight, out: n, eps }, Op::QuantizeActivations { x: m, out }, ..]
+                if n == m && only(*n, 2) =>
+            {
+                Self { norm: Some((*weight, *eps)), ..none(*x, *out, 2) }
+            }
+            [Op::SiluMul { a, b, out: h }, Op::QuantizeActivations { x: m, out }, ..] if h == m && only(*h, 2) => {
+                Self { gate: Some(*b), ..none(*a, *out, 2) }
+            }
+            [Op::QuantizeActivations { x, out }, ..] => none(*x, *out, 1),
+            _ => return None,
+        };
+        plan.buffers[found.x.0].width.is_multiple_of(CHUNK).then_some(found)
+    }
+
+    /// The kernel and its parameters; `None` where the device has too little workgroup memory.
+    pub fn kernel(&self, device: &Device, plan: &Plan) -> Option<(Kernel, [u32; 8])> {
+        let BufferKind::Quantized(block) = plan.buffers[self.out.0].kind else { return None };
+        let width = plan.buffers[self.x.0].width;
+        let (chunks, span) = ((width / CHUNK) as u32, (block / CHUNK) as u32);
+        let norm_items = if self.norm.is_some() { 2 * chunks } else { 1 };
+        if 20 * norm_items + 4 * chunks / span + 32 > device.limits.max_compute_workgroup_storage_size {
+            return None;
+        }
+        let yes = |b: bool| u32::from(b);
+        let kernel = Kernel::new(&QUANTIZE)
+            .precise(plan.precision == Precision::Precise)
+            .with("RESIDUAL", yes(self.residual.is_some()))
+            .with("NORM", yes(self.norm.is_some()))
+            .with("GATE", yes(self.gate.is_some()))
+            .with("THREADS", chunks.next_multiple_of(32).min(256))
+            .with("CHUNKS", chunks)
+            .with("SPAN", span)
+            .with("BLOCKS", chunks / span)
+            .with("NORM_ITEMS", norm_items);
+        let stride = ops::quantize_activations::stride(width, block, plan.precision) as u32;
+        let eps = self.norm.map_or(0.0, |n| n.1);
+        let floats = [eps, 1.0 / width as f32, plan.precision.steps(), plan.precision.inverse_steps()];
+        let [a, b, c, d] = floats.map(f32::to_bits);
+        Some((kernel, [stride, a, b, c, d, 0, 0, 0]))
+    }
 }

@@ -1,0 +1,131 @@
+// Activations of many rows to integers, with the steps before: a workgroup takes a row. `x` is what is quantised; with
+// RESIDUAL `y` is added to it first, with NORM it is normalised, with GATE it is silu(x) * y.
+// needs: items
+
+struct Params {
+  stride: u32, // words per row of the result
+  eps: f32,
+  inverse_width: f32,
+  steps: f32,
+  inverse_steps: f32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read_write> x4: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> y4: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> norm4: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> out: array<u32>;
+
+override PRECISE: bool = false;
+override RESIDUAL: bool = false;
+override NORM: bool = false;
+override GATE: bool = false;
+override THREADS: u32 = 64u;
+override CHUNKS: u32 = 1u; // chunks of 32 in a row
+override SPAN: u32 = 1u; // chunks that share a scale: 1 or 8
+override BLOCKS: u32 = 1u; // CHUNKS / SPAN
+var<workgroup> peaks: array<atomic<u32>, BLOCKS>;
+
+// Where an item begins in its row; its vec4 are every other one.
+fn quad_of(item: u32) -> u32 { return (item >> 1u) * 8u + (item & 1u); }
+
+fn sum(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
+  return settle4(add4(flush4(x, RESULT_FLOOR), flush4(y, RESULT_FLOOR)));
+}
+fn gated(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
+  let g = vec4(silu(x.x), silu(x.y), silu(x.z), silu(x.w));
+  return settle4(mul4(g, flush4(y, WEIGHT_FLOOR)));
+}
+
+// An item with its first steps done; the sum with the residual is stored.
+fn first_steps(row: u32, item: u32) -> Item {
+  let at = row * 8u * CHUNKS + quad_of(item);
+  var v = Item(x4[at], x4[at + 2u], x4[at + 4u], x4[at + 6u]);
+  if RESIDUAL {
+    v = Item(sum(v.a, y4[at]), sum(v.b, y4[at + 2u]), sum(v.c, y4[at + 4u]), sum(v.d, y4[at + 6u]));
+    x4[at] = v.a;
+    x4[at + 2u] = v.b;
+    x4[at + 4u] = v.c;
+    x4[at + 6u] = v.d;
+  }
+  if GATE { v = Item(gated(v.a, y4[at]), gated(v.b, y4[at + 2u]), gated(v.c, y4[at + 4u]), gated(v.d, y4[at + 6u])); }
+  return v;
+}
+
+// The steps before, again; a residual is already added.
+fn again(row: u32, item: u32) -> Item {
+  let at = row * 8u * CHUNKS + quad_of(item);
+  let v = Item(x4[at], x4[at + 2u], x4[at + 4u], x4[at + 6u]);
+  if !GATE { return v; }
+  return Item(gated(v.a, y4[at]), gated(v.b, y4[at + 2u]), gated(v.c, y4[at + 4u]), gated(v.d, y4[at + 6u]));
+}
+
+fn floored(v: Item) -> Item {
+  return Item(flush4(v.a, WEIGHT_FLOOR), flush4(v.b, WEIGHT_FLOOR), flush4(v.c, WEIGHT_FLOOR), flush4(v.d, WEIGHT_FLOOR));
+}
+
+// What rms_norm makes of an item. It need not be settled: what that would flush quantises to 0 just as well.
+fn normalised(v0: Item, item: u32, r: f32) -> Item {
+  if !NORM { return v0; }
+  let v = floored(v0);
+  let at = quad_of(item);
+  let r4 = vec4(r);
+  return Item(mul4(mul4(v.a, r4), flush4(norm4[at], WEIGHT_FLOOR)), mul4(mul4(v.b, r4), flush4(norm4[at + 2u], WEIGHT_FLOOR)),
+              mul4(mul4(v.c, r4), flush4(norm4[at + 4u], WEIGHT_FLOOR)), mul4(mul4(v.d, r4), flush4(norm4[at + 6u], WEIGHT_FLOOR)));
+}
+
+fn store(row: u32, v: Item, item: u32) {
+  let block = item / (2u * SPAN);
+  let q = quantise(v, atomicLoad(&peaks[block]));
+  let at = row * params.stride + quad_of(item);
+  out[at] = q.high.x;
+  out[at + 2u] = q.high.y;
+  out[at + 4u] = q.high.z;
+  out[at + 6u] = q.high.w;
+  if PRECISE {
+    let low = at + 8u * CHUNKS;
+    out[low] = q.low.x;
+    out[low + 2u] = q.low.y;
+    out[low + 4u] = q.low.z;
+    out[low + 6u] = q.low.w;
+  }
+  if item % (2u * SPAN) == 0u {
+    out[row * params.stride + select(8u, 16u, PRECISE) * CHUNKS + block] = q.scale;
+  }
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let row = state.row0 + group.y;
+  let items = 2u * CHUNKS;
+  for (var b = thread; b < BLOCKS; b += THREADS) { atomicStore(&peaks[b], 0u); }
+  // A thread's first two items stay in registers; the others of a long row are made again.
+  let a = thread;
+  let b = thread + THREADS;
+  var first = Item(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+  var second = first;
+  if a < items { first = first_steps(row, a); }
+  if b < items { second = first_steps(row, b); }
+  for (var item = b + THREADS; item < items; item += THREADS) {
+    let v = first_steps(row, item);
+    if NORM { lanes[item] = squares(floored(v)); }
+  }
+  var r = 1.0;
+  if NORM {
+    if a < items { lanes[a] = squares(floored(first)); }
+    if b < items { lanes[b] = squares(floored(second)); }
+    r = rsqrt(add(mul(sum_lanes(thread, THREADS, CHUNKS), params.inverse_width), params.eps));
+    if a < items { first = normalised(first, a, r); }
+    if b < items { second = normalised(second, b, r); }
+  } else {
+    workgroupBarrier();
+  }
+  if a < items { atomicMax(&peaks[a / (2u * SPAN)], peak(first)); }
+  if b < items { atomicMax(&peaks[b / (2u * SPAN)], peak(second)); }
+  for (var item = b + THREADS; item < items; item += THREADS) {
+    atomicMax(&peaks[item / (2u * SPAN)], peak(normalised(again(row, item), item, r)));
+  }
+  workgroupBarrier();
+  if a < items { store(row, first, a); }
+  if b < items { store(row, second, b); }
+  for (var item = b + THREADS; item < items; item += THREADS) { store(row, normalised(again(row, item), item, r), item); }
+}
