@@ -22,14 +22,11 @@ fn wgsl_files(dir: &str) -> Vec<(String, String)> {
     files
 }
 
-/// WebGPU's own set: naga counts `unpack2x16float` as more.
-const PORTABLE: naga::valid::Capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-
 fn validate(name: &str, source: &str) {
     let module =
         naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
     let mut validator =
-        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), PORTABLE);
+        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
     validator.validate(&module).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
 }
 

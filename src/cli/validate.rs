@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{Outcome, print, print_json};
 use crate::backend::gpu::{Api, Choice, Device, Kernel, adapters, api_name};
 use crate::quant::FORMATS;
-use crate::validate::{PORTABLE, Translations, Variant, parse, shaders, translate, variants, violations};
+use crate::validate::{Translations, Variant, parse, shaders, translate, variants, violations};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -111,7 +111,7 @@ fn kernels(name: &str) -> Vec<Kernel> {
 fn check(variant: &Variant, own: bool, emit: Option<&Path>) -> Result<Verdict, Box<dyn std::error::Error>> {
     let name = variant.name.clone();
     // A file of the user's may need more than the portable minimum; that it does is said, not refused.
-    let portable = parse(&variant.source, PORTABLE);
+    let portable = parse(&variant.source, Capabilities::empty());
     let (module, info) = match portable {
         Ok(valid) => valid,
         Err(error) if own => return Ok(Verdict { name, checks: vec![("portable", Err(error.to_string()))] }),

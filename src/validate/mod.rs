@@ -17,9 +17,6 @@ pub use rules::violations;
 #[error("{0}")]
 pub struct ShaderError(String);
 
-/// What every WebGPU device can do; naga counts `unpack2x16float` as more than its minimum.
-pub const PORTABLE: Capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-
 /// A variant of a kernel: an op, and the weight format it reads.
 pub struct Variant {
     /// `matmul.Q4_0`.
@@ -62,7 +59,7 @@ pub struct Translations {
     pub glsl: Result<String, String>,
 }
 
-/// Parses WGSL and validates it for `capabilities`, such as [`PORTABLE`].
+/// Parses WGSL and validates it for `capabilities`; none are the portable minimum.
 ///
 /// # Errors
 /// With naga's own explanation, which shows the place.

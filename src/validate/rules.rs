@@ -41,8 +41,7 @@ fn check(module: &Module, function: &naga::Function, info: &naga::valid::Functio
                     found.push(format!("{name}: banned {fun:?}"));
                 }
             }
-            // Two functions of the numerics library see to the halves that it may flush.
-            Expression::Math { fun: naga::MathFunction::Unpack2x16float, .. } if !name.starts_with("f16") => {
+            Expression::Math { fun: naga::MathFunction::Unpack2x16float, .. } => {
                 found.push(format!("{name}: banned Unpack2x16float"));
             }
             Expression::Derivative { .. } => found.push(format!("{name}: derivative")),

@@ -82,7 +82,9 @@ fn prepare(thread: u32) {
   var r = 1.0;
   if NORM {
     if thread < items { lanes[thread] = squares(mine); }
-    for (var item = thread + THREADS; item < items; item += THREADS) { lanes[item] = squares(item_of(item)); }
+    if THREADS < 2u * CHUNKS {
+      for (var item = thread + THREADS; item < items; item += THREADS) { lanes[item] = squares(item_of(item)); }
+    }
     let total = sum_lanes(thread, THREADS, CHUNKS);
     r = rsqrt(add(mul(total, params.inverse_width), params.eps));
     mine = normalised(mine, min(thread, items - 1u), r);
@@ -90,12 +92,16 @@ fn prepare(thread: u32) {
     workgroupBarrier();
   }
   if thread < items { atomicMax(&peaks[thread / (2u * SPAN)], peak(mine)); }
-  for (var item = thread + THREADS; item < items; item += THREADS) {
-    atomicMax(&peaks[item / (2u * SPAN)], peak(normalised(item_of(item), item, r)));
+  if THREADS < 2u * CHUNKS {
+    for (var item = thread + THREADS; item < items; item += THREADS) {
+      atomicMax(&peaks[item / (2u * SPAN)], peak(normalised(item_of(item), item, r)));
+    }
   }
   workgroupBarrier();
   if thread < items { keep(mine, thread); }
-  for (var item = thread + THREADS; item < items; item += THREADS) { keep(normalised(item_of(item), item, r), item); }
+  if THREADS < 2u * CHUNKS {
+    for (var item = thread + THREADS; item < items; item += THREADS) { keep(normalised(item_of(item), item, r), item); }
+  }
   workgroupBarrier();
 }
 

@@ -62,24 +62,25 @@ fn f16_bits(x: f32) -> u32 {
   return sign | (r + u32(up));
 }
 
-// A device may flush subnormal halves, so those take a way of their own.
+// Halves in integer code and without branches: a device may flush what unpack2x16float makes of subnormal ones.
 fn f16_to_f32(h: u32) -> f32 {
-  if (h & 0x7fffu) - 1u < 0x3ffu { return subnormal_half(h); }
-  return unpack2x16float(h).x;
-}
-fn subnormal_half(h: u32) -> f32 {
-  return bitcast<f32>(((h & 0x8000u) << 16u) | bitcast<u32>(mul(f32(h & 0x3ffu), 0x1p-24f)));
-}
-fn has_subnormal_half(w: u32) -> bool {
-  return (w & 0x7fffu) - 1u < 0x3ffu || (w & 0x7fff0000u) - 0x10000u < 0x3ff0000u;
+  let magnitude = (h & 0x7fffu) << 13u;
+  let normal = magnitude + (112u << 23u);
+  let subnormal = bitcast<u32>(seal(bitcast<f32>(normal + (1u << 23u)) - 0x1p-14f));
+  let finite = select(normal, subnormal, magnitude < (1u << 23u));
+  let bits = select(finite, normal + (112u << 23u), magnitude >= (31u << 23u));
+  return bitcast<f32>(bits | ((h & 0x8000u) << 16u));
 }
 
 // Four f16 from two words.
 fn f16x4(low: u32, high: u32) -> vec4<f32> {
-  if has_subnormal_half(low) || has_subnormal_half(high) {
-    return vec4(f16_to_f32(low & 0xffffu), f16_to_f32(low >> 16u), f16_to_f32(high & 0xffffu), f16_to_f32(high >> 16u));
-  }
-  return vec4(unpack2x16float(low), unpack2x16float(high));
+  let h = vec4(low & 0xffffu, low >> 16u, high & 0xffffu, high >> 16u);
+  let magnitude = (h & vec4(0x7fffu)) << vec4(13u);
+  let normal = magnitude + vec4(112u << 23u);
+  let subnormal = bitcast<vec4<u32>>(seal4(bitcast<vec4<f32>>(normal + vec4(1u << 23u)) - vec4(0x1p-14f)));
+  let finite = select(normal, subnormal, magnitude < vec4(1u << 23u));
+  let bits = select(finite, normal + vec4(112u << 23u), magnitude >= vec4(31u << 23u));
+  return bitcast<vec4<f32>>(bits | ((h & vec4(0x8000u)) << vec4(16u)));
 }
 
 // An i32 as the nearest f32: sums of 2^24 and more are split, so that no conversion rounds.

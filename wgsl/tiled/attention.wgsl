@@ -25,6 +25,14 @@ var<private> pending_total: array<f32, 3>;
 
 fn lane_at(i: u32) -> u32 { return ((i & 1u) << 2u) | (i & 2u) | (i >> 2u); }
 
+// The tile behind `t`, which is one of lane number `order` in order; behind the last one the first.
+fn following(t: u32, order: u32, tiles: u32) -> u32 {
+  if t + 8u < tiles { return t + 8u; }
+  var next = order + 1u;
+  while next < 8u && lane_at(next) >= tiles { next++; }
+  return lane_at(next & 7u);
+}
+
 // A thread takes rows r, r + 8, r + 16 and r + 24, and positions p and p + 16: a component is a row.
 struct Scores {
   a: vec4<f32>, // at p
@@ -163,17 +171,48 @@ fn merged_total(i: u32, sum0: f32) -> f32 {
   return 0.0;
 }
 
-// Keys or values of 32 positions; behind the last one it is read again, and its weight is 0.
-fn load_keys(thread: u32, t: u32, last: u32, at: u32) {
-  for (var i = thread; i < 32u * QUADS; i += THREADS) {
-    let k = k2[min(32u * t + i / QUADS, last) * params.kv_heads * QUADS + at + i % QUADS];
-    tile[i / QUADS * (QUADS + 1u) + i % QUADS] = f16x4(k.x, k.y);
-  }
+// Words of 32 positions of keys or values on their way: up to eight quads of a thread.
+struct Words {
+  a: vec4<u32>,
+  b: vec4<u32>,
+  c: vec4<u32>,
+  d: vec4<u32>,
 }
-fn load_values(thread: u32, t: u32, last: u32, at: u32) {
-  for (var i = thread; i < 32u * QUADS; i += THREADS) {
-    let v = v2[min(32u * t + i / QUADS, last) * params.kv_heads * QUADS + at + i % QUADS];
-    tile[i / QUADS * (QUADS + 1u) + i % QUADS] = f16x4(v.x, v.y);
+// Where quad `i` of tile `t` is; behind the last position that is read again, and its weight is 0.
+fn place(i: u32, t: u32, last: u32, at: u32) -> u32 {
+  return min(32u * t + i / QUADS, last) * params.kv_heads * QUADS + at + i % QUADS;
+}
+fn fetch_keys(thread: u32, t: u32, last: u32, at: u32) -> Words {
+  var w: Words;
+  w.a = vec4(k2[place(thread, t, last, at)], k2[place(thread + THREADS, t, last, at)]);
+  if QUADS > 8u { w.b = vec4(k2[place(thread + 2u * THREADS, t, last, at)], k2[place(thread + 3u * THREADS, t, last, at)]); }
+  if QUADS > 16u { w.c = vec4(k2[place(thread + 4u * THREADS, t, last, at)], k2[place(thread + 5u * THREADS, t, last, at)]); }
+  if QUADS > 24u { w.d = vec4(k2[place(thread + 6u * THREADS, t, last, at)], k2[place(thread + 7u * THREADS, t, last, at)]); }
+  return w;
+}
+fn fetch_values(thread: u32, t: u32, last: u32, at: u32) -> Words {
+  var w: Words;
+  w.a = vec4(v2[place(thread, t, last, at)], v2[place(thread + THREADS, t, last, at)]);
+  if QUADS > 8u { w.b = vec4(v2[place(thread + 2u * THREADS, t, last, at)], v2[place(thread + 3u * THREADS, t, last, at)]); }
+  if QUADS > 16u { w.c = vec4(v2[place(thread + 4u * THREADS, t, last, at)], v2[place(thread + 5u * THREADS, t, last, at)]); }
+  if QUADS > 24u { w.d = vec4(v2[place(thread + 6u * THREADS, t, last, at)], v2[place(thread + 7u * THREADS, t, last, at)]); }
+  return w;
+}
+fn put(i: u32, words: vec2<u32>) { tile[i / QUADS * (QUADS + 1u) + i % QUADS] = f16x4(words.x, words.y); }
+fn put_all(thread: u32, w: Words) {
+  put(thread, w.a.xy);
+  put(thread + THREADS, w.a.zw);
+  if QUADS > 8u {
+    put(thread + 2u * THREADS, w.b.xy);
+    put(thread + 3u * THREADS, w.b.zw);
+  }
+  if QUADS > 16u {
+    put(thread + 4u * THREADS, w.c.xy);
+    put(thread + 5u * THREADS, w.c.zw);
+  }
+  if QUADS > 24u {
+    put(thread + 6u * THREADS, w.d.xy);
+    put(thread + 7u * THREADS, w.d.zw);
   }
 }
 
@@ -201,9 +240,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let p = thread & 15u;
   let sees = vec4(seen + r) + vec4(0u, 8u, 16u, 24u); // the last position that each row sees
   var tops = vec4(0u);
+  var words = fetch_keys(thread, 0u, last, kv_at);
   for (var t = 0u; t < tiles; t++) {
     workgroupBarrier();
-    load_keys(thread, t, last, kv_at);
+    put_all(thread, words);
+    words = fetch_keys(thread, min(t + 1u, tiles - 1u), last, kv_at);
     workgroupBarrier();
     let s = scores(r, p);
     let a = vec4(key(s.a.x), key(s.a.y), key(s.a.z), key(s.a.w));
@@ -223,10 +264,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var sums = none; // of quad p
   var more = none; // of quad p + 16
   var total = 0.0;
+  words = fetch_keys(thread, 0u, last, kv_at);
   for (var order = 0u; order < 8u; order++) {
     for (var t = lane_at(order); t < tiles; t += 8u) {
       workgroupBarrier();
-      load_keys(thread, t, last, kv_at);
+      put_all(thread, words);
+      words = fetch_values(thread, t, last, kv_at);
       workgroupBarrier();
       let s = scores(r, p);
       let at = r * 33u + p;
@@ -239,7 +282,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         weights[at + 264u * i + 16u] = b;
       }
       workgroupBarrier();
-      load_values(thread, t, last, kv_at);
+      put_all(thread, words);
+      words = fetch_keys(thread, following(t, order, tiles), last, kv_at);
       workgroupBarrier();
       if thread < 32u { total = add(total, weight_sum(thread)); }
       if p < QUADS { sums = both(sums, weighted(r, p)); }

@@ -33,6 +33,7 @@ override WEIGHTS: u32 = 1024u; // 2 * 2 * 2 * 16 * DEEP
 override SCALES: u32 = 512u; // 2 * 2 * 16 * DEEP
 override SUB_SCALES: u32 = 1u; // the same where blocks span chunks, or 1
 override LOWS: u32 = 1u; // 512 with PRECISE, or 1
+override SUMS: u32 = 128u; // where weights have minima, or 1
 const TOKENS = 64u;
 
 var<workgroup> w_tile: array<vec4<u32>, WEIGHTS>; // [tile][chunk][half][row]
@@ -40,12 +41,15 @@ var<workgroup> x_tile: array<vec4<u32>, 512>; // [tile][chunk][half][token]
 var<workgroup> x_low: array<vec4<u32>, LOWS>;
 var<workgroup> w_scale: array<vec2<f32>, SCALES>;
 var<workgroup> w_sub: array<vec2<u32>, SUB_SCALES>; // pairs of i16
+var<workgroup> x_sums: array<vec4<i32>, SUMS>; // [tile][chunk][half][four tokens]
+var<workgroup> x_low_sums: array<vec4<i32>, SUMS>;
 var<workgroup> x_scale: array<vec4<f32>, 64>; // [tile][chunk][four tokens]
 // Pending sums by level; in memory because they are touched only at the end of a lane.
 var<private> pending: array<vec4<f32>, 24>;
 
+// Where a block is a chunk, sums begin at the bits of 1.5 * 2^23, so that they end as the bits of a float.
 fn dot32(a: vec4<u32>, b: vec4<u32>, x: vec4<u32>, y: vec4<u32>) -> i32 {
-  return dot4I8Packed(a.x, x.x) + dot4I8Packed(a.y, x.y) + dot4I8Packed(a.z, x.z) + dot4I8Packed(a.w, x.w)
+  return select(0, 0x4b400000, SPAN == 1u) + dot4I8Packed(a.x, x.x) + dot4I8Packed(a.y, x.y) + dot4I8Packed(a.z, x.z) + dot4I8Packed(a.w, x.w)
        + dot4I8Packed(b.x, y.x) + dot4I8Packed(b.y, y.y) + dot4I8Packed(b.z, y.z) + dot4I8Packed(b.w, y.w);
 }
 // Subtracts OFFSET from each byte; the set top bits keep borrows inside a byte.
@@ -73,7 +77,7 @@ fn products(a: vec4<u32>, b: vec4<u32>, sub: vec4<i32>, v: Activations) -> vec4<
 }
 
 fn as_float(s: vec4<i32>) -> vec4<f32> {
-  if SPAN == 1u { return small_integers(s); }
+  if SPAN == 1u { return seal4(bitcast<vec4<f32>>(s) - vec4(12582912.0)); }
   return vec4(nearest(s.x), nearest(s.y), nearest(s.z), nearest(s.w));
 }
 
@@ -101,19 +105,15 @@ fn low_activations(at: u32) -> Activations {
                      x_low[at + TOKENS], x_low[at + TOKENS + 1u], x_low[at + TOKENS + 2u], x_low[at + TOKENS + 3u]);
 }
 
-// Sums of the activations of a chunk, of its first and of its last half: what minima multiply.
+// Sums of the activations of a chunk in four rows, of its first and of its last half: what minima multiply.
 struct Sums {
   a: vec4<i32>,
   b: vec4<i32>,
 }
-fn sums(v: Activations) -> Sums {
-  let ones = vec4(0x01010101u);
-  return Sums(vec4(dot16(ones, v.a0), dot16(ones, v.a1), dot16(ones, v.a2), dot16(ones, v.a3)),
-              vec4(dot16(ones, v.b0), dot16(ones, v.b1), dot16(ones, v.b2), dot16(ones, v.b3)));
-}
 fn minima(sub: vec4<i32>, v: Sums) -> vec4<i32> {
-  if SPAN > 1u { return sub.z * v.a + sub.w * v.b; }
-  return v.a + v.b;
+  if SPAN == 1u { return vec4(0x4b400000) + v.a + v.b; }
+  if HALVES { return sub.z * v.a + sub.w * v.b; }
+  return sub.z * (v.a + v.b);
 }
 
 // A chunk's place: block, chunk of the block, and the place of the block's lane in the order.
@@ -260,8 +260,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         t.x_scale = x_scale[tile * TOKENS / 4u + ty];
         if PRECISE { t.lo = low_activations(tile * 2u * TOKENS + 4u * ty); }
         if HAS_MIN {
-          t.hi_sums = sums(t.hi);
-          if PRECISE { t.lo_sums = sums(t.lo); }
+          let at = tile * TOKENS / 2u + ty;
+          t.hi_sums = Sums(x_sums[at], x_sums[at + TOKENS / 4u]);
+          if PRECISE { t.lo_sums = Sums(x_low_sums[at], x_low_sums[at + TOKENS / 4u]); }
         }
         row(0u, t, &i0, &a0);
         row(1u, t, &i1, &a1);
@@ -307,6 +308,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let tile = 2u * f + ((thread >> 1u) & 1u);
       x_tile[(tile * 2u + my_half) * TOKENS + my_token] = v;
       if PRECISE { x_low[(tile * 2u + my_half) * TOKENS + my_token] = v_low; }
+      if HAS_MIN {
+        let ones = vec4(0x01010101u);
+        let at = (tile * 2u + my_half) * TOKENS + my_token;
+        x_sums[at / 4u][at & 3u] = dot16(ones, v);
+        if PRECISE { x_low_sums[at / 4u][at & 3u] = dot16(ones, v_low); }
+      }
       if my_half == 0u { x_scale[(tile * TOKENS + my_token) / 4u][my_token & 3u] = bitcast<f32>(e); }
       flags = vec4(p0.c + 1u == SPAN, lane_ends(p0), p1.c + 1u == SPAN, lane_ends(p1));
       next = after(p1);

@@ -141,15 +141,20 @@ struct Shape {
 const DEPTH: u32 = 4;
 
 impl Shape {
-    /// For `rows` workgroup rows of `cols`; a thread takes `loops` times [`DEPTH`] rows.
-    fn new(format: &Format, cols: usize, rows: usize, loops: u32) -> Self {
+    /// For `rows` rows of `cols` from each of `matrices` matrices.
+    fn new(format: &Format, cols: usize, rows: usize, matrices: u32) -> Self {
         let chunks = (cols / CHUNK) as u32;
         let span = (format.activation_block().unwrap_or(CHUNK) / CHUNK) as u32;
-        // A few hundred workgroups fill a large GPU; more rows side by side share what a workgroup prepares.
+        // A few hundred workgroups fill a large GPU, and fewer prepare the activations less often.
         let wanted = (rows as u32 / (DEPTH * 256)).max(1);
         let across = if chunks > 128 { 1 } else { wanted.min(128 / chunks) };
         let threads = (chunks * across).next_multiple_of(32).min(256);
-        Self { chunks, span, across, loops, threads }
+        let mut shape = Self { chunks, span, across, loops: matrices, threads };
+        // The terms of a workgroup's rows take at most 8 KiB of its memory.
+        while rows as u32 * matrices / shape.slots() > 400 && 2 * 4 * shape.slots() * chunks <= 8192 {
+            shape.loops *= 2;
+        }
+        shape
     }
 
     /// Rows of a workgroup.
@@ -552,7 +557,7 @@ impl<'a> Fusing<'a> {
             let run = Run { format: w.format, shard, cols: w.cols, rows: vec![shard.rows] };
             let params =
                 Params { out_first: shard.row_base as u32, out_width: w.rows as u32, ..self.params(&run, eps) };
-            let shape = Shape::new(w.format, w.cols, shard.rows, 2);
+            let shape = Shape::new(w.format, w.cols, shard.rows, 1);
             let kernel = some!(shape.kernel(self.device, &LOGITS, w.format, self.precise()));
             let groups = params.rows.div_ceil(shape.slots());
             all.push(some!(self.product(kernel, &params, groups, &run, &[&rows.x, &norm, self.logits])?));

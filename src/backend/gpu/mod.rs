@@ -40,6 +40,9 @@ struct State {
     pad: u32,
 }
 
+/// Steps of a batch that are submitted together: a part stays far below the time after which a system kills a GPU's work.
+const PART: usize = 48;
+
 /// Runs plans on a GPU.
 pub struct Gpu {
     device: Device,
@@ -333,11 +336,16 @@ impl Backend for Gpu {
         match listener {
             Some(listener) => self.run_listened(&batch, listener)?,
             None => {
-                {
-                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                    for dispatch in self.body_for(n).into_iter().flat_map(|(_, d)| d) {
-                        dispatch.record(&mut pass, 0, batch.position, n);
+                // In parts, so that the device works while the host still encodes.
+                for part in self.body_for(n).chunks(PART) {
+                    {
+                        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                        for dispatch in part.iter().flat_map(|(_, d)| *d) {
+                            dispatch.record(&mut pass, 0, batch.position, n);
+                        }
                     }
+                    let next = self.device.device.create_command_encoder(&Default::default());
+                    self.device.queue.submit([std::mem::replace(&mut encoder, next).finish()]);
                 }
                 self.encode(&mut encoder, &self.head, batch.position, rows);
             }

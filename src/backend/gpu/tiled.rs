@@ -27,14 +27,16 @@ pub(super) const ATTENTION_ROWS: u32 = 32;
 /// The kernel of a matrix product, and how many weight rows a workgroup takes; `None` where the format is plain numbers or
 /// the device has too little workgroup memory.
 pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, precise: bool) -> Option<(Kernel, u32)> {
-    let Decode::Block { activation, sub_block, .. } = format.decode else { return None };
-    // Small matrices in small tiles, or they would leave a large GPU idle.
-    let deep: u32 = std::env::var("DEEP").ok().and_then(|d| d.parse().ok()).unwrap_or(if rows >= 1024 { 8 } else { 4 });
+    let Decode::Block { activation, sub_block, has_min, .. } = format.decode else { return None };
     let span = (activation / CHUNK) as u32;
+    // Large tiles pay where a block's float work is rare, and leave a large GPU idle where a matrix is small.
+    let deep: u32 = if span > 1 && sub_block == CHUNK && rows >= 1024 { 8 } else { 4 };
+    let deep = std::env::var("DEEP").ok().and_then(|d| d.parse().ok()).unwrap_or(deep);
     let width = 16 * deep;
     let sub_scales = if span > 1 { 4 * width } else { 1 };
     let lows = if precise { 512 } else { 1 };
-    let bytes = 16 * (8 * width + 512 + lows + 64) + 8 * (4 * width + sub_scales);
+    let sums = if has_min { 128 } else { 1 };
+    let bytes = 16 * (8 * width + 512 + lows + 64 + 2 * sums) + 8 * (4 * width + sub_scales);
     let limits = &device.limits;
     if bytes > limits.max_compute_workgroup_storage_size || limits.max_compute_invocations_per_workgroup < 256 {
         return None;
@@ -48,7 +50,8 @@ pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, prec
         .with("WEIGHTS", 8 * width)
         .with("SCALES", 4 * width)
         .with("SUB_SCALES", sub_scales)
-        .with("LOWS", lows);
+        .with("LOWS", lows)
+        .with("SUMS", sums);
     Some((kernel, width))
 }
 
