@@ -6,6 +6,9 @@ struct Params {
   kv_heads: u32,
   scale: f32, // log2(e) / sqrt(head_dim)
   items: u32, // of the output row
+  // No constants, so that compilers do not unroll: what does not fit an instruction cache costs more than it computes.
+  blocks: u32, // HEAD_DIM / 32
+  eights: u32, // 4: groups of eight positions in a tile
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q4: array<vec4<f32>>;
@@ -24,19 +27,47 @@ var<workgroup> tile_sums: array<f32, TILES>;
 var<workgroup> outer: array<f32, OUTER>;
 var<workgroup> top_key: atomic<u32>;
 
+// A block of 32 dimensions of a key, on its way while another is multiplied.
+struct Key {
+  a: vec4<u32>,
+  b: vec4<u32>,
+  c: vec4<u32>,
+  d: vec4<u32>,
+}
+fn key_block(at: u32) -> Key { return Key(k4[at], k4[at + 1u], k4[at + 2u], k4[at + 3u]); }
+
 fn score(k_at: u32) -> f32 {
   var sums = Outer(vec4(0.0), vec4(0.0));
-  for (var b = 0u; b < QUADS / 8u; b++) {
+  var next = key_block(k_at);
+  for (var b = 0u; b < params.blocks; b++) {
+    let k = next;
+    next = key_block(k_at + 4u * min(b + 1u, params.blocks - 1u));
     var lo = vec4(0.0);
     var hi = vec4(0.0);
-    for (var j = 0u; j < 4u; j++) {
-      let k = k4[k_at + 4u * b + j];
-      lo = add_exact4(lo, query4[8u * b + 2u * j], f16x4(k.x, k.y));
-      hi = add_exact4(hi, query4[8u * b + 2u * j + 1u], f16x4(k.z, k.w));
-    }
+    lo = add_exact4(lo, query4[8u * b], f16x4(k.a.x, k.a.y));
+    hi = add_exact4(hi, query4[8u * b + 1u], f16x4(k.a.z, k.a.w));
+    lo = add_exact4(lo, query4[8u * b + 2u], f16x4(k.b.x, k.b.y));
+    hi = add_exact4(hi, query4[8u * b + 3u], f16x4(k.b.z, k.b.w));
+    lo = add_exact4(lo, query4[8u * b + 4u], f16x4(k.c.x, k.c.y));
+    hi = add_exact4(hi, query4[8u * b + 5u], f16x4(k.c.z, k.c.w));
+    lo = add_exact4(lo, query4[8u * b + 6u], f16x4(k.d.x, k.d.y));
+    hi = add_exact4(hi, query4[8u * b + 7u], f16x4(k.d.z, k.d.w));
     sums = with_block(sums, b, s8_tree(lo, hi));
   }
   return flush(mul(s8_tree(sums.lo, sums.hi), params.scale), ACTIVATION_FLOOR);
+}
+
+// Values of eight positions, a word (two dimensions) each. Behind the last position it is read again: its weight is 0.
+struct Values {
+  a: vec4<u32>,
+  b: vec4<u32>,
+}
+fn value_words(p: u32, at: u32, half: u32) -> Values {
+  let last = state.position;
+  return Values(vec4(v[min(p, last) * half + at], v[min(p + 1u, last) * half + at],
+                     v[min(p + 2u, last) * half + at], v[min(p + 3u, last) * half + at]),
+                vec4(v[min(p + 4u, last) * half + at], v[min(p + 5u, last) * half + at],
+                     v[min(p + 6u, last) * half + at], v[min(p + 7u, last) * half + at]));
 }
 
 // The values of a word (two dimensions) at eight positions, weighted into the eight lanes of each dimension.
@@ -92,15 +123,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sum = vec2(0.0);
     for (var tile = lane; tile < tiles; tile += 8u) {
       var l = Lanes(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
-      for (var j = 0u; j < 4u; j++) {
-        // Behind the last position weights are 0, and its value is read again.
-        let p = 32u * tile + 8u * j;
-        let base = kv_at / 2u + word;
-        let half = kv_width / 2u;
-        let a = f16x4(v[min(p, count - 1u) * half + base], v[min(p + 1u, count - 1u) * half + base]);
-        let b = f16x4(v[min(p + 2u, count - 1u) * half + base], v[min(p + 3u, count - 1u) * half + base]);
-        let c = f16x4(v[min(p + 4u, count - 1u) * half + base], v[min(p + 5u, count - 1u) * half + base]);
-        let d = f16x4(v[min(p + 6u, count - 1u) * half + base], v[min(p + 7u, count - 1u) * half + base]);
+      var next = value_words(32u * tile, kv_at / 2u + word, kv_width / 2u);
+      for (var j = 0u; j < params.eights; j++) {
+        let now = next;
+        next = value_words(32u * tile + 8u * min(j + 1u, 3u), kv_at / 2u + word, kv_width / 2u);
+        let a = f16x4(now.a.x, now.a.y);
+        let b = f16x4(now.a.z, now.a.w);
+        let c = f16x4(now.b.x, now.b.y);
+        let d = f16x4(now.b.z, now.b.w);
         let w = weights4[8u * tile + 2u * j];
         let x = weights4[8u * tile + 2u * j + 1u];
         l.a_lo = add_exact4(l.a_lo, w, vec4(a.xz, b.xz));

@@ -19,6 +19,7 @@ struct Params {
   head_dim: u32,
   pairs: u32, // rotated pairs per head
   kv_width: u32,
+  turns: u32, // LOOPS times the passes over a row; no constant, so that compilers do not unroll
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> weights: array<u32>;
@@ -180,16 +181,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let group = workgroup.x;
   let passes = (CHUNKS + THREADS - 1u) / THREADS; // over the chunks of a row longer than a workgroup
   let across = thread / CHUNKS;
-  // Weights are on their way while the activations are prepared.
-  var c = min(thread % CHUNKS, CHUNKS - 1u);
-  var slot = min(across, ACROSS - 1u);
-  var f0 = fetch(group, slot, c);
-  var f1 = fetch(group, slot + ACROSS, c);
-  var f2 = fetch(group, slot + 2u * ACROSS, c);
-  var f3 = fetch(group, slot + 3u * ACROSS, c);
-  prepare(thread);
-  for (var step = 0u; step < LOOPS * passes; step++) {
-    if across < ACROSS && thread + (step % passes) * THREADS < CHUNKS * ACROSS {
+  var c = 0u;
+  var slot = 0u;
+  var f0: Fetched;
+  var f1: Fetched;
+  var f2: Fetched;
+  var f3: Fetched;
+  // Each turn brings weights on their way and multiplies those of the turn before; the first prepares the activations
+  // meanwhile. Once in the code: what does not fit an instruction cache costs more than it computes.
+  for (var turn = 0u; turn <= params.turns; turn++) {
+    let next_c = min(thread % CHUNKS + turn % passes * THREADS, CHUNKS - 1u);
+    let next_slot = min(across, ACROSS - 1u) + min(turn / passes, LOOPS - 1u) * DEPTH * ACROSS;
+    let n0 = fetch(group, next_slot, next_c);
+    let n1 = fetch(group, next_slot + ACROSS, next_c);
+    let n2 = fetch(group, next_slot + 2u * ACROSS, next_c);
+    let n3 = fetch(group, next_slot + 3u * ACROSS, next_c);
+    if turn == 0u {
+      prepare(thread);
+    } else if across < ACROSS && thread + (turn - 1u) % passes * THREADS < CHUNKS * ACROSS {
       let x = activations(0u, c);
       var low = x;
       if PRECISE { low = activations(2u * CHUNKS, c); }
@@ -198,14 +207,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       put(slot + 2u * ACROSS, c, f2, x, low);
       put(slot + 3u * ACROSS, c, f3, x, low);
     }
-    if step + 1u < LOOPS * passes {
-      c = min(thread % CHUNKS + (step + 1u) % passes * THREADS, CHUNKS - 1u);
-      slot = min(across, ACROSS - 1u) + (step + 1u) / passes * DEPTH * ACROSS;
-      f0 = fetch(group, slot, c);
-      f1 = fetch(group, slot + ACROSS, c);
-      f2 = fetch(group, slot + 2u * ACROSS, c);
-      f3 = fetch(group, slot + 3u * ACROSS, c);
-    }
+    c = next_c;
+    slot = next_slot;
+    f0 = n0;
+    f1 = n1;
+    f2 = n2;
+    f3 = n3;
   }
   workgroupBarrier();
   for (var i = thread; i < SLOTS8; i += THREADS) {

@@ -41,7 +41,7 @@ struct State {
 }
 
 /// Steps of a batch that are submitted together: a part stays far below the time after which a system kills a GPU's work.
-const PART: usize = 48;
+const PART: usize = 24;
 
 /// Runs plans on a GPU.
 pub struct Gpu {

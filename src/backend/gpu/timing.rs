@@ -26,14 +26,23 @@ pub(super) fn times<'a>(
     repetitions: usize,
 ) -> Result<Vec<KernelTime>, BackendError> {
     let mut kernels: Vec<(&str, Vec<&Dispatch>)> = Vec::new();
-    for dispatch in dispatches {
+    let everything: Vec<&Dispatch> = dispatches.collect();
+    for dispatch in everything.iter().copied() {
         match kernels.iter_mut().find(|k| k.0 == dispatch.name) {
             Some(kernel) => kernel.1.push(dispatch),
             None => kernels.push((&dispatch.name, vec![dispatch])),
         }
     }
     let mut times = Vec::new();
-    for (name, dispatches) in kernels {
+    let all: Vec<&Dispatch> = kernels.iter().flat_map(|k| k.1.iter().copied()).collect();
+    let _ = all;
+    let everything = everything.clone();
+    let mut sets: Vec<(String, Vec<&Dispatch>)> = vec![("ALL".into(), everything.clone())];
+    for (name, _) in &kernels {
+        sets.push((format!("ALL but {name}"), everything.iter().copied().filter(|d| d.name != *name).collect()));
+    }
+    sets.extend(kernels.into_iter().map(|(n, d)| (n.to_owned(), d)));
+    for (name, dispatches) in sets {
         let run = |repetitions: usize| -> Result<f64, BackendError> {
             let mut encoder = device.device.create_command_encoder(&Default::default());
             {
@@ -54,7 +63,7 @@ pub(super) fn times<'a>(
         run(repetitions)?;
         let (once, more) = (run(1)?, run(1 + repetitions)?);
         let seconds = (more - once).max(0.0) / repetitions as f64;
-        times.push(KernelTime { name: name.to_owned(), dispatches: dispatches.len(), seconds });
+        times.push(KernelTime { name, dispatches: dispatches.len(), seconds });
     }
     Ok(times)
 }
