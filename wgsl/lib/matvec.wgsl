@@ -19,7 +19,6 @@ struct Params {
   head_dim: u32,
   pairs: u32, // rotated pairs per head
   kv_width: u32,
-  turns: u32, // LOOPS times the passes over a row; no constant, so that compilers do not unroll
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> weights: array<u32>;
@@ -37,18 +36,21 @@ const DEPTH = 4u; // rows of a thread that are fetched together
 override BLOCKS: u32 = 1u; // CHUNKS / SPAN
 override PLANES: u32 = 2u; // halves of chunks, twice that many with PRECISE
 override SLOTS8: u32 = 32u; // 8 * rows of a workgroup
-override TERMS: u32 = 4u; // rows of a workgroup * CHUNKS
-override MINS: u32 = 1u; // the same where blocks span chunks and have minima, or 1
-override LOWS: u32 = 1u; // the same where blocks span chunks and with PRECISE, or 1
-override LOW_MINS: u32 = 1u; // both
+override TERMS: u32 = 4u; // rows of a workgroup * CHUNKS where a block is a chunk, or 1
+override SUMS: u32 = 1u; // rows of a workgroup * BLOCKS where blocks span chunks, or 1
+override MINS: u32 = 1u; // the same where weights have minima, or 1
+override LOWS: u32 = 1u; // SUMS with PRECISE, or 1
+override LOW_MINS: u32 = 1u; // MINS with PRECISE, or 1
 
 var<workgroup> xq: array<vec4<u32>, PLANES>;
 var<workgroup> peaks: array<atomic<u32>, BLOCKS>;
 var<workgroup> x_scale: array<f32, BLOCKS>;
-var<workgroup> terms: array<i32, TERMS>; // bits of f32 terms, or integer sums where blocks span chunks
-var<workgroup> mins: array<i32, MINS>;
-var<workgroup> lows: array<i32, LOWS>;
-var<workgroup> low_mins: array<i32, LOW_MINS>;
+var<workgroup> terms: array<f32, TERMS>;
+// Integer sums of blocks that span chunks: exact in any order.
+var<workgroup> sums: array<atomic<i32>, SUMS>;
+var<workgroup> mins: array<atomic<i32>, MINS>;
+var<workgroup> lows: array<atomic<i32>, LOWS>;
+var<workgroup> low_mins: array<atomic<i32>, LOW_MINS>;
 var<workgroup> lane_sums: array<f32, SLOTS8>;
 
 fn item_of(item: u32) -> Item {
@@ -78,6 +80,12 @@ fn keep(v: Item, item: u32) {
 fn prepare(thread: u32) {
   let items = 2u * CHUNKS;
   for (var b = thread; b < BLOCKS; b += THREADS) { atomicStore(&peaks[b], 0u); }
+  if SPAN > 1u {
+    for (var i = thread; i < SUMS; i += THREADS) { atomicStore(&sums[i], 0); }
+    if HAS_MIN { for (var i = thread; i < MINS; i += THREADS) { atomicStore(&mins[i], 0); } }
+    if PRECISE { for (var i = thread; i < LOWS; i += THREADS) { atomicStore(&lows[i], 0); } }
+    if PRECISE && HAS_MIN { for (var i = thread; i < LOW_MINS; i += THREADS) { atomicStore(&low_mins[i], 0); } }
+  }
   // A thread's first item stays in registers; the others of a long row are read again.
   var mine = item_of(min(thread, items - 1u));
   var r = 1.0;
@@ -143,29 +151,26 @@ fn put(slot: u32, c: u32, f: Fetched, x: Activations, x_low: Activations) {
   let high = dots(f.w, x.a, x.b, x.sums);
   var low = Dots(0, 0);
   if PRECISE { low = dots(f.w, x_low.a, x_low.b, x_low.sums); }
-  let at = slot * CHUNKS + c;
   if SPAN == 1u {
-    terms[at] = bitcast<i32>(mul(x_scale[c], block_value(f.dm, high, low)));
+    terms[slot * CHUNKS + c] = mul(x_scale[c], block_value(f.dm, high, low));
   } else {
-    terms[at] = high.s;
-    if HAS_MIN { mins[at] = high.m; }
-    if PRECISE { lows[at] = low.s; }
-    if PRECISE && HAS_MIN { low_mins[at] = low.m; }
+    let at = slot * BLOCKS + c / SPAN;
+    atomicAdd(&sums[at], high.s);
+    if HAS_MIN { atomicAdd(&mins[at], high.m); }
+    if PRECISE { atomicAdd(&lows[at], low.s); }
+    if PRECISE && HAS_MIN { atomicAdd(&low_mins[at], low.m); }
   }
 }
 
 // The term of block `b` of the row of `slot`.
 fn term(group: u32, slot: u32, b: u32) -> f32 {
-  if SPAN == 1u { return bitcast<f32>(terms[slot * CHUNKS + b]); }
-  var high = Dots(0, 0);
+  if SPAN == 1u { return terms[slot * CHUNKS + b]; }
+  let at = slot * BLOCKS + b;
+  var high = Dots(atomicLoad(&sums[at]), 0);
   var low = Dots(0, 0);
-  for (var i = 0u; i < SPAN; i++) {
-    let at = slot * CHUNKS + b * SPAN + i;
-    high.s += terms[at];
-    if HAS_MIN { high.m += mins[at]; }
-    if PRECISE { low.s += lows[at]; }
-    if PRECISE && HAS_MIN { low.m += low_mins[at]; }
-  }
+  if HAS_MIN { high.m = atomicLoad(&mins[at]); }
+  if PRECISE { low.s = atomicLoad(&lows[at]); }
+  if PRECISE && HAS_MIN { low.m = atomicLoad(&low_mins[at]); }
   return mul(x_scale[b], block_value(scales(weight_row(group, slot) * BLOCKS + b), high, low));
 }
 
@@ -181,24 +186,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let group = workgroup.x;
   let passes = (CHUNKS + THREADS - 1u) / THREADS; // over the chunks of a row longer than a workgroup
   let across = thread / CHUNKS;
-  var c = 0u;
-  var slot = 0u;
-  var f0: Fetched;
-  var f1: Fetched;
-  var f2: Fetched;
-  var f3: Fetched;
-  // Each turn brings weights on their way and multiplies those of the turn before; the first prepares the activations
-  // meanwhile. Once in the code: what does not fit an instruction cache costs more than it computes.
-  for (var turn = 0u; turn <= params.turns; turn++) {
-    let next_c = min(thread % CHUNKS + turn % passes * THREADS, CHUNKS - 1u);
-    let next_slot = min(across, ACROSS - 1u) + min(turn / passes, LOOPS - 1u) * DEPTH * ACROSS;
-    let n0 = fetch(group, next_slot, next_c);
-    let n1 = fetch(group, next_slot + ACROSS, next_c);
-    let n2 = fetch(group, next_slot + 2u * ACROSS, next_c);
-    let n3 = fetch(group, next_slot + 3u * ACROSS, next_c);
-    if turn == 0u {
-      prepare(thread);
-    } else if across < ACROSS && thread + (turn - 1u) % passes * THREADS < CHUNKS * ACROSS {
+  // Weights are on their way while the activations are prepared.
+  var c = min(thread % CHUNKS, CHUNKS - 1u);
+  var slot = min(across, ACROSS - 1u);
+  var f0 = fetch(group, slot, c);
+  var f1 = fetch(group, slot + ACROSS, c);
+  var f2 = fetch(group, slot + 2u * ACROSS, c);
+  var f3 = fetch(group, slot + 3u * ACROSS, c);
+  prepare(thread);
+  for (var step = 0u; step < LOOPS * passes; step++) {
+    if across < ACROSS && thread + (step % passes) * THREADS < CHUNKS * ACROSS {
       let x = activations(0u, c);
       var low = x;
       if PRECISE { low = activations(2u * CHUNKS, c); }
@@ -207,12 +204,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       put(slot + 2u * ACROSS, c, f2, x, low);
       put(slot + 3u * ACROSS, c, f3, x, low);
     }
-    c = next_c;
-    slot = next_slot;
-    f0 = n0;
-    f1 = n1;
-    f2 = n2;
-    f3 = n3;
+    if step + 1u < LOOPS * passes {
+      c = min(thread % CHUNKS + (step + 1u) % passes * THREADS, CHUNKS - 1u);
+      slot = min(across, ACROSS - 1u) + (step + 1u) / passes * DEPTH * ACROSS;
+      f0 = fetch(group, slot, c);
+      f1 = fetch(group, slot + ACROSS, c);
+      f2 = fetch(group, slot + 2u * ACROSS, c);
+      f3 = fetch(group, slot + 3u * ACROSS, c);
+    }
   }
   workgroupBarrier();
   for (var i = thread; i < SLOTS8; i += THREADS) {

@@ -55,8 +55,7 @@ struct Params {
     head_dim: u32,
     pairs: u32,
     kv_width: u32,
-    turns: u32,
-    pad: [u32; 2],
+    pad: [u32; 3],
 }
 
 /// What a stage leaves behind, as the step of the plan whose output it is.
@@ -151,8 +150,9 @@ impl Shape {
         let across = if chunks > 128 { 1 } else { wanted.min(128 / chunks) };
         let threads = (chunks * across).next_multiple_of(32).min(256);
         let mut shape = Self { chunks, span, across, loops: matrices, threads };
-        // The terms of a workgroup's rows take at most 8 KiB of its memory.
-        while rows as u32 * matrices / shape.slots() > 400 && 2 * 4 * shape.slots() * chunks <= 8192 {
+        // Terms of a workgroup's rows take at most 8 KiB of its memory; sums of longer blocks take little, but then the code
+        // of a row is long, and more of it does not fit an instruction cache.
+        while span == 1 && rows as u32 * matrices / shape.slots() > 400 && 2 * 4 * shape.slots() * chunks <= 8192 {
             shape.loops *= 2;
         }
         shape
@@ -174,11 +174,13 @@ impl Shape {
         let has_min = matches!(format.decode, Unpacking::Block { has_min: true, .. });
         let planes = 2 * self.chunks * if precise { 2 } else { 1 };
         let norm_items = if shader.wgsl.contains("const NORM = true") { 2 * self.chunks } else { 1 };
-        let terms = self.slots() * self.chunks;
-        let spanned = |yes: bool| if self.span > 1 && yes { terms } else { 1 };
-        let (mins, lows, low_mins) = (spanned(has_min), spanned(precise), spanned(precise && has_min));
         let blocks = self.chunks / self.span;
-        let words = 4 * planes + 2 * blocks + 5 * norm_items + 8 + terms + mins + lows + low_mins + 8 * self.slots();
+        let terms = if self.span > 1 { 1 } else { self.slots() * self.chunks };
+        let spanned = |yes: bool| if self.span > 1 && yes { self.slots() * blocks } else { 1 };
+        let (sums, mins) = (spanned(true), spanned(has_min));
+        let (lows, low_mins) = (spanned(precise), spanned(precise && has_min));
+        let memory = [4 * planes, 2 * blocks, 5 * norm_items, 8, terms, sums, mins, lows, low_mins, 8 * self.slots()];
+        let words: u32 = memory.iter().sum();
         if 4 * words > device.limits.max_compute_workgroup_storage_size {
             return None;
         }
@@ -195,6 +197,7 @@ impl Shape {
             .with("NORM_ITEMS", norm_items)
             .with("SLOTS8", 8 * self.slots())
             .with("TERMS", terms)
+            .with("SUMS", sums)
             .with("MINS", mins)
             .with("LOWS", lows)
             .with("LOW_MINS", low_mins);
@@ -380,7 +383,6 @@ impl<'a> Fusing<'a> {
     fn product(
         &mut self,
         kernel: Kernel,
-        shape: &Shape,
         params: &Params,
         groups: u32,
         run: &Run<'_>,
@@ -394,9 +396,8 @@ impl<'a> Fusing<'a> {
         {
             return Ok(None);
         }
-        let params = Params { turns: shape.loops * shape.chunks.div_ceil(shape.threads), ..*params };
         let all = [&[&run.shard.buffer, &run.shard.buffer], buffers].concat();
-        dispatch(self.device, kernel, self.states, bytes_of(&params), Grid::Fixed([groups, 1]), &all).map(Some)
+        dispatch(self.device, kernel, self.states, bytes_of(params), Grid::Fixed([groups, 1]), &all).map(Some)
     }
 
     fn embedding(&mut self, rows: &Rows, weight: WeightId) -> Result<Vec<Dispatch>, BackendError> {
@@ -448,7 +449,7 @@ impl<'a> Fusing<'a> {
             let [k_cache, v_cache] = &resources.caches[layer];
             let buffers = [&rows.x, &norm, &rows.q, k_cache, v_cache, &resources.rope, &bias];
             let groups = params.rows.div_ceil(shape.slots());
-            all.push(some!(self.product(kernel, &shape, &params, groups, run, &buffers)?));
+            all.push(some!(self.product(kernel, &params, groups, run, &buffers)?));
             matrix = range.end;
         }
         Ok(Some(all))
@@ -532,7 +533,7 @@ impl<'a> Fusing<'a> {
         let kernel = kernel.with("HAS_BIAS", u32::from(bias.is_some()));
         let bias = bias.map_or(&rows.none, |b| vector(self.resources, b));
         let groups = params.rows.div_ceil(shape.slots());
-        self.product(kernel, &shape, &params, groups, run, &[x, &rows.none, &rows.x, bias])
+        self.product(kernel, &params, groups, run, &[x, &rows.none, &rows.x, bias])
     }
 
     fn gate_up(&mut self, rows: &Rows, gate: WeightId, up: WeightId, norm: WeightId, eps: f32) -> Made<Dispatch> {
@@ -548,7 +549,7 @@ impl<'a> Fusing<'a> {
         let kernel = some!(shape.kernel(self.device, &GATE_UP, run.format, self.precise()));
         let norm = self.norm(norm)?;
         let groups = each.div_ceil(shape.slots() / 2);
-        self.product(kernel, &shape, &params, groups, run, &[&rows.x, &norm, &rows.hidden])
+        self.product(kernel, &params, groups, run, &[&rows.x, &norm, &rows.hidden])
     }
 
     fn output(&mut self, rows: &Rows, weight: WeightId, norm: WeightId, eps: f32) -> Made<Vec<Dispatch>> {
@@ -563,7 +564,7 @@ impl<'a> Fusing<'a> {
             let shape = Shape::new(w.format, w.cols, shard.rows, 1);
             let kernel = some!(shape.kernel(self.device, &LOGITS, w.format, self.precise()));
             let groups = params.rows.div_ceil(shape.slots());
-            all.push(some!(self.product(kernel, &shape, &params, groups, &run, &[&rows.x, &norm, self.logits])?));
+            all.push(some!(self.product(kernel, &params, groups, &run, &[&rows.x, &norm, self.logits])?));
         }
         Ok(Some(all))
     }
