@@ -31,7 +31,6 @@ pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, prec
     let span = (activation / CHUNK) as u32;
     // Large tiles pay where a block's float work is rare, and leave a large GPU idle where a matrix is small.
     let deep: u32 = if span > 1 && sub_block == CHUNK && rows >= 1024 { 8 } else { 4 };
-    let deep = std::env::var("DEEP").ok().and_then(|d| d.parse().ok()).unwrap_or(deep);
     let width = 16 * deep;
     let sub_scales = if span > 1 { 4 * width } else { 1 };
     let lows = if precise { 512 } else { 1 };
