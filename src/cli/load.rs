@@ -12,6 +12,7 @@ use crate::backend::{Backend, BackendError, Sizes};
 use crate::engine::Session;
 use crate::model::{Model, ModelError};
 use crate::numerics::Precision;
+use crate::plan::Plan;
 
 /// Context used where the model would allow more and the user did not ask.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -99,7 +100,7 @@ pub(super) fn session(model: &Model, a: &RunArguments, all_logits: bool) -> Resu
         eprintln!("warning: --ctx {context} is more than the {trained} positions the model was trained for");
     }
     let chunk = usize::from(a.chunk);
-    let backend = open(model, a, all_logits)?;
+    let backend = open(model, model.plan(a.precision.into())?, a, all_logits)?;
     if !a.quiet {
         eprintln!("model: {}", if model.config.name.is_empty() { "unnamed" } else { &model.config.name });
         eprintln!("backend: {} ({})", backend.name(), backend.device());
@@ -107,12 +108,16 @@ pub(super) fn session(model: &Model, a: &RunArguments, all_logits: bool) -> Resu
     Ok(Session::new(backend, chunk))
 }
 
-/// The backend asked for; `all_logits` makes room for the logits of every row of a chunk.
-pub(super) fn open(model: &Model, a: &RunArguments, all_logits: bool) -> Result<Box<dyn Backend>, Box<dyn Error>> {
+/// The backend asked for, with a plan of the model; `all_logits` makes room for the logits of every row of a chunk.
+pub(super) fn open(
+    model: &Model,
+    plan: Plan,
+    a: &RunArguments,
+    all_logits: bool,
+) -> Result<Box<dyn Backend>, Box<dyn Error>> {
     let context = a.context.map_or(model.config.context_length.min(DEFAULT_CONTEXT), |c| c as usize);
     let chunk = usize::from(a.chunk);
     let sizes = Sizes { context, batch: chunk, logits_rows: if all_logits { chunk } else { 1 } };
-    let plan = model.plan(a.precision.into())?;
     let api = match a.backend {
         BackendName::Cpu => None,
         BackendName::Auto | BackendName::Gpu => Some(Api::Any),
@@ -142,7 +147,7 @@ pub(super) fn default_threads() -> usize {
 fn on_gpu(
     device: Device,
     model: &Model,
-    plan: crate::plan::Plan,
+    plan: Plan,
     sizes: Sizes,
     quiet: bool,
 ) -> Result<Gpu, BackendError> {

@@ -1,14 +1,19 @@
 //! `samebits trace`.
 
-use std::path::PathBuf;
+use std::error::Error;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::load::{BackendName, ModelArguments, PrecisionName, RunArguments};
 use super::{Outcome, print, print_json};
+use crate::model::Model;
+use crate::plan::Plan;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
-use crate::trace::{Trace, first_difference, trace};
+use crate::trace::{Difference, Page, Run, Trace, Verdict, analyse, first_difference, run as run_prompt, svg};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -17,15 +22,28 @@ pub(super) struct Arguments {
     /// The prompt
     #[arg(short, long, value_name = "TEXT")]
     prompt: String,
-    /// Where to compute; two, as in cpu,gpu, are compared step by step
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_value = "cpu")]
-    backend: Vec<BackendName>,
+    /// Where to compute
+    #[arg(long, value_enum, value_name = "NAME", default_value = "cpu", conflicts_with = "compare")]
+    backend: BackendName,
+    /// Run on several backends and name the first step that differs: cpu,gpu or gpu:fused,gpu:unfused; the steps of a fused
+    /// run cannot be seen, so its logits are compared, token by token
+    #[arg(long, value_name = "NAME,NAME…", value_delimiter = ',')]
+    compare: Vec<Target>,
     /// Adapter by its number or part of its name in `samebits devices`
     #[arg(long, value_name = "N|NAME")]
     device: Option<String>,
     /// How finely activations are rounded
     #[arg(long, value_enum, default_value_t = PrecisionName::Fast)]
     precision: PrecisionName,
+    /// Run only these layers between embedding and output: 0 is the first alone, 0..3 are the first three
+    #[arg(long, value_name = "N|A..B", value_parser = parse_layers, conflicts_with = "skip_layers")]
+    layers: Option<Range<usize>>,
+    /// Run no layer at all: embedding, output norm, output
+    #[arg(long)]
+    skip_layers: bool,
+    /// Run the plan in double precision as well, and give the error of every step and layer against it
+    #[arg(long, value_enum, value_name = "f64")]
+    reference: Option<ReferenceName>,
     /// Repeat, and name the first step that differs between runs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
@@ -41,10 +59,68 @@ pub(super) struct Arguments {
     /// Name the first step that differs from a trace saved with --json on another machine or build
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
+    /// Write a page with the layer plot and all tables, readable without network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the layer plot
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ReferenceName {
+    F64,
+}
+
+/// A backend to run on, and whether its steps may be fused.
+#[derive(Clone, Debug)]
+struct Target {
+    /// As the user wrote it.
+    name: String,
+    backend: BackendName,
+    fused: bool,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let (backend, suffix) = name.split_once(':').map_or((name, None), |(b, s)| (b, Some(s)));
+        let backend = BackendName::from_str(backend, true)?;
+        let fused = match suffix {
+            None | Some("unfused") => false,
+            Some("fused") => true,
+            Some(other) => return Err(format!("':{other}' is neither ':fused' nor ':unfused'")),
+        };
+        if suffix.is_some() && backend == BackendName::Cpu {
+            return Err("the CPU fuses nothing; ':fused' and ':unfused' are for GPUs".to_owned());
+        }
+        Ok(Self { name: name.to_owned(), backend, fused })
+    }
+}
+
+/// `3` is layer 3 alone, `1..3` are layers 1 and 2.
+fn parse_layers(text: &str) -> Result<Range<usize>, String> {
+    let number = |s: &str| s.parse::<usize>().map_err(|_| format!("'{s}' is no layer number"));
+    let range = match text.split_once("..") {
+        None => number(text).map(|n| n..n + 1)?,
+        Some((a, b)) => number(a)?..number(b)?,
+    };
+    if range.is_empty() { Err("it holds no layer; use --skip-layers to run none".to_owned()) } else { Ok(range) }
+}
+
+/// A run and what it is called in reports.
+struct Named {
+    name: String,
+    device: String,
+    run: Run,
+}
+
+/// A comparison: with what, and where it differs first.
+type Compared = (String, Option<Difference>);
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let model = a.model.open()?;
@@ -53,70 +129,99 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if prompt.is_empty() {
         return Err(crate::engine::EngineError::EmptyPrompt.into());
     }
-    let plan = model.plan(a.precision.into())?;
-    let mut traces: Vec<(String, Trace)> = Vec::new();
-    for &backend in &a.backend {
+    let layers = match &a.layers {
+        _ if a.skip_layers => 0..0,
+        Some(layers) => layers.clone(),
+        None => 0..model.config.block_count,
+    };
+    let plan = model.plan_of_layers(a.precision.into(), layers)?;
+    let runs = runs(a, &model, &plan, &prompt)?;
+    let observed = runs.iter().find(|r| r.run.outputs.is_some());
+    let observed = observed.ok_or("the steps of a fused run cannot be seen; compare it with one that is not fused")?;
+    let trace = analyse(&model, &plan, &prompt, &observed.run, a.reference.is_some());
+    let first = &runs[0];
+    let difference = |r: &Named| (r.name.clone(), first_difference(&first.run, &r.run, plan.vocabulary()));
+    let mut compared: Vec<Compared> = runs[1..].iter().map(difference).collect();
+    let mut verdicts: Vec<_> = compared.iter().map(|c| verdict(first, c)).collect();
+    if let Some(path) = &a.against {
+        let (difference, verdict) = against(path, &prompt, &trace)?;
+        compared.push((path.display().to_string(), difference));
+        verdicts.push(verdict);
+    }
+    if let (Some(step), Some(path)) = (&a.step, &a.dump) {
+        dump(step, path, &observed.run, prompt.len())?;
+    }
+    let piece = |id: u32| String::from_utf8_lossy(&tokenizer.decode(&[id])).into_owned();
+    let facts = facts(a, &model, observed, &prompt, &piece);
+    if let Some(path) = &a.svg {
+        write(path, &svg(&trace)?)?;
+    }
+    if let Some(path) = &a.html {
+        let name = if model.config.name.is_empty() { "unnamed model" } else { &model.config.name };
+        let page = Page { model: name, facts: facts[1..].to_vec(), verdicts: &verdicts, trace: &trace, piece: &piece };
+        write(path, &page.html()?)?;
+    }
+    if a.json {
+        let compared: Vec<_> = compared.iter().map(|(name, d)| json!({"with": name, "first_difference": d})).collect();
+        print_json(&json!({"tokens": prompt, "trace": trace, "compared": compared}))?;
+    } else {
+        facts.iter().try_for_each(|(name, value)| print(&format!("{name:<9} {value}")))?;
+        show(a, &trace, &piece)?;
+        verdicts.iter().try_for_each(|v| print(&v.text))?;
+    }
+    if verdicts.iter().all(|v| v.equal) { Ok(()) } else { Err("runs differ; see above".into()) }
+}
+
+/// Runs the prompt on every backend, as often as was asked for.
+fn runs(a: &Arguments, model: &Model, plan: &Plan, prompt: &[u32]) -> Result<Vec<Named>, Box<dyn Error>> {
+    if a.compare.len() == 1 && a.runs == 1 {
+        return Err("--compare needs two backends, as in --compare cpu,gpu".into());
+    }
+    let one = Target { name: String::new(), backend: a.backend, fused: false };
+    let targets = if a.compare.is_empty() { std::slice::from_ref(&one) } else { &a.compare };
+    let mut all = Vec::new();
+    for target in targets {
         let options = RunArguments {
-            backend,
+            backend: target.backend,
             device: a.device.clone(),
             precision: a.precision,
-            context: Some(prompt.len() as u32),
+            context: Some(u32::try_from(prompt.len())?),
             threads: None,
             chunk: u16::try_from(prompt.len()).map_err(|_| "the prompt is too long to trace")?,
             quiet: true,
         };
-        let mut backend = super::load::open(&model, &options, true)?;
+        let mut backend = super::load::open(model, plan.clone(), &options, true)?;
         if backend.batch_size() < prompt.len() {
             return Err(format!("{} tokens do not fit one batch of {}", prompt.len(), backend.batch_size()).into());
         }
-        for run in 0..a.runs {
-            let name = format!("{} run {}", backend.name(), run + 1);
-            traces.push((name, trace(&model, &plan, &mut *backend, &prompt)?));
+        for i in 1..=a.runs {
+            let target_name = if target.name.is_empty() { backend.name() } else { &target.name };
+            let name = if a.runs > 1 { format!("{target_name} run {i}") } else { target_name.to_owned() };
+            let device = backend.device();
+            all.push(Named { name, device, run: run_prompt(&mut *backend, prompt, !target.fused)? });
         }
     }
-    let (first_name, first) = &traces[0];
-    let mut differences: Vec<_> = traces[1..]
-        .iter()
-        .map(|(name, t)| {
-            let difference =
-                first_difference(first, t).map(|(step, wrong, all)| json!({"step": step, "differ": wrong, "of": all}));
-            (name.clone(), difference)
-        })
-        .collect();
-    if let Some(path) = &a.against {
-        differences.push((path.display().to_string(), against(path, &prompt, first)?));
-    }
-    if let (Some(step), Some(path)) = (&a.step, &a.dump) {
-        let found = first.outputs.iter().find(|(s, _)| s.name == *step);
-        let (_, words) =
-            found.ok_or_else(|| format!("there is no step '{step}'; `samebits trace --steps` lists them"))?;
-        super::logits::write_npy(path, prompt.len(), words.len() / prompt.len(), bytemuck::cast_slice(words))?;
-    }
-    if a.json {
-        let compared: Vec<_> =
-            differences.iter().map(|(name, d)| json!({"with": name, "first_difference": d})).collect();
-        print_json(&json!({"tokens": prompt, "trace": first, "compared": compared}))?;
-    } else {
-        show(a, first, &tokenizer)?;
-        for (name, difference) in &differences {
-            match difference {
-                None => print(&format!("{name}: every step has the bits of {first_name}"))?,
-                Some(d) => print(&format!(
-                    "{name}: differs from {first_name} first at step {}: {} of {} words",
-                    d["step"], d["differ"], d["of"]
-                ))?,
-            }
+    Ok(all)
+}
+
+fn verdict(first: &Named, (name, difference): &Compared) -> Verdict {
+    let of = &first.name;
+    let text = match difference {
+        None => format!("{name}: every bit is that of {of}"),
+        Some(d) => {
+            let place = match d.token {
+                Some(token) => format!("in the logits of token {token} (an unfused run would show the step)"),
+                None => format!("at step '{}'", d.step),
+            };
+            let worst = d.worst.map_or(String::new(), |[a, b]| format!(", the worst {b:e} for {a:e}"));
+            format!("{name}: differs from {of} first {place}: {} of {} words{worst}", d.differ, d.of)
         }
-    }
-    if differences.iter().any(|d| d.1.is_some()) { Err("runs differ; see above".into()) } else { Ok(()) }
+    };
+    Verdict { equal: difference.is_none(), text }
 }
 
 /// The first step whose hash is not that of a saved trace of the same prompt.
-fn against(
-    path: &std::path::Path,
-    prompt: &[u32],
-    t: &Trace,
-) -> Result<Option<serde_json::Value>, Box<dyn std::error::Error>> {
+fn against(path: &Path, prompt: &[u32], t: &Trace) -> Result<(Option<Difference>, Verdict), Box<dyn Error>> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
     let name = path.display();
     let saved: serde_json::Value =
@@ -126,41 +231,111 @@ fn against(
         return Err(format!("{name} is of another prompt or model; trace the same on both machines").into());
     }
     let differ = |(ours, theirs): &(&(String, String), &serde_json::Value)| json!(ours) != **theirs;
-    let mut wrong = t.hashes.iter().zip(hashes).filter(differ);
-    let first = wrong.next().map(|(ours, _)| ours.0.clone());
-    let more = wrong.count();
-    Ok(first.map(|step| json!({"step": step, "differ": more + 1, "of": hashes.len(), "unit": "steps"})))
+    let wrong: Vec<_> = t.hashes.iter().zip(hashes).filter(differ).map(|(ours, _)| ours.0.clone()).collect();
+    let (differ, of) = (wrong.len(), hashes.len());
+    let Some(step) = wrong.into_iter().next() else {
+        return Ok((None, Verdict { equal: true, text: format!("{name}: every step has the same bits") }));
+    };
+    let text = format!("{name}: differs first at step '{step}'; {differ} of {of} steps differ");
+    Ok((Some(Difference { step, token: None, differ, of, worst: None }), Verdict { equal: false, text }))
 }
 
-fn show(a: &Arguments, t: &Trace, tokenizer: &Tokenizer) -> Outcome {
+fn dump(step: &str, path: &Path, run: &Run, tokens: usize) -> Result<(), String> {
+    let found = run.outputs.iter().flatten().find(|(s, _)| s.name == step);
+    let (_, words) = found.ok_or_else(|| format!("there is no step '{step}'; `samebits trace --steps` lists them"))?;
+    super::logits::write_npy(path, tokens, words.len() / tokens, bytemuck::cast_slice(words))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))
+}
+
+/// What was run.
+fn facts(
+    a: &Arguments,
+    model: &Model,
+    observed: &Named,
+    prompt: &[u32],
+    piece: &dyn Fn(u32) -> String,
+) -> Vec<(&'static str, String)> {
+    let c = &model.config;
+    let layers = match &a.layers {
+        _ if a.skip_layers => format!("none of {}: embedding, output norm, output", c.block_count),
+        Some(r) if r.len() == 1 => format!("layer {} alone, of {}", r.start, c.block_count),
+        Some(r) => format!("{} to {}, of {}", r.start, r.end - 1, c.block_count),
+        None => format!("all {}", c.block_count),
+    };
+    let precision: crate::numerics::Precision = a.precision.into();
+    let pieces: Vec<_> = prompt.iter().map(|id| format!("{:?}", piece(*id))).collect();
+    vec![
+        ("model", c.name.clone()),
+        ("layers", layers),
+        ("run", format!("{} ({}), {}", observed.name, observed.device, format!("{precision:?}").to_lowercase())),
+        ("prompt", format!("{} token{}: {}", pieces.len(), if pieces.len() == 1 { "" } else { "s" }, pieces.join(" "))),
+    ]
+}
+
+fn show(a: &Arguments, t: &Trace, piece: &dyn Fn(u32) -> String) -> Outcome {
+    let error = |e: Option<f64>| e.map_or(String::new(), |e| format!(" {e:>9.2e}"));
+    let heading = if t.reference.is_some() { "     error" } else { "" };
     if a.steps {
         print(&format!(
-            "{:<28} {:>11} {:>11} {:>11} {:>11} {:>11} {:>6}",
-            "step", "min", "max", "mean", "deviation", "l2", "zeros"
+            "\n{:<28} {:>11} {:>11} {:>11} {:>11} {:>11} {:>6} {:>10}{heading}",
+            "step", "min", "max", "mean", "deviation", "l2", "zeros", "not finite"
         ))?;
         for s in &t.steps {
             print(&format!(
-                "{:<28} {:>11.4e} {:>11.4e} {:>11.3e} {:>11.4e} {:>11.4e} {:>5.1}%",
+                "{:<28} {:>11.4e} {:>11.4e} {:>11.3e} {:>11.4e} {:>11.4e} {:>5.1}% {:>10}{}",
                 s.step,
                 s.min,
                 s.max,
                 s.mean,
                 s.deviation,
                 s.l2,
-                100.0 * s.zeros
+                100.0 * s.zeros,
+                s.non_finite,
+                error(s.error)
             ))?;
         }
-        print("")?;
     }
     print(&format!(
-        "{:>5} {:>10} {:>8} {:>8} {:>8}  likeliest next tokens",
-        "layer", "l2", "cosine", "entropy", "spread"
+        "\n{:<9} {:>10} {:>9} {:>8} {:>8} {:>8} {:>9}{heading}  likeliest next tokens",
+        "after", "l2", "deviation", "cosine", "entropy", "spread", "attention"
     ))?;
-    for l in &t.layers {
-        let piece = |id: u32| format!("{:?}", String::from_utf8_lossy(&tokenizer.decode(&[id])));
-        let top = l.top.iter().map(|(id, _)| piece(*id)).collect::<Vec<_>>().join(" ");
-        print(&format!("{:>5} {:>10.3} {:>8.4} {:>8.3} {:>8.3}  {top}", l.layer, l.l2, l.cosine, l.entropy, l.spread))?;
+    for (i, l) in t.layers.iter().enumerate() {
+        let top = l.top.iter().map(|(id, _)| format!("{:?}", piece(*id))).collect::<Vec<_>>().join(" ");
+        let attention = l.attention.map_or("-".to_owned(), |a| format!("{a:.3}"));
+        let error = error(t.reference.as_ref().and_then(|r| r.errors.get(i)).map(|e| e.error));
+        print(&format!(
+            "{:<9} {:>10.3} {:>9.4} {:>8.4} {:>8.3} {:>8.3} {attention:>9}{error}  {top}",
+            l.name(),
+            l.l2,
+            l.deviation,
+            l.cosine,
+            l.entropy,
+            l.spread
+        ))?;
+    }
+    if let Some(r) = &t.reference {
+        print(&r.summary())?;
     }
     t.warnings.iter().try_for_each(|w| print(&format!("look at this: {w}")))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_and_targets_are_parsed() {
+        assert_eq!(parse_layers("0"), Ok(0..1));
+        assert_eq!(parse_layers("1..3"), Ok(1..3));
+        assert!(parse_layers("3..3").is_err() && parse_layers("a..3").is_err() && parse_layers("-1").is_err());
+        let target = |s: &str| s.parse::<Target>().map(|t| (t.backend, t.fused));
+        assert_eq!(target("cpu"), Ok((BackendName::Cpu, false)));
+        assert_eq!(target("gpu:fused"), Ok((BackendName::Gpu, true)));
+        assert_eq!(target("vulkan:unfused"), Ok((BackendName::Vulkan, false)));
+        assert!(target("cpu:fused").is_err() && target("gpu:x").is_err() && target("tpu").is_err());
+    }
 }

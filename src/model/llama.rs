@@ -1,5 +1,7 @@
 //! Architecture `llama`: Llama 1 to 3, TinyLlama, SmolLM2, Mistral (Touvron et al. 2023; `llama.cpp` names).
 
+use std::ops::Range;
+
 use super::{Config, ModelError, weight};
 use crate::gguf::Gguf;
 use crate::numerics::Precision;
@@ -121,8 +123,8 @@ fn llama3_scaled(frequency: f64, factor: f64, low: f64, high: f64, original: f64
     (1.0 - smooth) * frequency / factor + smooth * frequency
 }
 
-/// The plan of the whole model.
-pub(super) fn plan(gguf: &Gguf, c: &Config, precision: Precision) -> Result<Plan, ModelError> {
+/// The plan of the embedding, these layers and the output.
+pub(super) fn plan(gguf: &Gguf, c: &Config, precision: Precision, layers: Range<usize>) -> Result<Plan, ModelError> {
     let (q_width, kv_width) = (c.head_count * c.head_dim, c.head_count_kv * c.head_dim);
     let mut b = Builder::new(precision, c.block_count, kv_width, rope_frequencies(gguf, c)?);
     let optional = |b: &mut Builder, name: &str, rows: usize, cols: usize| -> Result<Option<WeightId>, ModelError> {
@@ -141,7 +143,7 @@ pub(super) fn plan(gguf: &Gguf, c: &Config, precision: Precision) -> Result<Plan
 
     let embedding = required(&mut b, "token_embd.weight", c.vocabulary, c.embedding_length)?;
     b.step("token_embd", Op::Embedding { weight: embedding, out: x });
-    for layer in 0..c.block_count {
+    for layer in layers {
         let tensor = |part: &str| format!("blk.{layer}.{part}");
         let matrix = |b: &mut Builder, part: &str, rows: usize, cols: usize| {
             let w = required(b, &format!("blk.{layer}.{part}.weight"), rows, cols)?;

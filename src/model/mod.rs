@@ -2,6 +2,7 @@
 
 mod llama;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -56,6 +57,14 @@ pub enum ModelError {
         value: String,
         /// Why that does not work.
         reason: &'static str,
+    },
+    /// Layers the model does not have.
+    #[error("layers {}..{} were asked for, but the model has {available}: 0..{available} are all of them", asked.start, asked.end)]
+    Layers {
+        /// What was asked for.
+        asked: Range<usize>,
+        /// Layers of the model.
+        available: usize,
     },
 }
 
@@ -129,7 +138,15 @@ impl Model {
 
     /// What to compute.
     pub fn plan(&self, precision: Precision) -> Result<Plan, ModelError> {
-        llama::plan(&self.gguf, &self.config, precision)
+        self.plan_of_layers(precision, 0..self.config.block_count)
+    }
+
+    /// What to compute when only these layers stand between the embedding and the output; they may be none.
+    pub fn plan_of_layers(&self, precision: Precision, layers: Range<usize>) -> Result<Plan, ModelError> {
+        if layers.end > self.config.block_count {
+            return Err(ModelError::Layers { asked: layers, available: self.config.block_count });
+        }
+        llama::plan(&self.gguf, &self.config, precision, layers)
     }
 
     /// The bytes of a weight of the plan.

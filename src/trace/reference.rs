@@ -1,0 +1,184 @@
+//! The plan in double precision on dequantised weights, with nothing rounded on the way: what the model means.
+//!
+//! It shares no arithmetic with the backends. Where a run differs from it by more than its precision explains, the run is
+//! wrong; where both show the same collapse, the model is.
+
+use crate::model::Model;
+use crate::plan::{BufferId, Op, Plan, Step, WeightId};
+
+use super::Values;
+
+/// Runs the whole plan over a prompt; the head over every row.
+pub(super) fn run(model: &Model, plan: &Plan, prompt: &[u32]) -> Vec<Values> {
+    let mut machine = Machine::new(model, plan);
+    plan.steps().map(|step| Values { step: step.clone(), x: machine.step(step, prompt) }).collect()
+}
+
+/// The head alone, over residual streams of equal width: the logits of each.
+pub(super) fn lens(model: &Model, plan: &Plan, streams: &[&[f64]]) -> Vec<Vec<f64>> {
+    let mut machine = Machine::new(model, plan);
+    if let Some(BufferId(x)) = plan.body.first().and_then(|step| step.op.output()) {
+        machine.buffers[x] = streams.concat();
+    }
+    for step in &plan.head {
+        machine.step(step, &[]);
+    }
+    machine.buffers[plan.logits.0].chunks(plan.vocabulary()).map(<[f64]>::to_vec).collect()
+}
+
+/// Buffers with one row per token.
+struct Machine<'a> {
+    model: &'a Model,
+    plan: &'a Plan,
+    buffers: Vec<Vec<f64>>,
+    /// Keys and values per layer, `[position][kv_width]`.
+    caches: Vec<[Vec<f64>; 2]>,
+}
+
+impl<'a> Machine<'a> {
+    fn new(model: &'a Model, plan: &'a Plan) -> Self {
+        let caches = vec![[Vec::new(), Vec::new()]; plan.layers];
+        Self { model, plan, buffers: vec![Vec::new(); plan.buffers.len()], caches }
+    }
+
+    /// Runs a step and gives its output; for the cache the keys of every row, then the values.
+    fn step(&mut self, step: &Step, ids: &[u32]) -> Vec<f64> {
+        let take = |b: BufferId| &self.buffers[b.0];
+        let result = match step.op {
+            Op::Embedding { weight, .. } => ids.iter().flat_map(|&id| self.row(weight, id as usize)).collect(),
+            Op::RmsNorm { x, weight, eps, .. } => rms_norm(take(x), &self.row(weight, 0), eps),
+            Op::QuantizeActivations { x, .. } => take(x).clone(),
+            Op::Matmul { weight, bias, x, .. } => {
+                let bias = bias.map(|b| self.row(b, 0));
+                self.products(weight, bias.as_deref(), take(x))
+            }
+            Op::Rope { x, head_dim, pairs, neox } => {
+                let (width, mut rows) = (self.plan.buffers[x.0].width, take(x).clone());
+                for (position, row) in rows.chunks_mut(width).enumerate() {
+                    rope(row, position, head_dim, pairs, neox, &self.plan.rope_frequencies);
+                }
+                rows
+            }
+            Op::KvStore { k, v, layer } => {
+                let (k, v) = (take(k).clone(), take(v).clone());
+                let both = [k.as_slice(), v.as_slice()].concat();
+                self.caches[layer] = [k, v];
+                return both;
+            }
+            Op::Attention { q, layer, heads, kv_heads, head_dim, .. } => {
+                let [k, v] = &self.caches[layer];
+                let shape = Heads { heads, kv_heads, head_dim };
+                let mut out = Vec::with_capacity(take(q).len());
+                for (position, q) in take(q).chunks(heads * head_dim).enumerate() {
+                    for head in 0..heads {
+                        let weights = shape.weights(head, position, q, k);
+                        let value =
+                            |d| weights.iter().enumerate().map(|(p, w)| w * v[shape.at(head, p) + d]).sum::<f64>();
+                        out.extend((0..head_dim).map(value));
+                    }
+                }
+                out
+            }
+            Op::SiluMul { a, b, .. } => take(a).iter().zip(take(b)).map(|(a, b)| a / (1.0 + (-a).exp()) * b).collect(),
+            Op::Add { x, b } => take(x).iter().zip(take(b)).map(|(x, b)| x + b).collect(),
+        };
+        if let Some(BufferId(out)) = step.op.output() {
+            self.buffers[out].clone_from(&result);
+        }
+        result
+    }
+
+    /// A dequantised row of a weight.
+    fn row(&self, weight: WeightId, row: usize) -> Vec<f64> {
+        let w = &self.plan.weights[weight.0];
+        let bytes = w.format.row_bytes(w.cols);
+        let mut values = vec![0.0; w.cols];
+        w.format.dequantize(&self.model.data(w)[row * bytes..][..bytes], &mut values);
+        values.into_iter().map(f64::from).collect()
+    }
+
+    /// `x` of `[rows, cols]` times a matrix, its rows spread over the threads.
+    fn products(&self, weight: WeightId, bias: Option<&[f64]>, x: &[f64]) -> Vec<f64> {
+        let w = &self.plan.weights[weight.0];
+        let rows = x.len() / w.cols;
+        let mut columns = vec![0.0; w.rows * rows];
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = w.rows.div_ceil(threads);
+        std::thread::scope(|scope| {
+            for (t, part) in columns.chunks_mut((share * rows).max(1)).enumerate() {
+                scope.spawn(move || {
+                    for (i, out) in part.chunks_mut(rows).enumerate() {
+                        let n = t * share + i;
+                        let matrix_row = self.row(weight, n);
+                        for (x, out) in x.chunks(w.cols).zip(out) {
+                            *out = dot(&matrix_row, x) + bias.map_or(0.0, |b| b[n]);
+                        }
+                    }
+                });
+            }
+        });
+        (0..rows).flat_map(|r| columns.iter().skip(r).step_by(rows.max(1)).copied()).collect()
+    }
+}
+
+/// The heads of an attention.
+pub(super) struct Heads {
+    /// Of queries.
+    pub heads: usize,
+    /// Of keys and values; divides `heads`.
+    pub kv_heads: usize,
+    /// Elements per head.
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Where the keys and values of a query head begin at a position of the cache.
+    fn at(&self, head: usize, position: usize) -> usize {
+        (position * self.kv_heads + head / (self.heads / self.kv_heads)) * self.head_dim
+    }
+
+    /// What a query head at a position gives each position up to its own; `q` is the row of all heads.
+    pub fn weights(&self, head: usize, position: usize, q: &[f64], k: &[f64]) -> Vec<f64> {
+        let q = &q[head * self.head_dim..][..self.head_dim];
+        let scale = 1.0 / (self.head_dim as f64).sqrt();
+        let scores: Vec<f64> =
+            (0..=position).map(|p| scale * dot(q, &k[self.at(head, p)..][..self.head_dim])).collect();
+        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        weights.into_iter().map(|w| w / sum).collect()
+    }
+}
+
+fn rms_norm(x: &[f64], weight: &[f64], eps: f32) -> Vec<f64> {
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks(weight.len()) {
+        let square = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
+        let r = 1.0 / (square + f64::from(eps)).sqrt();
+        out.extend(row.iter().zip(weight).map(|(x, w)| x * r * w));
+    }
+    out
+}
+
+fn rope(row: &mut [f64], position: usize, head_dim: usize, pairs: usize, neox: bool, frequencies: &[f64]) {
+    for head in row.chunks_exact_mut(head_dim) {
+        for (pair, frequency) in frequencies.iter().enumerate().take(pairs) {
+            let (i, j) = if neox { (pair, pair + pairs) } else { (2 * pair, 2 * pair + 1) };
+            let (sin, cos) = (position as f64 * frequency).sin_cos();
+            (head[i], head[j]) = (head[i] * cos - head[j] * sin, head[i] * sin + head[j] * cos);
+        }
+    }
+}
+
+/// Eight partial sums, so that a compiler can use vectors.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut lanes = [0.0; 8];
+    let (a8, a_rest) = a.as_chunks::<8>();
+    let (b8, b_rest) = b.as_chunks::<8>();
+    for (a, b) in a8.iter().zip(b8) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    lanes.iter().sum::<f64>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f64>()
+}
