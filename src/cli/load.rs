@@ -11,8 +11,9 @@ use crate::backend::gpu::{self, Api, Choice, Device, Gpu};
 use crate::backend::{Backend, BackendError, Sizes};
 use crate::engine::Session;
 use crate::model::{Model, ModelError};
-use crate::numerics::Precision;
+use crate::numerics::{Precision, VERSION};
 use crate::plan::Plan;
+use crate::verify::selftest;
 
 /// Context used where the model would allow more and the user did not ask.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -129,7 +130,11 @@ pub(super) fn open(
         let auto = a.backend == BackendName::Auto;
         let hardware_only = auto && a.device.is_none();
         match Device::open(&Choice { api, device: a.device.clone(), hardware_only }) {
-            Ok(device) => return Ok(Box::new(on_gpu(device, model, plan, sizes, a.quiet)?)),
+            Ok(mut device) => {
+                if conforms(&mut device, auto) || !auto {
+                    return Ok(Box::new(on_gpu(device, model, plan, sizes, a.quiet)?));
+                }
+            }
             Err(BackendError::NoAdapter(_)) if hardware_only => {}
             Err(error) => return Err(error.into()),
         }
@@ -138,19 +143,30 @@ pub(super) fn open(
     Ok(Box::new(Cpu::with_isa(model, plan, sizes, threads, Isa::from_environment()?)))
 }
 
+/// Whether the self-test holds on this device. What does not hold is said in any case: a device that computes something
+/// else is never used silently.
+fn conforms(device: &mut Device, auto: bool) -> bool {
+    let failures = selftest::cached_failures(device).unwrap_or_else(|e| vec![format!("the self-test cannot run: {e}")]);
+    let name = format!("{} ({} {})", device.info.name, device.info.driver, device.info.driver_info);
+    for failure in &failures {
+        eprintln!("warning: {name} does not keep {VERSION}: {failure}");
+    }
+    if !failures.is_empty() {
+        eprintln!(
+            "warning: {}; `samebits verify` shows more",
+            if auto { "the CPU is used instead" } else { "its results are not those of other machines" }
+        );
+    }
+    failures.is_empty()
+}
+
 /// As many as there are physical cores for this process: two threads of a core share its vector units.
 pub(super) fn default_threads() -> usize {
     let allowed = std::thread::available_parallelism().map_or(1, usize::from);
     num_cpus::get_physical().clamp(1, allowed)
 }
 
-fn on_gpu(
-    device: Device,
-    model: &Model,
-    plan: Plan,
-    sizes: Sizes,
-    quiet: bool,
-) -> Result<Gpu, BackendError> {
+fn on_gpu(device: Device, model: &Model, plan: Plan, sizes: Sizes, quiet: bool) -> Result<Gpu, BackendError> {
     if gpu::is_software(&device.info) && !quiet {
         eprintln!("warning: {} computes on the CPU; --backend cpu is faster and gives the same bits", device.info.name);
     }

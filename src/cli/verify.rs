@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::load::{BackendName, ModelArguments, PrecisionName};
@@ -79,11 +79,11 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let show = |rung: &Rung| {
         if !a.json {
             let verdict = if rung.holds { "holds" } else { "FAILS" };
-            let _ = print(&format!("{verdict}  {:<20} {}", rung.name, rung.detail));
+            let _ = print(&format!("{verdict}  {:<22} {}", rung.name, rung.detail));
         }
     };
     let mut rungs = verify(&model, &options, &mut |rung| show(rung))?;
-    let processes = fresh_processes(a, &gpu, if a.quick { 1 } else { 3 })?;
+    let processes = fresh_processes(a, &gpu, if a.quick { 1 } else { options.runs })?;
     show(&processes);
     rungs.push(processes);
     let print_of = fingerprint(&model, &options)?;
@@ -98,7 +98,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let mut files = Vec::new();
     for difference in rungs.iter().filter_map(|r| r.difference.as_ref()) {
         for (words, side) in difference.words.iter().zip(["cpu", "gpu"]) {
-            let path = a.out.join(format!("{}.{side}.npy", difference.step.name));
+            let path = a.out.join(format!("{}.{side}.npy", difference.file));
             super::logits::write_npy(&path, 1, words.len(), bytemuck::cast_slice(words))?;
             files.push(path.display().to_string());
         }
@@ -144,13 +144,16 @@ fn fresh_processes(a: &Arguments, gpu: &Option<Choice>, runs: usize) -> Result<R
     let failed = |e: &dyn std::fmt::Display| VerifyError::Process(e.to_string());
     let program = std::env::current_exe().map_err(|e| failed(&e))?;
     let mut hashes = Vec::new();
-    for backend in if gpu.is_some() { vec!["cpu", "gpu"] } else { vec!["cpu"] } {
+    let named = if a.backend == BackendName::Auto { BackendName::Gpu } else { a.backend };
+    let value = named.to_possible_value();
+    let gpu_name = value.as_ref().map_or("gpu", clap::builder::PossibleValue::get_name);
+    for backend in if gpu.is_some() { vec!["cpu", gpu_name] } else { vec!["cpu"] } {
         for _ in 0..runs {
             let mut command = Command::new(&program);
             command.args(["generate", "--json", "-q", "-n", "4", "--backend", backend, "-p", &a.prompt]);
             let precision: crate::numerics::Precision = a.precision.into();
             command.arg("--precision").arg(format!("{precision:?}").to_lowercase());
-            if let (Some(device), "gpu") = (&a.device, backend) {
+            if let (Some(device), true) = (&a.device, backend != "cpu") {
                 command.args(["--device", device]);
             }
             if let Some(model) = &a.model.model {

@@ -35,3 +35,17 @@ pub fn plant(source: &str) -> String {
     let Some((_, from, to)) = FAULTS.iter().find(|f| f.0 == name) else { panic!("unknown fault {name}") };
     source.replace(from, to)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fault whose text is in no shader any more would plant nothing.
+    #[test]
+    fn each_fault_is_in_a_shader() {
+        let variants = crate::validate::variants();
+        for (name, from, _) in FAULTS {
+            assert!(variants.iter().any(|v| v.source.contains(from)), "fault {name}: no shader contains `{from}`");
+        }
+    }
+}

@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::backend::gpu::{FUSED, TILED, bandwidth};
 use crate::ops::{SHADERS, Shader};
 use crate::quant::FORMATS;
+use crate::verify::selftest;
 
 pub use rules::violations;
 
@@ -25,9 +26,9 @@ pub struct Variant {
     pub source: String,
 }
 
-/// Every shader this program can run: those of the ops, the fused and the tiled ones, and one that measures.
+/// Every shader this program can run: those of the ops, the fused and the tiled ones, one that measures, the self-test's.
 pub fn shaders() -> impl Iterator<Item = &'static Shader> {
-    SHADERS.iter().chain(FUSED).chain(TILED).copied().chain([&bandwidth::SHADER])
+    SHADERS.iter().chain(FUSED).chain(TILED).copied().chain([&bandwidth::SHADER, &selftest::SHADER])
 }
 
 /// Every variant of them.

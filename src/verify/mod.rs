@@ -4,6 +4,7 @@
 //! of the model whose output differs, how many of its elements, and the worst pair.
 
 mod ops;
+pub mod selftest;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -51,7 +52,7 @@ pub struct Options {
 /// The verdict on one rung.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rung {
-    /// `ops`, `L1 repeat`, …
+    /// `ops, GPU = CPU`, `L0 repeat, CPU`, …
     pub name: &'static str,
     /// Whether it holds.
     pub holds: bool,
@@ -62,34 +63,41 @@ pub struct Rung {
     pub difference: Option<Difference>,
 }
 
-/// The first step whose output differs.
+/// Two results that should have the same bits.
 #[derive(Clone, Debug)]
 pub struct Difference {
-    /// The step.
-    pub step: Step,
-    /// Words of the output on the CPU and on the GPU.
+    /// What gave them, such as `step 'blk.3.attn_q' (matmul)`.
+    pub place: String,
+    /// The start of a file's name for them.
+    pub file: String,
+    /// Whether the words are floats.
+    pub floats: bool,
+    /// Words on the CPU and on the GPU, or of the first and of a later run.
     pub words: [Vec<u32>; 2],
 }
 
 impl Difference {
+    fn of_step(step: &Step, words: [Vec<u32>; 2]) -> Self {
+        let floats = !matches!(step.op, Op::KvStore { .. } | Op::QuantizeActivations { .. });
+        let place = format!("step '{}' ({})", step.name, step.op.name());
+        Self { place, file: step.name.clone(), floats, words }
+    }
+
+    fn of_logits(reference: &[f32], got: &[f32]) -> Self {
+        let words = [reference, got].map(|x| x.iter().map(|x| x.to_bits()).collect());
+        Self { place: "logits".to_owned(), file: "logits".to_owned(), floats: true, words }
+    }
+
     /// How many words differ, and the worst pair of numbers.
     pub fn describe(&self) -> String {
         let [cpu, gpu] = &self.words;
         let pairs: Vec<_> = cpu.iter().zip(gpu).enumerate().filter(|(_, (a, b))| a != b).collect();
-        let numbers = matches!(self.step.op, Op::KvStore { .. } | Op::QuantizeActivations { .. });
-        let distance = |a: u32, b: u32| if numbers { f32::from(a.abs_diff(b) as u16) } else { float_distance(a, b) };
+        let distance = |a: u32, b: u32| if self.floats { float_distance(a, b) } else { a.abs_diff(b) as f32 };
         let worst = pairs.iter().max_by(|x, y| distance(*x.1.0, *x.1.1).total_cmp(&distance(*y.1.0, *y.1.1)));
-        let Some((at, (a, b))) = worst else { return "the lengths differ".to_owned() };
-        let value = |w: u32| if numbers { format!("{w:#010x}") } else { format!("{:e}", f32::from_bits(w)) };
-        format!(
-            "step '{}' ({}): {} of {} elements differ, worst at {at}: CPU {}, GPU {}",
-            self.step.name,
-            self.step.op.name(),
-            pairs.len(),
-            cpu.len(),
-            value(**a),
-            value(**b)
-        )
+        let Some((at, (a, b))) = worst else { return format!("{}: the lengths differ", self.place) };
+        let value = |w: u32| if self.floats { format!("{:e}", f32::from_bits(w)) } else { format!("{w:#010x}") };
+        let (place, wrong, all) = (&self.place, pairs.len(), cpu.len());
+        format!("{place}: {wrong} of {all} elements differ, worst at {at}: {} and {}", value(**a), value(**b))
     }
 }
 
@@ -108,9 +116,10 @@ pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung))
         progress(&rung);
         rungs.push(rung);
     };
-    let open = |choice: &Choice| Device::open(choice);
     if let Some(choice) = &options.gpu {
-        add(ops::verify(&mut open(choice)?, options.rounds)?);
+        let mut device = Device::open(choice)?;
+        add(selftest::rung(&mut device)?);
+        add(ops::verify(&mut device, options.rounds)?);
     }
     let reference = session(model, options, None, 64, 32)?.feed(&options.prompt, true)?;
     for gpu in std::iter::once(None).chain(options.gpu.as_ref().map(Some)) {
@@ -141,18 +150,35 @@ pub fn fingerprint(model: &Model, options: &Options) -> Result<String, VerifyErr
     Ok(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())
 }
 
-/// Fingerprints of known models, from machines that passed: `(model, precision, fingerprint)`.
+/// The fingerprint that this model had on machines that passed, if it is one of the known ones (`fingerprints.json`).
 pub fn known_fingerprint(model: &Model, precision: Precision) -> Option<String> {
     let list: serde_json::Value = serde_json::from_str(include_str!("fingerprints.json")).ok()?;
-    let key = format!("{:?}", precision).to_lowercase();
     let found = &list[&model.config.name];
-    (found["parameters"] == model.config.parameters).then(|| found[key].as_str().map(str::to_owned))?
+    if found["parameters"] != model.config.parameters || found["weights"] != weights_hash(model)? {
+        return None;
+    }
+    found[format!("{precision:?}").to_lowercase()].as_str().map(str::to_owned)
 }
 
-/// What is known not to hold on a driver: `(part of the driver's name, what)`.
+/// A hash over all weights: files of one name and size may hold other weights, or the same in another format.
+fn weights_hash(model: &Model) -> Option<String> {
+    let mut hash = Sha256::new();
+    for weight in &model.plan(Precision::Fast).ok()?.weights {
+        hash.update(format!("{} {}\n", weight.name, weight.format.name));
+        hash.update(model.data(weight));
+    }
+    Some(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())
+}
+
+/// What is known not to hold on a device's driver (`known-failures.json`).
 pub fn known_failure(device: &Device) -> Option<String> {
-    let list: serde_json::Value = serde_json::from_str(include_str!("known-failures.json")).ok()?;
     let driver = format!("{} {}", device.info.driver, device.info.driver_info);
+    known_failure_of(include_str!("known-failures.json"), &driver)
+}
+
+/// The entry of a list `[{"driver": part of its name, "what": …}, …]`.
+fn known_failure_of(list: &str, driver: &str) -> Option<String> {
+    let list: serde_json::Value = serde_json::from_str(list).ok()?;
     let matches = |entry: &&serde_json::Value| entry["driver"].as_str().is_some_and(|d| driver.contains(d));
     list.as_array()?.iter().find(matches)?["what"].as_str().map(str::to_owned)
 }
@@ -188,24 +214,21 @@ fn equal(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
-/// L0 and L1: the same prompt several times in one process, then in a process of its own (`samebits logits` does that
-/// for the caller), gives the same logits.
+/// L0: the same prompt several times in one process gives the same logits. L1, in fresh processes, is the caller's.
 fn repeat(model: &Model, options: &Options, gpu: Option<&Choice>, reference: &[f32]) -> Result<Rung, VerifyError> {
     let mut session = session(model, options, gpu, 64, 32)?;
     let mut failed = None;
-    for run in 0..options.runs {
+    for run in 1..=options.runs {
         session.clear();
-        if !equal(&session.feed(&options.prompt, true)?, reference) {
-            failed.get_or_insert(run);
+        let logits = session.feed(&options.prompt, true)?;
+        if failed.is_none() && !equal(&logits, reference) {
+            failed = Some((run, Difference::of_logits(reference, &logits)));
         }
     }
-    let name = if gpu.is_some() { "L1 repeat, GPU" } else { "L1 repeat, CPU" };
+    let name = if gpu.is_some() { "L0 repeat, GPU" } else { "L0 repeat, CPU" };
     let runs = options.runs;
-    let detail = match failed {
-        None => format!("{runs} runs of {} tokens: the same logits", options.prompt.len()),
-        Some(run) => format!("run {} of {runs} has other logits than the CPU", run + 1),
-    };
-    Ok(Rung { name, holds: failed.is_none(), detail, difference: None })
+    let good = format!("{runs} runs of {} tokens: the same logits", options.prompt.len());
+    Ok(rung(name, good, failed.map(|(run, d)| (format!("run {run} of {runs} against the CPU's first"), d))))
 }
 
 /// L2: one piece, chunks, token by token, other capacities and thread counts give the same logits.
@@ -217,17 +240,28 @@ fn cuts(model: &Model, options: &Options, gpu: Option<&Choice>, reference: &[f32
         if gpu.is_some() && threads == 3 {
             continue;
         }
-        let backend = backend(model, options, gpu, context.max(n), chunk, threads)?;
+        let context = context.max(n);
+        let backend = backend(model, options, gpu, context, chunk, threads)?;
         let logits = Session::new(backend, chunk).feed(&options.prompt, true)?;
         count += 1;
-        if !equal(&logits, reference) {
-            failed.get_or_insert(format!("chunks of {chunk}, context {context}, {threads} threads: other logits"));
+        if failed.is_none() && !equal(&logits, reference) {
+            let cut = format!("chunks of {chunk}, context {context}, {threads} threads");
+            failed = Some((cut, Difference::of_logits(reference, &logits)));
         }
     }
     let name = if gpu.is_some() { "L2 cuts, GPU" } else { "L2 cuts, CPU" };
-    let holds = failed.is_none();
-    let detail = failed.unwrap_or_else(|| format!("{count} ways to cut and place the prompt: the same logits"));
-    Ok(Rung { name, holds, detail, difference: None })
+    Ok(rung(name, format!("{count} ways to cut and place the prompt: the same logits"), failed))
+}
+
+/// A rung that holds, or fails with where and what.
+fn rung(name: &'static str, good: String, failed: Option<(String, Difference)>) -> Rung {
+    match failed {
+        None => Rung { name, holds: true, detail: good, difference: None },
+        Some((place, difference)) => {
+            let detail = format!("{place}: {}", difference.describe());
+            Rung { name, holds: false, detail, difference: Some(difference) }
+        }
+    }
 }
 
 /// L3: every step of the model has the same output on GPU and CPU.
@@ -241,7 +275,7 @@ fn steps(model: &Model, options: &Options, gpu: &Choice) -> Result<Rung, VerifyE
     let mut compare = |step: &Step, words: &[u32]| {
         if difference.is_none() && expected.get(count).map(Vec::as_slice) != Some(words) {
             let cpu = expected.get(count).cloned().unwrap_or_default();
-            difference = Some(Difference { step: step.clone(), words: [cpu, words.to_vec()] });
+            difference = Some(Difference::of_step(step, [cpu, words.to_vec()]));
         }
         count += 1;
     };
@@ -270,7 +304,7 @@ fn fused(model: &Model, options: &Options, gpu: &Choice) -> Result<Rung, VerifyE
             count += 1;
             let cpu = expected.remove(&step.name).unwrap_or_default();
             if difference.is_none() && cpu != words {
-                difference = Some(Difference { step: step.clone(), words: [cpu, words.to_vec()] });
+                difference = Some(Difference::of_step(step, [cpu, words.to_vec()]));
             }
         };
         if !gpu.listen_fused(id, position, &mut compare)? {
@@ -286,4 +320,43 @@ fn fused(model: &Model, options: &Options, gpu: &Choice) -> Result<Rung, VerifyE
         Some(difference) => difference.describe(),
     };
     Ok(Rung { name, holds: difference.is_none(), detail, difference })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_failures_are_found_by_driver() {
+        let list = r#"[{"driver": "llvmpipe Mesa 9", "what": "old"}, {"driver": "radv", "what": "other"}]"#;
+        assert_eq!(known_failure_of(list, "radv Mesa 25.1").as_deref(), Some("other"));
+        assert_eq!(known_failure_of(list, "llvmpipe Mesa 22.3.6"), None);
+    }
+
+    #[test]
+    fn the_shipped_tables_have_the_keys_that_are_read() {
+        let json = |text| serde_json::from_str::<serde_json::Value>(text).unwrap_or_else(|e| panic!("{e}"));
+        let failures = json(include_str!("known-failures.json"));
+        let entries = failures.as_array().map_or(&[][..], Vec::as_slice);
+        assert!(failures.is_array() && entries.iter().all(|e| e["driver"].is_string() && e["what"].is_string()));
+        for (name, entry) in json(include_str!("fingerprints.json")).as_object().into_iter().flatten() {
+            assert!(entry["parameters"].is_u64(), "{name}");
+            assert!(
+                ["weights", "fast", "precise"].iter().all(|k| entry[k].as_str().is_some_and(|s| s.len() == 32)),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_difference_names_the_worst_pair() {
+        let words = |x: [f32; 3]| x.map(f32::to_bits).to_vec();
+        let d = Difference {
+            place: "op add [1, 3]".to_owned(),
+            file: "op.add".to_owned(),
+            floats: true,
+            words: [words([1.0, 2.0, 3.0]), words([1.5, 2.0, -3.0])],
+        };
+        assert_eq!(d.describe(), "op add [1, 3]: 2 of 3 elements differ, worst at 2: 3e0 and -3e0");
+    }
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::bytes_of;
 
-use super::{Rung, VerifyError};
+use super::{Difference, Rung, VerifyError};
 use crate::backend::BackendError;
 use crate::backend::gpu::{Device, Kernel, weights};
 use crate::numerics::{ActivationRow, Precision, f16_bits};
@@ -10,15 +10,17 @@ use crate::ops::{self, Shader};
 use crate::quant::{FORMATS, Format};
 
 /// One dispatch and the words it must give.
-struct Case {
-    kernel: Kernel,
-    params: Vec<u8>,
-    position: u32,
-    groups: [u32; 3],
-    buffers: Vec<Vec<u32>>,
+pub(super) struct Case {
+    pub kernel: Kernel,
+    /// The shape of its operands, for reports.
+    pub shape: String,
+    pub params: Vec<u8>,
+    pub position: u32,
+    pub groups: [u32; 3],
+    pub buffers: Vec<Vec<u32>>,
     /// Which buffer is the result.
-    out: usize,
-    expected: Vec<u32>,
+    pub out: usize,
+    pub expected: Vec<u32>,
 }
 
 /// Runs `rounds` rounds of cases; the first that differs is named.
@@ -29,18 +31,13 @@ pub(super) fn verify(device: &mut Device, rounds: u64) -> Result<Rung, VerifyErr
             let got = run(device, &case)?;
             count += 1;
             elements += case.expected.len();
-            let wrong = got.iter().zip(&case.expected).filter(|(a, b)| a != b).count();
-            if wrong > 0 {
-                let at = got.iter().zip(&case.expected).position(|(a, b)| a != b).unwrap_or(0);
-                let value = |w: u32| format!("{w:#010x} ({:e})", f32::from_bits(w));
-                let detail = format!(
-                    "op {}: {wrong} of {} elements differ, first at {at}: CPU {}, GPU {}",
-                    case.kernel.name(),
-                    case.expected.len(),
-                    value(case.expected[at]),
-                    value(got[at])
-                );
-                return Ok(Rung { name: "ops, GPU = CPU", holds: false, detail, difference: None });
+            if got != case.expected {
+                let name = case.kernel.name();
+                let floats = !["argmax", "kv_store", "quantize_activations"].contains(&case.kernel.shader.name);
+                let place = format!("op {name} {}", case.shape);
+                let difference = Difference { place, file: format!("op.{name}"), floats, words: [case.expected, got] };
+                let detail = difference.describe();
+                return Ok(Rung { name: "ops, GPU = CPU", holds: false, detail, difference: Some(difference) });
             }
         }
     }
@@ -48,7 +45,8 @@ pub(super) fn verify(device: &mut Device, rounds: u64) -> Result<Rung, VerifyErr
     Ok(Rung { name: "ops, GPU = CPU", holds: true, detail, difference: None })
 }
 
-fn run(device: &mut Device, case: &Case) -> Result<Vec<u32>, BackendError> {
+/// Runs a case; gives the words of its result.
+pub(super) fn run(device: &mut Device, case: &Case) -> Result<Vec<u32>, BackendError> {
     let pipeline = device.pipeline(&case.kernel)?;
     let state = device.upload("state", bytemuck::cast_slice(&[0u32, case.position, 0, case.groups[1], 0, 0, 0, 0]))?;
     let params = device.uniform("params", &case.params)?;
@@ -69,22 +67,30 @@ fn run(device: &mut Device, case: &Case) -> Result<Vec<u32>, BackendError> {
     device.read(&buffers[case.out], 0, case.expected.len())
 }
 
-fn plain(shader: &'static Shader) -> Kernel {
+pub(super) fn plain(shader: &'static Shader) -> Kernel {
     Kernel::new(shader)
 }
 
 fn cases(random: &mut Random) -> Vec<Case> {
     let mut all = Vec::new();
-    for width in [1, 31, 64, 257] {
-        elementwise(random, width, 1 + width % 3, &mut all);
+    for (width, rows) in [(1, 2), (31, 2), (64, 2), (257, 3), (2080, 1)] {
+        elementwise(random, width, rows, &mut all);
     }
-    for (kv_heads, group, head_dim) in [(1, 1, 2), (2, 3, 30), (3, 3, 64)] {
-        heads(random, kv_heads, group, head_dim, 2, &mut all);
+    softmax_3d(random, [3, 5, 77], &mut all);
+    // One head; one key head for all queries; odd sizes; SmolLM2's and TinyLlama's heads; more positions than a pass takes.
+    for (kv_heads, group, head_dim, position) in
+        [(1, 1, 2, 37), (1, 4, 32, 37), (2, 3, 30, 37), (3, 3, 64, 37), (4, 8, 64, 5), (1, 2, 2, 2100)]
+    {
+        heads(random, kv_heads, group, head_dim, position, &mut all);
     }
     for format in FORMATS {
         for precision in [Precision::Fast, Precision::Precise] {
-            matrices(random, format, precision, &mut all);
+            matrices(random, format, precision, 3, &mut all);
         }
+    }
+    // More terms than a workgroup adds at once.
+    if let Some(format) = FORMATS.iter().find(|f| f.activation_block() == Some(32)) {
+        matrices(random, format, Precision::Fast, 67, &mut all);
     }
     all
 }
@@ -106,7 +112,8 @@ fn elementwise(random: &mut Random, width: usize, rows: usize, all: &mut Vec<Cas
         bits(&out)
     };
     let mut add = |shader, params: &[u8], groups, buffers, out, expected| {
-        all.push(Case { kernel: plain(shader), params: params.to_vec(), position: 0, groups, buffers, out, expected });
+        let (kernel, shape, params) = (plain(shader), format!("[{rows}, {width}]"), params.to_vec());
+        all.push(Case { kernel, shape, params, position: 0, groups, buffers, out, expected });
     };
     let p = ops::silu_mul::Params { width: w, pad: [0; 3] };
     let expected = per_row(&|a, b, out| ops::silu_mul::cpu(a, b, out));
@@ -126,12 +133,32 @@ fn elementwise(random: &mut Random, width: usize, rows: usize, all: &mut Vec<Cas
     add(&ops::rms_norm::SHADER, bytes_of(&p), [1, rows as u32, 1], buffers, 2, expected);
 }
 
-fn heads(random: &mut Random, kv_heads: usize, group: usize, head_dim: usize, rows: usize, all: &mut Vec<Case>) {
-    let position = 37;
+/// Softmax over the last of three dimensions, as attention scores have them: `[heads, tokens, positions]`.
+fn softmax_3d(random: &mut Random, [heads, tokens, width]: [usize; 3], all: &mut Vec<Case>) {
+    let rows = heads * tokens;
+    let x = random.floats(rows * width);
+    let mut expected = vec![0.0; x.len()];
+    x.chunks(width).zip(expected.chunks_mut(width)).for_each(|(x, out)| ops::softmax::cpu(x, out));
+    let p = ops::softmax::Params { width: width as u32, pad: [0; 3] };
+    all.push(Case {
+        kernel: plain(&ops::softmax::SHADER),
+        shape: format!("[{heads}, {tokens}, {width}]"),
+        params: bytes_of(&p).to_vec(),
+        position: 0,
+        groups: ops::softmax::workgroups(&p, rows as u32),
+        buffers: vec![bits(&x), vec![0; x.len()]],
+        out: 1,
+        expected: bits(&expected),
+    });
+}
+
+fn heads(random: &mut Random, kv_heads: usize, group: usize, head_dim: usize, position: usize, all: &mut Vec<Case>) {
+    let rows = 2;
     let (heads, context, width) = (kv_heads * group, position + rows, kv_heads * head_dim);
     let mut add = |shader, params: &[u8], groups, buffers, out, expected| {
-        let (kernel, position) = (plain(shader), position as u32);
-        all.push(Case { kernel, params: params.to_vec(), position, groups, buffers, out, expected });
+        let (kernel, params, at) = (plain(shader), params.to_vec(), position as u32);
+        let shape = format!("[{rows}, {heads} heads on {kv_heads}, {head_dim}] at position {position}");
+        all.push(Case { kernel, shape, params, position: at, groups, buffers, out, expected });
     };
     let x = random.floats(rows * width);
     for neox in [0, 1] {
@@ -169,10 +196,10 @@ fn heads(random: &mut Random, kv_heads: usize, group: usize, head_dim: usize, ro
 }
 
 /// Embedding, quantisation of activations and matrix product.
-fn matrices(random: &mut Random, format: &'static Format, precision: Precision, all: &mut Vec<Case>) {
+fn matrices(random: &mut Random, format: &'static Format, precision: Precision, blocks: usize, all: &mut Vec<Case>) {
     let (rows, tokens) = (11, 2);
     let block = format.activation_block();
-    let cols = block.map_or(74, |b| 3 * b);
+    let cols = block.map_or(74, |b| blocks * b);
     let mut raw = vec![0u8; rows * format.row_bytes(cols)];
     format.quantize(&random.floats(rows * cols).iter().map(|x| x.clamp(-60.0, 60.0)).collect::<Vec<_>>(), &mut raw);
     let (mut stored, streams) = weights::split(format, &raw);
@@ -199,7 +226,8 @@ fn matrices(random: &mut Random, format: &'static Format, precision: Precision, 
         let groups = ops::quantize_activations::workgroups(&p, tokens as u32);
         let buffers = vec![bits(&x), vec![0; words.len()]];
         let (params, expected) = (bytes_of(&p).to_vec(), words.clone());
-        all.push(Case { kernel, params, position: 0, groups, buffers, out: 1, expected });
+        let shape = format!("[{tokens}, {cols}]");
+        all.push(Case { kernel, shape, params, position: 0, groups, buffers, out: 1, expected });
     }
     let ids = vec![rows as u32 - 1, 0];
     let p = ops::embedding::Params {
@@ -218,7 +246,8 @@ fn matrices(random: &mut Random, format: &'static Format, precision: Precision, 
     let groups = ops::embedding::workgroups(&p, tokens as u32);
     let buffers = vec![stored.clone(), stored.clone(), ids, vec![0; tokens * cols]];
     let (params, expected) = (bytes_of(&p).to_vec(), bits(&expected));
-    all.push(Case { kernel, params, position: 0, groups, buffers, out: 3, expected });
+    let shape = format!("[{tokens}] of [{rows}, {cols}]");
+    all.push(Case { kernel, shape, params, position: 0, groups, buffers, out: 3, expected });
 
     let term = block.unwrap_or(crate::quant::CHUNK);
     let p = ops::matmul::Params {
@@ -255,7 +284,8 @@ fn matrices(random: &mut Random, format: &'static Format, precision: Precision, 
     let groups = ops::matmul::workgroups(&p, tokens as u32);
     let buffers = vec![stored.clone(), stored, words.clone(), words, bits(&bias), vec![0; tokens * rows]];
     let (params, expected) = (bytes_of(&p).to_vec(), bits(&expected));
-    all.push(Case { kernel, params, position: 0, groups, buffers, out: 5, expected });
+    let shape = format!("[{tokens}, {cols}] times [{rows}, {cols}]");
+    all.push(Case { kernel, shape, params, position: 0, groups, buffers, out: 5, expected });
 }
 
 fn bits(x: &[f32]) -> Vec<u32> {
@@ -267,10 +297,10 @@ fn pairs(x: &[u16]) -> Vec<u32> {
 }
 
 /// SplitMix64 (Steele et al. 2014).
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
-    fn word(&mut self) -> u32 {
+    pub fn word(&mut self) -> u32 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -278,7 +308,7 @@ impl Random {
     }
 
     /// Mostly numbers as models have them; some zeros, tiny and large ones.
-    fn floats(&mut self, n: usize) -> Vec<f32> {
+    pub fn floats(&mut self, n: usize) -> Vec<f32> {
         let mut float = || {
             let word = self.word();
             let exponent = match word % 16 {

@@ -1,0 +1,85 @@
+//! The self-test at start: done once, cached, told, and followed by a fallback where it fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use predicates::prelude::*;
+use predicates::str::contains;
+use serde_json::{Value, json};
+
+/// Generates two tokens on the first adapter with this folder as the user's cache.
+fn generate(backend: &str, cache: &Path, fault: Option<&str>) -> assert_cmd::assert::Assert {
+    let mut command = Command::cargo_bin("samebits").unwrap();
+    command.args(["generate", "Once", "-n", "2", "-q", "--json", "--device", "0", "--backend", backend]);
+    // The cache's place on Linux and on macOS.
+    command.env("XDG_CACHE_HOME", cache).env("HOME", cache).env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    if let Some(fault) = fault {
+        command.env("SAMEBITS_FAULT", fault);
+    }
+    command.assert().success()
+}
+
+fn backend_of(assert: &assert_cmd::assert::Assert) -> String {
+    let value: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+    value["backend"].as_str().unwrap().to_owned()
+}
+
+/// All results in a cache.
+fn results(cache: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(cache) else { return Vec::new() };
+    let paths = entries.map(|e| e.unwrap().path());
+    paths
+        .flat_map(|p| if p.is_dir() { results(&p) } else { vec![p] })
+        .filter(|p| p.to_string_lossy().contains("selftest-"))
+        .collect()
+}
+
+#[test]
+fn it_is_done_once_and_the_result_is_used() {
+    let cache = tempfile::tempdir().unwrap();
+    let first = generate("auto", cache.path(), None).stderr(predicate::str::is_empty());
+    assert_ne!(backend_of(&first), "cpu");
+    let [path] = &results(cache.path())[..] else { panic!("one result: {:?}", results(cache.path())) };
+    let mut cached: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!((&cached["failures"], &cached["numerics"]), (&json!([]), &json!("numerics v1")));
+    // A result that says otherwise is believed: the test is not done again.
+    cached["failures"] = json!(["1/x (planted)"]);
+    std::fs::write(path, cached.to_string()).unwrap();
+    let second = generate("auto", cache.path(), None).stderr(contains("does not keep numerics v1: 1/x (planted)"));
+    assert_eq!(backend_of(&second), "cpu");
+    // A damaged one is made anew.
+    std::fs::write(path, "{").unwrap();
+    assert_ne!(backend_of(&generate("auto", cache.path(), None).stderr(predicate::str::is_empty())), "cpu");
+    assert!(std::fs::read_to_string(path).unwrap().contains("failures"));
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_no_error() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    assert_ne!(backend_of(&generate("auto", file.path(), None).stderr(contains("warning").not())), "cpu");
+}
+
+/// A planted fault makes `auto` fall back, with the CPU's results; a backend that was named runs, and is named.
+#[cfg(feature = "faults")]
+#[test]
+fn a_device_that_fails_is_named_and_left() {
+    let cache = tempfile::tempdir().unwrap();
+    let hash = |assert: &assert_cmd::assert::Assert| {
+        let value: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+        value["logits_hash"].clone()
+    };
+    let good = hash(&generate("cpu", cache.path(), None));
+    for (fault, guarantee) in [("order", "sums of floats in the order S8"), ("fused", "exp (")] {
+        let auto = generate("auto", cache.path(), Some(fault));
+        assert_eq!((backend_of(&auto).as_str(), hash(&auto)), ("cpu", good.clone()), "{fault}");
+        auto.stderr(contains(guarantee).and(contains("the CPU is used instead")));
+        let named = generate("gpu", cache.path(), Some(fault));
+        assert_ne!(backend_of(&named), "cpu");
+        assert_ne!(hash(&named), good, "{fault}");
+        named.stderr(contains(guarantee).and(contains("its results are not those of other machines")));
+    }
+    // Faulty shaders are other shaders: each has its own result, and the good one is not touched.
+    assert_ne!(backend_of(&generate("auto", cache.path(), None).stderr(predicate::str::is_empty())), "cpu");
+    assert_eq!(results(cache.path()).len(), 3);
+}
