@@ -91,10 +91,14 @@ fn planted_faults_are_named() {
         assert!(ops.contains(op), "{fault}: {ops}");
         assert!(steps.contains(&format!("step 'blk.0.{step}'")), "{fault}: {steps}");
         assert!(steps.contains("elements differ, worst at"), "{steps}");
+        // The self-test knows the primitives, and nothing of heads, pairs, rows and columns.
+        let primitives =
+            value["rungs"].as_array().unwrap().iter().find(|r| r["name"] == "primitives, GPU = CPU").unwrap();
+        assert_eq!(primitives["holds"], !["fused", "order"].contains(&fault), "{fault}: {primitives}");
         let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
         let written = |start: &str| files.iter().filter(|f| f.to_string_lossy().starts_with(start)).count();
-        // Of the op, of the model's step, and the logits.
-        assert_eq!((written("op."), written("blk.0."), written("logits.")), (2, 2, 2), "{fault}: {files:?}");
+        // Of the op, of the model's step, and the logits of two rungs.
+        assert_eq!((written("op."), written("blk.0."), written("logits.L")), (2, 2, 4), "{fault}: {files:?}");
     }
 }
 

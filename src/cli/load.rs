@@ -168,7 +168,7 @@ pub(super) fn default_threads() -> usize {
 
 fn on_gpu(device: Device, model: &Model, plan: Plan, sizes: Sizes, quiet: bool) -> Result<Gpu, BackendError> {
     if gpu::is_software(&device.info) && !quiet {
-        eprintln!("warning: {} computes on the CPU; --backend cpu is faster and gives the same bits", device.info.name);
+        eprintln!("warning: {} computes on the CPU; --backend cpu is faster", device.info.name);
     }
     let bytes = plan.weights.iter().map(|w| (w.rows * w.format.row_bytes(w.cols)) as u64).sum();
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(bytes) };

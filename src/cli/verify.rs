@@ -97,7 +97,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     }
     let mut files = Vec::new();
     for difference in rungs.iter().filter_map(|r| r.difference.as_ref()) {
-        for (words, side) in difference.words.iter().zip(["cpu", "gpu"]) {
+        for (words, side) in difference.words.iter().zip(["expected", "got"]) {
             let path = a.out.join(format!("{}.{side}.npy", difference.file));
             super::logits::write_npy(&path, 1, words.len(), bytemuck::cast_slice(words))?;
             files.push(path.display().to_string());
@@ -172,7 +172,8 @@ fn fresh_processes(a: &Arguments, gpu: &Option<Choice>, runs: usize) -> Result<R
     let detail = if holds {
         format!("{count} fresh processes, 4 tokens each: the same logits hash")
     } else {
-        format!("{count} fresh processes gave other logits hashes: {}", hashes.join(" "))
+        let short: Vec<_> = hashes.iter().map(|h| format!("{}…", h.get(..8).unwrap_or(h))).collect();
+        format!("{count} fresh processes gave other logits hashes: {}", short.join(" "))
     };
     Ok(Rung { name: "L1 processes", holds, detail, difference: None })
 }

@@ -72,7 +72,7 @@ pub struct Difference {
     pub file: String,
     /// Whether the words are floats.
     pub floats: bool,
-    /// Words on the CPU and on the GPU, or of the first and of a later run.
+    /// What was expected (the CPU's, or the first run's), and what came.
     pub words: [Vec<u32>; 2],
 }
 
@@ -83,21 +83,22 @@ impl Difference {
         Self { place, file: step.name.clone(), floats, words }
     }
 
-    fn of_logits(reference: &[f32], got: &[f32]) -> Self {
+    fn of_logits(rung: &str, reference: &[f32], got: &[f32]) -> Self {
         let words = [reference, got].map(|x| x.iter().map(|x| x.to_bits()).collect());
-        Self { place: "logits".to_owned(), file: "logits".to_owned(), floats: true, words }
+        let file = format!("logits.{}", rung.replace(", ", ".").replace(' ', "."));
+        Self { place: "logits".to_owned(), file, floats: true, words }
     }
 
     /// How many words differ, and the worst pair of numbers.
     pub fn describe(&self) -> String {
-        let [cpu, gpu] = &self.words;
-        let pairs: Vec<_> = cpu.iter().zip(gpu).enumerate().filter(|(_, (a, b))| a != b).collect();
+        let [expected, got] = &self.words;
+        let pairs: Vec<_> = expected.iter().zip(got).enumerate().filter(|(_, (a, b))| a != b).collect();
         let distance = |a: u32, b: u32| if self.floats { float_distance(a, b) } else { a.abs_diff(b) as f32 };
         let worst = pairs.iter().max_by(|x, y| distance(*x.1.0, *x.1.1).total_cmp(&distance(*y.1.0, *y.1.1)));
         let Some((at, (a, b))) = worst else { return format!("{}: the lengths differ", self.place) };
         let value = |w: u32| if self.floats { format!("{:e}", f32::from_bits(w)) } else { format!("{w:#010x}") };
-        let (place, wrong, all) = (&self.place, pairs.len(), cpu.len());
-        format!("{place}: {wrong} of {all} elements differ, worst at {at}: {} and {}", value(**a), value(**b))
+        let (place, wrong, all) = (&self.place, pairs.len(), expected.len());
+        format!("{place}: {wrong} of {all} elements differ, worst at {at}: {} expected, {} got", value(**a), value(**b))
     }
 }
 
@@ -216,16 +217,16 @@ fn equal(a: &[f32], b: &[f32]) -> bool {
 
 /// L0: the same prompt several times in one process gives the same logits. L1, in fresh processes, is the caller's.
 fn repeat(model: &Model, options: &Options, gpu: Option<&Choice>, reference: &[f32]) -> Result<Rung, VerifyError> {
+    let name = if gpu.is_some() { "L0 repeat, GPU" } else { "L0 repeat, CPU" };
     let mut session = session(model, options, gpu, 64, 32)?;
     let mut failed = None;
     for run in 1..=options.runs {
         session.clear();
         let logits = session.feed(&options.prompt, true)?;
         if failed.is_none() && !equal(&logits, reference) {
-            failed = Some((run, Difference::of_logits(reference, &logits)));
+            failed = Some((run, Difference::of_logits(name, reference, &logits)));
         }
     }
-    let name = if gpu.is_some() { "L0 repeat, GPU" } else { "L0 repeat, CPU" };
     let runs = options.runs;
     let good = format!("{runs} runs of {} tokens: the same logits", options.prompt.len());
     Ok(rung(name, good, failed.map(|(run, d)| (format!("run {run} of {runs} against the CPU's first"), d))))
@@ -233,6 +234,7 @@ fn repeat(model: &Model, options: &Options, gpu: Option<&Choice>, reference: &[f
 
 /// L2: one piece, chunks, token by token, other capacities and thread counts give the same logits.
 fn cuts(model: &Model, options: &Options, gpu: Option<&Choice>, reference: &[f32]) -> Result<Rung, VerifyError> {
+    let name = if gpu.is_some() { "L2 cuts, GPU" } else { "L2 cuts, CPU" };
     let n = options.prompt.len();
     let mut failed = None;
     let mut count = 0;
@@ -246,10 +248,9 @@ fn cuts(model: &Model, options: &Options, gpu: Option<&Choice>, reference: &[f32
         count += 1;
         if failed.is_none() && !equal(&logits, reference) {
             let cut = format!("chunks of {chunk}, context {context}, {threads} threads");
-            failed = Some((cut, Difference::of_logits(reference, &logits)));
+            failed = Some((cut, Difference::of_logits(name, reference, &logits)));
         }
     }
-    let name = if gpu.is_some() { "L2 cuts, GPU" } else { "L2 cuts, CPU" };
     Ok(rung(name, format!("{count} ways to cut and place the prompt: the same logits"), failed))
 }
 
@@ -357,6 +358,6 @@ mod tests {
             floats: true,
             words: [words([1.0, 2.0, 3.0]), words([1.5, 2.0, -3.0])],
         };
-        assert_eq!(d.describe(), "op add [1, 3]: 2 of 3 elements differ, worst at 2: 3e0 and -3e0");
+        assert_eq!(d.describe(), "op add [1, 3]: 2 of 3 elements differ, worst at 2: 3e0 expected, -3e0 got");
     }
 }
