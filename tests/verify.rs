@@ -88,6 +88,9 @@ fn planted_faults_are_named() {
             rung["detail"].as_str().unwrap().to_owned()
         };
         let (ops, steps) = (rung("ops, GPU = CPU"), rung("L3 steps, GPU = CPU"));
+        if ["uninitialised", "gqa", "rope", "eps"].contains(&fault) {
+            assert!(rung("L3 fused, GPU = CPU").contains("step 'blk.0."), "{fault}");
+        }
         assert!(ops.contains(op), "{fault}: {ops}");
         assert!(steps.contains(&format!("step 'blk.0.{step}'")), "{fault}: {steps}");
         assert!(steps.contains("elements differ, worst at"), "{steps}");

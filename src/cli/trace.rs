@@ -25,8 +25,8 @@ pub(super) struct Arguments {
     /// Where to compute
     #[arg(long, value_enum, value_name = "NAME", default_value = "cpu", conflicts_with = "compare")]
     backend: BackendName,
-    /// Run on several backends and name the first step that differs: cpu,gpu or gpu:fused,gpu:unfused; the steps of a fused
-    /// run cannot be seen, so its logits are compared, token by token
+    /// Run on several backends and name the first step that differs: cpu,gpu or gpu:fused,gpu:unfused. A fused run goes token
+    /// by token; its steps cannot be seen, so its logits are compared
     #[arg(long, value_name = "NAME,NAME…", value_delimiter = ',')]
     compare: Vec<Target>,
     /// Adapter by its number or part of its name in `samebits devices`
@@ -210,7 +210,7 @@ fn verdict(first: &Named, (name, difference): &Compared) -> Verdict {
         None => format!("{name}: every bit is that of {of}"),
         Some(d) => {
             let place = match d.token {
-                Some(token) => format!("in the logits of token {token} (an unfused run would show the step)"),
+                Some(token) => format!("in the logits of token {token} (`samebits verify` shows the step)"),
                 None => format!("at step '{}'", d.step),
             };
             let worst = d.worst.map_or(String::new(), |[a, b]| format!(", the worst {b:e} for {a:e}"));

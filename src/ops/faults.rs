@@ -2,7 +2,7 @@
 //!
 //! Only in builds with the feature `faults`, which nothing but the tests turns on.
 
-/// A fault: its name, what is replaced, and by what.
+/// A fault: its name, what is replaced, and by what. Kernels that do the same in another text have an entry of their own.
 type Fault = (&'static str, &'static str, &'static str);
 
 const FAULTS: &[Fault] = &[
@@ -16,10 +16,17 @@ const FAULTS: &[Fault] = &[
     ),
     // The last column of the scores is read before it is written.
     ("uninitialised", "scores[s_at + p] = t;", "if p != 3u { scores[s_at + p] = t; }"),
+    ("uninitialised", "    scores[p] = s;", "    if p != 3u { scores[p] = s; }"),
     // Query heads read the keys of another group.
     ("gqa", "head / (params.heads / params.kv_heads) * params.head_dim", "(head % params.kv_heads) * params.head_dim"),
-    // RoPE pairs halves instead of neighbours.
+    ("gqa", "head / (params.heads / params.kv_heads) * HEAD_DIM", "(head % params.kv_heads) * HEAD_DIM"),
+    // RoPE pairs halves instead of neighbours; where a thread has one pair only, it takes them the wrong way round.
     ("rope", "params.neox != 0u", "params.neox == 0u"),
+    (
+        "rope",
+        "vec2(settle(sub(mul(a, c), mul(b, s))), settle(add(mul(a, s), mul(b, c))))",
+        "vec2(settle(sub(mul(b, c), mul(a, s))), settle(add(mul(b, s), mul(a, c))))",
+    ),
     // RMSNorm forgets epsilon.
     ("eps", "rsqrt(add(mul(total, params.inverse_width), params.eps))", "rsqrt(mul(total, params.inverse_width))"),
     // A matrix is read by columns.
@@ -32,8 +39,9 @@ const FAULTS: &[Fault] = &[
 /// On an unknown name: a test that plants nothing would prove nothing.
 pub fn plant(source: &str) -> String {
     let Ok(name) = std::env::var("SAMEBITS_FAULT") else { return source.to_owned() };
-    let Some((_, from, to)) = FAULTS.iter().find(|f| f.0 == name) else { panic!("unknown fault {name}") };
-    source.replace(from, to)
+    let texts: Vec<_> = FAULTS.iter().filter(|f| f.0 == name).collect();
+    assert!(!texts.is_empty(), "unknown fault {name}");
+    texts.iter().fold(source.to_owned(), |source, (_, from, to)| source.replace(from, to))
 }
 
 #[cfg(test)]

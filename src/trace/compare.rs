@@ -14,16 +14,25 @@ pub struct Run {
     pub logits: Vec<f32>,
 }
 
-/// Runs a prompt of at most the backend's batch size. Only a run that is listened to knows its steps.
+/// Runs a prompt. One that is listened to is a single batch, at most the backend's size, and knows its steps. One that is not
+/// goes token by token, as decoding does: those are the tokens whose steps a GPU fuses.
 ///
 /// # Errors
 /// When the backend fails.
 pub fn run(backend: &mut dyn Backend, prompt: &[u32], listen: bool) -> Result<Run, BackendError> {
+    if !listen {
+        let mut logits = Vec::new();
+        for (position, id) in prompt.iter().enumerate() {
+            let batch = Batch { ids: std::slice::from_ref(id), position, logits: Rows::All };
+            logits.extend_from_slice(backend.forward(batch, None)?);
+        }
+        return Ok(Run { outputs: None, logits });
+    }
     let mut outputs: Vec<(Step, Vec<u32>)> = Vec::new();
     let mut keep = |step: &Step, words: &[u32]| outputs.push((step.clone(), words.to_vec()));
     let batch = Batch { ids: prompt, position: 0, logits: Rows::All };
-    let logits = backend.forward(batch, if listen { Some(&mut keep) } else { None })?.to_vec();
-    Ok(Run { outputs: listen.then_some(outputs), logits })
+    let logits = backend.forward(batch, Some(&mut keep))?.to_vec();
+    Ok(Run { outputs: Some(outputs), logits })
 }
 
 /// The first place where two runs differ.

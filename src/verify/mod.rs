@@ -305,7 +305,8 @@ fn fused(model: &Model, options: &Options, gpu: &Choice) -> Result<Rung, VerifyE
             count += 1;
             let cpu = expected.remove(&step.name).unwrap_or_default();
             if difference.is_none() && cpu != words {
-                difference = Some(Difference::of_step(step, [cpu, words.to_vec()]));
+                let found = Difference::of_step(step, [cpu, words.to_vec()]);
+                difference = Some(Difference { file: format!("fused.{}", found.file), ..found });
             }
         };
         if !gpu.listen_fused(id, position, &mut compare)? {
