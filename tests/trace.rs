@@ -212,5 +212,6 @@ fn the_first_wrong_step_is_named() {
     let first = |i: usize| value["compared"][i]["first_difference"].clone();
     assert_eq!(first(0)["step"], "blk.0.attn_q.rope");
     assert_eq!(first(0)["worst"].as_array().unwrap().len(), 2);
-    assert_eq!((&first(1)["step"], &first(1)["token"]), (&json!("output"), &json!(0)));
+    // At position 0, where the first token stands, no order of a pair matters to its score.
+    assert_eq!((&first(1)["step"], &first(1)["token"]), (&json!("output"), &json!(1)));
 }

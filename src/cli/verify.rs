@@ -10,7 +10,7 @@ use super::load::{BackendName, ModelArguments, PrecisionName};
 use super::{Outcome, print, print_json};
 use crate::backend::gpu::{Api, Choice, Device, adapters, api_name};
 use crate::tokenizer::{EncodeOptions, Tokenizer};
-use crate::verify::{Options, Rung, VerifyError, fingerprint, known_failure, known_fingerprint, verify};
+use crate::verify::{Options, Report, Rung, VerifyError, known_failure, known_fingerprint, verify};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -82,15 +82,15 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             let _ = print(&format!("{verdict}  {:<22} {}", rung.name, rung.detail));
         }
     };
-    let mut rungs = verify(&model, &options, &mut |rung| show(rung))?;
+    let Report { mut rungs, fingerprint } = verify(&model, &options, &mut |rung| show(rung))?;
     let processes = fresh_processes(a, &gpu, if a.quick { 1 } else { options.runs })?;
     show(&processes);
     rungs.push(processes);
-    let print_of = fingerprint(&model, &options)?;
     let known = known_fingerprint(&model, a.precision.into());
     if let Some(known) = &known {
-        let holds = *known == print_of;
-        let detail = if holds { "as on other machines".to_owned() } else { format!("{print_of}, elsewhere {known}") };
+        let holds = *known == fingerprint;
+        let detail =
+            if holds { "as on other machines".to_owned() } else { format!("{fingerprint}, elsewhere {known}") };
         let rung = Rung { name: "fingerprint", holds, detail, difference: None };
         show(&rung);
         rungs.push(rung);
@@ -109,7 +109,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             "model": model.config.name,
             "adapter": adapter,
             "rungs": rungs,
-            "fingerprint": print_of,
+            "fingerprint": fingerprint,
             "known_fingerprint": known,
             "known_failure": note,
             "files": files,
@@ -120,7 +120,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             print(&format!("known failure of this driver: {note}"))?;
         }
         files.iter().try_for_each(|f| print(&format!("wrote {f}")))?;
-        print(&format!("fingerprint {print_of}"))?;
+        print(&format!("fingerprint {fingerprint}"))?;
     }
     if holds { Ok(()) } else { Err("a guarantee does not hold on this device; see above".into()) }
 }

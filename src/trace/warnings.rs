@@ -34,7 +34,7 @@ pub(super) fn of(steps: &[StepFigures], layers: &[LayerFigures], reference: Opti
     if let Some(s) = steps.iter().find(|s| s.zeros == 1.0) {
         found.push(format!("step '{}' is the first that gives nothing but zeros", s.step));
     }
-    if let Some(s) = steps.iter().find(|s| s.error.is_some_and(|e| !(e <= LOST))) {
+    if let Some(s) = steps.iter().find(|s| s.error.is_some_and(|e| e > LOST || e.is_nan())) {
         let percent = 100.0 * s.error.unwrap_or_default();
         found
             .push(format!("step '{}' ({}) is the first that is far from float64: off by {percent:.0} %", s.step, s.op));

@@ -30,6 +30,8 @@ pub enum VerifyError {
     Model(#[from] ModelError),
     #[error("cannot run this program again: {0}")]
     Process(String),
+    #[error("{tokens} tokens do not fit one batch of {batch} on this device; use a shorter prompt")]
+    PromptTooLong { tokens: usize, batch: usize },
 }
 
 /// What to verify.
@@ -107,11 +109,21 @@ fn float_distance(a: u32, b: u32) -> f32 {
     if distance.is_nan() { f32::INFINITY } else { distance }
 }
 
+/// What the ladder found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// A verdict per rung.
+    pub rungs: Vec<Rung>,
+    /// A hash over the numerics version, the model's name and size, and the logits of a fixed prompt: equal on all
+    /// conforming machines.
+    pub fingerprint: String,
+}
+
 /// Runs the ladder; `progress` hears each rung when it is decided.
 ///
 /// # Errors
 /// When a model or device cannot be used at all; a rung that does not hold is no error.
-pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung)) -> Result<Vec<Rung>, VerifyError> {
+pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung)) -> Result<Report, VerifyError> {
     let mut rungs = Vec::new();
     let mut add = |rung: Rung| {
         progress(&rung);
@@ -122,30 +134,43 @@ pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung))
         add(selftest::rung(&mut device)?);
         add(ops::verify(&mut device, options.rounds)?);
     }
-    let reference = session(model, options, None, 64, 32)?.feed(&options.prompt, true)?;
-    for gpu in std::iter::once(None).chain(options.gpu.as_ref().map(Some)) {
-        add(repeat(model, options, gpu, &reference)?);
-        add(cuts(model, options, gpu, &reference)?);
+    // Both prompts in one piece.
+    let room = options.prompt.len().max(FINGERPRINT_TOKENS);
+    let sizes = Sizes { context: room, batch: room, logits_rows: room };
+    let mut cpu = Cpu::new(model, model.plan(options.precision)?, sizes, options.threads);
+    let reference = logits(&mut cpu, &options.prompt)?;
+    add(repeat("L0 repeat, CPU", &mut cpu, options, &reference)?);
+    add(cuts("L2 cuts, CPU", model, options, None, &reference)?);
+    let Some(choice) = &options.gpu else {
+        let fingerprint = fingerprint(model, options, &mut cpu)?;
+        return Ok(Report { rungs, fingerprint });
+    };
+    let mut gpu = Gpu::new(Device::open(choice)?, model, model.plan(options.precision)?, sizes, &mut |_| {})?;
+    if gpu.batch_size() < room {
+        return Err(VerifyError::PromptTooLong { tokens: room, batch: gpu.batch_size() });
     }
-    if let Some(choice) = &options.gpu {
-        add(steps(model, options, choice)?);
-        add(fused(model, options, choice)?);
-    }
-    Ok(rungs)
+    add(repeat("L0 repeat, GPU", &mut gpu, options, &reference)?);
+    add(cuts("L2 cuts, GPU", model, options, Some(choice), &reference)?);
+    add(steps(&mut cpu, &mut gpu, options)?);
+    add(fused(&mut cpu, &mut gpu, options)?);
+    let fingerprint = fingerprint(model, options, &mut gpu)?;
+    Ok(Report { rungs, fingerprint })
 }
 
-/// A hash over the numerics version, the model's name and size, and the logits of a fixed prompt: equal on all
-/// conforming machines.
-///
-/// # Errors
-/// When the model cannot be run.
-pub fn fingerprint(model: &Model, options: &Options) -> Result<String, VerifyError> {
-    let prompt: Vec<u32> = (0..16).map(|i| (i * 977 + 504) % model.config.vocabulary as u32).collect();
-    let gpu = options.gpu.as_ref();
-    let logits = session(model, options, gpu, 32, 16)?.feed(&prompt, true)?;
+/// The logits of every token of a prompt that is run in one piece.
+fn logits(backend: &mut dyn Backend, prompt: &[u32]) -> Result<Vec<f32>, BackendError> {
+    Ok(backend.forward(Batch { ids: prompt, position: 0, logits: Rows::All }, None)?.to_vec())
+}
+
+/// Tokens of the fingerprint's prompt.
+const FINGERPRINT_TOKENS: usize = 16;
+
+fn fingerprint(model: &Model, options: &Options, backend: &mut dyn Backend) -> Result<String, VerifyError> {
+    let id = |i: usize| ((i * 977 + 504) % model.config.vocabulary) as u32;
+    let prompt: Vec<u32> = (0..FINGERPRINT_TOKENS).map(id).collect();
     let mut hash = Sha256::new();
     hash.update(format!("{VERSION}\n{}\n{}\n{:?}\n", model.config.name, model.config.parameters, options.precision));
-    for x in &logits {
+    for x in logits(backend, &prompt)? {
         hash.update(x.to_bits().to_le_bytes());
     }
     Ok(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())
@@ -200,58 +225,52 @@ fn backend(
     })
 }
 
-fn session(
-    model: &Model,
-    options: &Options,
-    gpu: Option<&Choice>,
-    context: usize,
-    chunk: usize,
-) -> Result<Session, VerifyError> {
-    let context = context.max(options.prompt.len());
-    Ok(Session::new(backend(model, options, gpu, context, chunk, options.threads)?, chunk))
-}
-
 fn equal(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
 /// L0: the same prompt several times in one process gives the same logits. L1, in fresh processes, is the caller's.
-fn repeat(model: &Model, options: &Options, gpu: Option<&Choice>, reference: &[f32]) -> Result<Rung, VerifyError> {
-    let name = if gpu.is_some() { "L0 repeat, GPU" } else { "L0 repeat, CPU" };
-    let mut session = session(model, options, gpu, 64, 32)?;
+fn repeat(
+    name: &'static str,
+    backend: &mut dyn Backend,
+    options: &Options,
+    reference: &[f32],
+) -> Result<Rung, VerifyError> {
+    let runs = options.runs;
     let mut failed = None;
-    for run in 1..=options.runs {
-        session.clear();
-        let logits = session.feed(&options.prompt, true)?;
+    for run in 1..=runs {
+        let logits = logits(backend, &options.prompt)?;
         if failed.is_none() && !equal(&logits, reference) {
-            failed = Some((run, Difference::of_logits(name, reference, &logits)));
+            let place = format!("run {run} of {runs} against the CPU's first");
+            failed = Some((place, Difference::of_logits(name, reference, &logits)));
         }
     }
-    let runs = options.runs;
-    let good = format!("{runs} runs of {} tokens: the same logits", options.prompt.len());
-    Ok(rung(name, good, failed.map(|(run, d)| (format!("run {run} of {runs} against the CPU's first"), d))))
+    Ok(rung(name, format!("{runs} runs of {} tokens: the same logits", options.prompt.len()), failed))
 }
 
 /// L2: one piece, chunks, token by token, other capacities and thread counts give the same logits.
-fn cuts(model: &Model, options: &Options, gpu: Option<&Choice>, reference: &[f32]) -> Result<Rung, VerifyError> {
-    let name = if gpu.is_some() { "L2 cuts, GPU" } else { "L2 cuts, CPU" };
+fn cuts(
+    name: &'static str,
+    model: &Model,
+    options: &Options,
+    gpu: Option<&Choice>,
+    reference: &[f32],
+) -> Result<Rung, VerifyError> {
     let n = options.prompt.len();
+    // One piece on the GPU is what the other rungs run.
+    let all = [(n + 1, 1, 2), (128, 7, options.threads), (n, n, 1), (96, 5, 3)];
+    let ways = if gpu.is_some() { &all[..2] } else { &all[..] };
     let mut failed = None;
-    let mut count = 0;
-    for (context, chunk, threads) in [(n, n, 1), (n + 1, 1, 2), (96, 5, 3), (128, 7, options.threads)] {
-        if gpu.is_some() && threads == 3 {
-            continue;
-        }
+    for &(context, chunk, threads) in ways {
         let context = context.max(n);
         let backend = backend(model, options, gpu, context, chunk, threads)?;
         let logits = Session::new(backend, chunk).feed(&options.prompt, true)?;
-        count += 1;
         if failed.is_none() && !equal(&logits, reference) {
             let cut = format!("chunks of {chunk}, context {context}, {threads} threads");
             failed = Some((cut, Difference::of_logits(name, reference, &logits)));
         }
     }
-    Ok(rung(name, format!("{count} ways to cut and place the prompt: the same logits"), failed))
+    Ok(rung(name, format!("{} ways to cut and place the prompt: the same logits", ways.len()), failed))
 }
 
 /// A rung that holds, or fails with where and what.
@@ -266,12 +285,12 @@ fn rung(name: &'static str, good: String, failed: Option<(String, Difference)>) 
 }
 
 /// L3: every step of the model has the same output on GPU and CPU.
-fn steps(model: &Model, options: &Options, gpu: &Choice) -> Result<Rung, VerifyError> {
+fn steps(cpu: &mut Cpu, gpu: &mut Gpu, options: &Options) -> Result<Rung, VerifyError> {
     let n = options.prompt.len();
     let batch = Batch { ids: &options.prompt, position: 0, logits: Rows::All };
     let mut expected: Vec<Vec<u32>> = Vec::new();
     let mut listen = |_: &Step, words: &[u32]| expected.push(words.to_vec());
-    backend(model, options, None, n, n, options.threads)?.forward(batch, Some(&mut listen))?;
+    cpu.forward(batch, Some(&mut listen))?;
     let (mut count, mut difference) = (0, None);
     let mut compare = |step: &Step, words: &[u32]| {
         if difference.is_none() && expected.get(count).map(Vec::as_slice) != Some(words) {
@@ -280,7 +299,7 @@ fn steps(model: &Model, options: &Options, gpu: &Choice) -> Result<Rung, VerifyE
         }
         count += 1;
     };
-    backend(model, options, Some(gpu), n, n, options.threads)?.forward(batch, Some(&mut compare))?;
+    gpu.forward(batch, Some(&mut compare))?;
     let detail = match &difference {
         None => format!("{count} steps of {n} tokens: the same bits"),
         Some(difference) => difference.describe(),
@@ -289,13 +308,9 @@ fn steps(model: &Model, options: &Options, gpu: &Choice) -> Result<Rung, VerifyE
 }
 
 /// L3: what the kernels that fuse steps of a single token leave behind is what the CPU has at those steps.
-fn fused(model: &Model, options: &Options, gpu: &Choice) -> Result<Rung, VerifyError> {
+fn fused(cpu: &mut Cpu, gpu: &mut Gpu, options: &Options) -> Result<Rung, VerifyError> {
     let name = "L3 fused, GPU = CPU";
     let n = options.prompt.len();
-    let plan = model.plan(options.precision)?;
-    let sizes = Sizes { context: n, batch: 1, logits_rows: 1 };
-    let mut gpu = Gpu::new(Device::open(gpu)?, model, plan, sizes, &mut |_| {})?;
-    let mut cpu = backend(model, options, None, n, 1, options.threads)?;
     let (mut count, mut difference) = (0, None);
     for (position, &id) in options.prompt.iter().enumerate() {
         let mut expected = std::collections::HashMap::new();

@@ -26,8 +26,11 @@ const GROUPS: usize = 8;
 /// Two floats and two integers.
 type Input = [u32; 4];
 
-/// What a primitive guarantees, and its result, in the order of the shader. The sum over a workgroup comes last.
-static PRIMITIVES: [(&str, fn(&Input) -> u32); 14] = [
+/// What a primitive guarantees, and its result.
+type Primitive = (&'static str, fn(&Input) -> u32);
+
+/// In the order of the shader. The sum over a workgroup comes last.
+static PRIMITIVES: [Primitive; 14] = [
     ("a sum behind a product is rounded on its own", |i| (a(i) * b(i) + a(i)).to_bits()),
     ("a difference behind a sum is not simplified", |i| ((a(i) + b(i)) - a(i)).to_bits()),
     ("results below 2^-100 become zero", |i| settle(f32::from_bits(i[2] & 0x807f_ffff)).to_bits()),
