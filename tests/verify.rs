@@ -32,6 +32,7 @@ fn holds_on_this_device() {
         "L0 repeat, GPU",
         "L2 cuts, GPU",
         "L3 steps, GPU = CPU",
+        "L3 many rows, GPU = CPU",
         "L1 processes",
         "fingerprint",
     ] {
@@ -90,6 +91,9 @@ fn planted_faults_are_named() {
         let (ops, steps) = (rung("ops, GPU = CPU"), rung("L3 steps, GPU = CPU"));
         if ["uninitialised", "gqa", "rope", "eps"].contains(&fault) {
             assert!(rung("L3 fused, GPU = CPU").contains("step 'blk.0."), "{fault}");
+        }
+        if fault == "gqa" {
+            assert!(rung("L3 many rows, GPU = CPU").contains("step 'blk.0.attention'"));
         }
         assert!(ops.contains(op), "{fault}: {ops}");
         assert!(steps.contains(&format!("step 'blk.0.{step}'")), "{fault}: {steps}");

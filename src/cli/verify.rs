@@ -59,6 +59,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         threads: a.threads.map_or_else(super::load::default_threads, usize::from),
         runs: if a.quick { 3 } else { usize::from(a.runs) },
         rounds: if a.quick { 1 } else { 10 },
+        // One more than a tile of attention has rows, or than one of a matrix product.
+        many: if a.quick { 33 } else { 65 },
         prompt,
     };
     let mut adapter = "none".to_owned();
@@ -79,7 +81,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let show = |rung: &Rung| {
         if !a.json {
             let verdict = if rung.holds { "holds" } else { "FAILS" };
-            let _ = print(&format!("{verdict}  {:<22} {}", rung.name, rung.detail));
+            let _ = print(&format!("{verdict}  {:<23} {}", rung.name, rung.detail));
         }
     };
     let Report { mut rungs, fingerprint } = verify(&model, &options, &mut |rung| show(rung))?;

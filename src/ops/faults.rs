@@ -20,6 +20,7 @@ const FAULTS: &[Fault] = &[
     // Query heads read the keys of another group.
     ("gqa", "head / (params.heads / params.kv_heads) * params.head_dim", "(head % params.kv_heads) * params.head_dim"),
     ("gqa", "head / (params.heads / params.kv_heads) * HEAD_DIM", "(head % params.kv_heads) * HEAD_DIM"),
+    ("gqa", "head / (params.heads / params.kv_heads) * QUADS", "(head % params.kv_heads) * QUADS"),
     // RoPE pairs halves instead of neighbours; where a thread has one pair only, it takes them the wrong way round.
     ("rope", "params.neox != 0u", "params.neox == 0u"),
     (

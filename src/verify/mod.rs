@@ -49,6 +49,8 @@ pub struct Options {
     pub rounds: u64,
     /// The prompt.
     pub prompt: Vec<u32>,
+    /// Tokens of a long prompt.
+    pub many: usize,
 }
 
 /// The verdict on one rung.
@@ -134,8 +136,9 @@ pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung))
         add(selftest::rung(&mut device)?);
         add(ops::verify(&mut device, options.rounds)?);
     }
-    // Both prompts in one piece.
-    let room = options.prompt.len().max(FINGERPRINT_TOKENS);
+    // The prompt again and again, for the kernels of many rows. Every prompt fits in one piece.
+    let room = options.prompt.len().max(options.many).max(FINGERPRINT_TOKENS);
+    let many: Vec<u32> = options.prompt.iter().copied().cycle().take(room).collect();
     let sizes = Sizes { context: room, batch: room, logits_rows: room };
     let mut cpu = Cpu::new(model, model.plan(options.precision)?, sizes, options.threads);
     let reference = logits(&mut cpu, &options.prompt)?;
@@ -151,7 +154,8 @@ pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung))
     }
     add(repeat("L0 repeat, GPU", &mut gpu, options, &reference)?);
     add(cuts("L2 cuts, GPU", model, options, Some(choice), &reference)?);
-    add(steps(&mut cpu, &mut gpu, options)?);
+    add(steps(&mut cpu, &mut gpu, &options.prompt, false)?);
+    add(steps(&mut cpu, &mut gpu, &many, true)?);
     add(fused(&mut cpu, &mut gpu, options)?);
     let fingerprint = fingerprint(model, options, &mut gpu)?;
     Ok(Report { rungs, fingerprint })
@@ -284,10 +288,11 @@ fn rung(name: &'static str, good: String, failed: Option<(String, Difference)>) 
     }
 }
 
-/// L3: every step of the model has the same output on GPU and CPU.
-fn steps(cpu: &mut Cpu, gpu: &mut Gpu, options: &Options) -> Result<Rung, VerifyError> {
-    let n = options.prompt.len();
-    let batch = Batch { ids: &options.prompt, position: 0, logits: Rows::All };
+/// L3: every step of the model has the same output on GPU and CPU, and so have the logits when no step is listened to.
+fn steps(cpu: &mut Cpu, gpu: &mut Gpu, prompt: &[u32], many: bool) -> Result<Rung, VerifyError> {
+    let (name, file) = if many { ("L3 many rows, GPU = CPU", "many.") } else { ("L3 steps, GPU = CPU", "") };
+    let n = prompt.len();
+    let batch = Batch { ids: prompt, position: 0, logits: Rows::All };
     let mut expected: Vec<Vec<u32>> = Vec::new();
     let mut listen = |_: &Step, words: &[u32]| expected.push(words.to_vec());
     cpu.forward(batch, Some(&mut listen))?;
@@ -295,16 +300,21 @@ fn steps(cpu: &mut Cpu, gpu: &mut Gpu, options: &Options) -> Result<Rung, Verify
     let mut compare = |step: &Step, words: &[u32]| {
         if difference.is_none() && expected.get(count).map(Vec::as_slice) != Some(words) {
             let cpu = expected.get(count).cloned().unwrap_or_default();
-            difference = Some(Difference::of_step(step, [cpu, words.to_vec()]));
+            let found = Difference::of_step(step, [cpu, words.to_vec()]);
+            difference = Some(Difference { file: format!("{file}{}", found.file), ..found });
         }
         count += 1;
     };
     gpu.forward(batch, Some(&mut compare))?;
+    if difference.is_none() {
+        let (expected, got) = (logits(cpu, prompt)?, logits(gpu, prompt)?);
+        difference = (!equal(&expected, &got)).then(|| Difference::of_logits(name, &expected, &got));
+    }
     let detail = match &difference {
         None => format!("{count} steps of {n} tokens: the same bits"),
         Some(difference) => difference.describe(),
     };
-    Ok(Rung { name: "L3 steps, GPU = CPU", holds: difference.is_none(), detail, difference })
+    Ok(Rung { name, holds: difference.is_none(), detail, difference })
 }
 
 /// L3: what the kernels that fuse steps of a single token leave behind is what the CPU has at those steps.
