@@ -327,8 +327,10 @@ impl Cpu {
         let quantized = memory.rows(x, rows.clone(), cols);
         let floats: Vec<_> = rounded.chunks_exact(padded).take(rows.len()).collect();
         let (isa, precise) = (self.isa, self.plan.precision == Precision::Precise);
+        // One row of activations meets several panels at once.
+        let step = if rows.len() == 1 { simd::PANELS } else { 1 };
         let total: usize = products.iter().map(|p| p.width.div_ceil(ROWS)).sum();
-        let per_task = (total / (self.pool.threads() * TASKS_PER_THREAD)).max(1);
+        let per_task = (total / (self.pool.threads() * TASKS_PER_THREAD)).next_multiple_of(step).max(1);
         // Tasks of one matrix after those of another.
         let mut first = 0;
         let parts: Vec<_> = products
@@ -345,19 +347,25 @@ impl Cpu {
             let part = parts.partition_point(|p| p.0 <= task) - 1;
             let (begin, panels, bias, out_row, cells) = &parts[part];
             let mut y = [[0.0; ROWS]; simd::TOKENS];
-            for panel in (task - begin) * per_task..((task - begin + 1) * per_task).min(panels.count()) {
-                let columns = panel * ROWS..((panel + 1) * ROWS).min(panels.rows);
+            let end = ((task - begin + 1) * per_task).min(panels.count());
+            for first in ((task - begin) * per_task..end).step_by(step) {
+                let some = first..(first + step).min(end);
                 for tile in (0..rows.len()).step_by(simd::TOKENS) {
-                    let end = (tile + simd::TOKENS).min(rows.len());
+                    let tokens = tile..(tile + simd::TOKENS).min(rows.len());
                     match panels.kind {
-                        Kind::Blocks(_) => simd::blocks(isa, panels, panel, &quantized.tile(tile), precise, &mut y),
-                        Kind::Float { .. } => simd::floats(isa, panels, panel, &floats[tile..end], &mut y),
+                        Kind::Blocks(_) => {
+                            simd::blocks(isa, panels, some.clone(), &quantized.tile(tile), precise, &mut y)
+                        }
+                        Kind::Float { .. } => simd::floats(isa, panels, some.clone(), &floats[tokens.clone()], &mut y),
                     }
-                    for (i, y) in (tile..end).zip(&y) {
-                        let at = (out_row + i) * panels.rows;
-                        // SAFETY: these columns belong to this task alone.
-                        let cells = unsafe { cells.slice(at + columns.start..at + columns.end) };
-                        vector::store(isa, y, bias.get(columns.clone()).unwrap_or_default(), cells);
+                    for (panel, y) in some.clone().zip(y.chunks(tokens.len())) {
+                        let columns = panel * ROWS..((panel + 1) * ROWS).min(panels.rows);
+                        for (i, y) in tokens.clone().zip(y) {
+                            let at = (out_row + i) * panels.rows;
+                            // SAFETY: these columns belong to this task alone.
+                            let cells = unsafe { cells.slice(at + columns.start..at + columns.end) };
+                            vector::store(isa, y, bias.get(columns.clone()).unwrap_or_default(), cells);
+                        }
                     }
                 }
             }

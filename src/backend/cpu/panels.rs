@@ -86,8 +86,9 @@ pub struct Panels {
     pub blocks: usize,
     /// Rows of the matrix; the last panel may have fewer than 16.
     pub rows: usize,
+    /// Bytes from a panel to the next.
+    pub stride: usize,
     bytes: MmapMut,
-    stride: usize,
 }
 
 impl Panels {

@@ -1,13 +1,16 @@
 //! AVX2: 8 lanes, half a line of a panel.
 
 use core::arch::x86_64::*;
+use core::ops::Range;
 
 use super::super::panels::{Blocks, Panels, ROWS};
-use super::{AHEAD, Rows, TOKENS};
+use super::{AHEAD, PANELS, Rows, TOKENS};
 
 type I = __m256i;
 type F = __m256;
 const LANES: usize = 8;
+/// Products of 16 bits have no room for nibbles where they were stored.
+const RAISED: bool = false;
 
 macro_rules! ops {
     ($($(#[$doc:meta])* fn $name:ident($($a:ident: $t:ty),*) -> $r:ty { $($body:tt)* })*) => {
@@ -28,6 +31,8 @@ ops! {
     fn to_float(a: I) -> F { _mm256_cvtepi32_ps(a) }
     fn low(v: I) -> I { _mm256_and_si256(v, _mm256_set1_epi8(15)) }
     fn high(v: I) -> I { low(_mm256_srli_epi16::<4>(v)) }
+    fn raised_high(v: I) -> I { _mm256_andnot_si256(_mm256_set1_epi8(15), v) }
+    fn shift_down(v: I) -> I { _mm256_srai_epi32::<4>(v) }
     /// Adds `1 << BIT` to the bytes of the mask.
     fn with_bit(v: I, mask: u64, bit: u32) -> I {
         // Byte `i` gets the mask byte `i / 8`, then keeps bit `i % 8` of it.

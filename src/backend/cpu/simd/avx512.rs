@@ -1,13 +1,16 @@
 //! AVX-512: 16 lanes, a whole line of a panel.
 
 use core::arch::x86_64::*;
+use core::ops::Range;
 
 use super::super::panels::{Blocks, Panels, ROWS};
-use super::{AHEAD, Rows, TOKENS};
+use super::{AHEAD, PANELS, Rows, TOKENS};
 
 type I = __m512i;
 type F = __m512;
 const LANES: usize = 16;
+/// `dot` has room for upper nibbles where they were stored.
+const RAISED: bool = true;
 
 macro_rules! ops {
     ($($(#[$doc:meta])* fn $name:ident($($a:ident: $t:ty),*) -> $r:ty { $($body:tt)* })*) => {
@@ -30,6 +33,8 @@ ops! {
     fn high(v: I) -> I { low(_mm512_srli_epi16::<4>(v)) }
     /// Adds `1 << BIT` to the bytes of the mask.
     fn with_bit(v: I, mask: u64, bit: u32) -> I { _mm512_mask_add_epi8(v, mask, v, _mm512_set1_epi8(1 << bit)) }
+    fn raised_high(v: I) -> I { _mm512_andnot_si512(_mm512_set1_epi8(15), v) }
+    fn shift_down(v: I) -> I { _mm512_srai_epi32::<4>(v) }
     fn look_up(table: I, v: I) -> I { _mm512_shuffle_epi8(table, v) }
     fn dot_pairs(sum: I, a: I, b: I) -> I { _mm512_dpwssd_epi32(sum, a, b) }
 }

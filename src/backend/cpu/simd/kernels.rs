@@ -8,7 +8,11 @@ macro_rules! kernels {
         /// The eight vectors of a chunk: vector `j` has weights `4j..4j + 4` of each row.
         #[inline]
         #[target_feature(enable = $features)]
-        unsafe fn unpack<const BITS: usize, const TABLE: bool>(p: *const u8, part: usize, table: I) -> [I; 8] {
+        unsafe fn unpack<const BITS: usize, const TABLE: bool, const N: usize>(
+            p: *const u8,
+            part: usize,
+            table: I,
+        ) -> [I; 8] {
             let mut w = [zero(); 8];
             // SAFETY: a chunk has 64 bytes per bit.
             unsafe {
@@ -21,7 +25,7 @@ macro_rules! kernels {
                 }
                 for j in 0..4 {
                     let v = line(j);
-                    (w[j], w[j + 4]) = (low(v), high(v));
+                    (w[j], w[j + 4]) = (low(v), if raised(BITS, TABLE, N) { raised_high(v) } else { high(v) });
                 }
                 for bit in 4..BITS {
                     let masks = p.add(256 + 64 * (bit - 4)).cast::<u64>();
@@ -46,11 +50,30 @@ macro_rules! kernels {
             sum
         }
 
+        /// The same for the upper half of a chunk, whose nibbles may be where they were stored.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn dot_high<const BITS: usize, const TABLE: bool, const N: usize>(sum: I, w: &[I], x: *const i8) -> I {
+            // SAFETY: the caller's.
+            unsafe {
+                if raised(BITS, TABLE, N) {
+                    add_i(sum, shift_down(dot16::<BITS, TABLE>(zero(), w, x)))
+                } else {
+                    dot16::<BITS, TABLE>(sum, w, x)
+                }
+            }
+        }
+
+        /// Whether upper nibbles stay where they are, which saves shifts unless there are many activation rows.
+        const fn raised(bits: usize, table: bool, rows: usize) -> bool {
+            RAISED && bits == 4 && !table && rows == 1
+        }
+
         /// See `simd::blocks`.
         ///
         /// # Safety
-        /// The instructions exist, the constants are those of `kind`, there are at most `N` activation rows, and they are
-        /// as long as the matrix is wide.
+        /// The instructions exist, the constants are those of `kind`, there are at most `N` activation rows and `P` panels,
+        /// and the rows are as long as the matrix is wide.
         #[target_feature(enable = $features)]
         pub unsafe fn blocks<
             const BITS: usize,
@@ -59,79 +82,122 @@ macro_rules! kernels {
             const MIN: bool,
             const PLANES: usize,
             const N: usize,
+            const P: usize,
         >(
             p: &Panels,
             kind: &Blocks,
-            panel: usize,
+            panels: Range<usize>,
             xs: &Rows<'_>,
             out: &mut [[f32; ROWS]],
         ) {
-            let bytes = p.panel(panel);
             let table = match &kind.table {
                 // SAFETY: a table has 16 bytes.
                 Some(table) => unsafe { load_table(table) },
                 None => zero(),
             };
+            let starts: [_; P] = std::array::from_fn(|k| p.panel((panels.start + k).min(panels.end - 1)).as_ptr());
             for part in 0..ROWS / LANES {
-                let mut sums = [[zero_f(); 8]; N];
+                let mut sums = [[[zero_f(); 8]; N]; P];
                 for b in 0..p.blocks {
-                    // SAFETY: block `b` lies in the panel: its integers, then, after those of all blocks, its scales.
+                    // SAFETY: block `b` lies in each panel: its integers, then, after those of all blocks, its scales.
                     unsafe {
-                        let q = bytes.as_ptr().add(b * kind.integers);
-                        let meta = bytes.as_ptr().add(p.blocks * kind.integers + b * kind.scales);
-                        let at = meta.add(2 * LANES * part);
-                        if N == 1 {
-                            // One row is bound by memory: lines are asked for before the processor guesses them.
-                            for line in 0..kind.integers / 64 {
-                                prefetch(q.wrapping_add(AHEAD + 64 * line));
-                            }
-                            // The next panel's scales lie behind its integers.
-                            prefetch(meta.wrapping_add(bytes.len()));
-                        }
-                        let d = if kind.wide_scale { load_upper_half(at) } else { load_half(at) };
-                        let m = if MIN { load_half(at.add(2 * ROWS)) } else { zero_f() };
+                        let blocks: [_; P] = std::array::from_fn(|k| Block {
+                            q: starts[k].add(b * kind.integers),
+                            meta: starts[k].add(p.blocks * kind.integers + b * kind.scales),
+                        });
                         if SUB == 0 {
-                            let w = unpack::<BITS, TABLE>(q, part, table);
-                            for (t, sums) in sums.iter_mut().enumerate().take(xs.count) {
-                                let at = t * p.blocks + b;
-                                let mut s = [zero_f(); PLANES];
-                                let mut mins = [0.0f32; PLANES];
-                                for (i, plane) in xs.planes[..PLANES].iter().enumerate() {
-                                    let total = i32::from(*plane.sums[1].get_unchecked(at));
-                                    let x = plane.q.as_ptr().add(at * 32);
-                                    let offset = if MIN { 0 } else { -kind.offset * total };
-                                    let first = dot16::<BITS, TABLE>(splat(offset), &w[..4], x);
-                                    let second = dot16::<BITS, TABLE>(zero(), &w[4..], x.add(16));
-                                    s[i] = to_float(add_i(first, second));
-                                    mins[i] = total as f32;
-                                }
-                                let mins = if PLANES == 2 { 256.0 * mins[0] + mins[PLANES - 1] } else { mins[0] };
-                                add_term::<MIN, PLANES>(sums, b, &s, d, m, splat_f(mins), *xs.scale.get_unchecked(at));
+                            for (block, sums) in blocks.iter().zip(&mut sums).take(panels.len()) {
+                                small_block::<BITS, TABLE, MIN, PLANES, N>(p, kind, block, (part, b), table, xs, sums);
                             }
                         } else {
-                            let super_block = SuperBlock { q, meta, part, b, blocks: p.blocks, table };
-                            super_blocks::<BITS, TABLE, SUB, MIN, PLANES, N>(kind, &super_block, d, m, xs, &mut sums);
+                            let count = panels.len();
+                            super_blocks::<BITS, TABLE, SUB, MIN, PLANES, N, P>(
+                                p,
+                                kind,
+                                &blocks[..count],
+                                (part, b),
+                                table,
+                                xs,
+                                &mut sums,
+                            );
                         }
                     }
                 }
-                for (sums, out) in sums.iter().zip(out.iter_mut()).take(xs.count) {
-                    // SAFETY: LANES of the 16 results.
-                    unsafe { store_f(out.as_mut_ptr().add(LANES * part), tree(sums)) };
+                for (sums, out) in sums.iter().zip(out.chunks_mut(xs.count)).take(panels.len()) {
+                    for (sums, out) in sums.iter().zip(out) {
+                        // SAFETY: LANES of the 16 results.
+                        unsafe { store_f(out.as_mut_ptr().add(LANES * part), tree(sums)) };
+                    }
                 }
             }
         }
 
-        /// Where the block of a kernel is.
-        struct SuperBlock {
+        /// Where the integers and the scales of a block are.
+        struct Block {
             q: *const u8,
             meta: *const u8,
-            part: usize,
-            b: usize,
-            blocks: usize,
-            table: I,
         }
 
-        /// One block of 256 weights with integer scales, of all activation rows.
+        impl Block {
+            /// The scales and minima of the rows.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn floats<const MIN: bool>(&self, kind: &Blocks, part: usize) -> (F, F) {
+                // SAFETY: every block begins with these.
+                unsafe {
+                    let at = self.meta.add(2 * LANES * part);
+                    let d = if kind.wide_scale { load_upper_half(at) } else { load_half(at) };
+                    (d, if MIN { load_half(at.add(2 * ROWS)) } else { zero_f() })
+                }
+            }
+        }
+
+        /// One block of 32 weights, of all activation rows.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn small_block<
+            const BITS: usize,
+            const TABLE: bool,
+            const MIN: bool,
+            const PLANES: usize,
+            const N: usize,
+        >(
+            p: &Panels,
+            kind: &Blocks,
+            block: &Block,
+            (part, b): (usize, usize),
+            table: I,
+            xs: &Rows<'_>,
+            sums: &mut [[F; 8]; N],
+        ) {
+            // SAFETY: as in `blocks`.
+            unsafe {
+                if N == 1 && part == 0 {
+                    ask_for::<BITS>(block.q);
+                    prefetch(block.meta.wrapping_add(PANELS * p.stride));
+                }
+                let (d, m) = block.floats::<MIN>(kind, part);
+                let w = unpack::<BITS, TABLE, N>(block.q, part, table);
+                for (t, sums) in sums.iter_mut().enumerate().take(xs.count) {
+                    let at = t * p.blocks + b;
+                    let mut s = [zero_f(); PLANES];
+                    let mut mins = [0.0f32; PLANES];
+                    for (i, plane) in xs.planes[..PLANES].iter().enumerate() {
+                        let total = i32::from(*plane.sums[1].get_unchecked(at));
+                        let x = plane.q.as_ptr().add(at * 32);
+                        let offset = if MIN { 0 } else { -kind.offset * total };
+                        let first = dot16::<BITS, TABLE>(splat(offset), &w[..4], x);
+                        let second = dot_high::<BITS, TABLE, N>(zero(), &w[4..], x.add(16));
+                        s[i] = to_float(add_i(first, second));
+                        mins[i] = total as f32;
+                    }
+                    let mins = if PLANES == 2 { 256.0 * mins[0] + mins[PLANES - 1] } else { mins[0] };
+                    add_term::<MIN, PLANES>(sums, b, &s, d, m, splat_f(mins), *xs.scale.get_unchecked(at));
+                }
+            }
+        }
+
+        /// One block of 256 weights with integer scales, of several panels and all activation rows.
         #[inline]
         #[target_feature(enable = $features)]
         unsafe fn super_blocks<
@@ -141,64 +207,90 @@ macro_rules! kernels {
             const MIN: bool,
             const PLANES: usize,
             const N: usize,
+            const P: usize,
         >(
+            p: &Panels,
             kind: &Blocks,
-            block: &SuperBlock,
-            d: F,
-            m: F,
+            blocks: &[Block],
+            (part, b): (usize, usize),
+            table: I,
             xs: &Rows<'_>,
-            sums: &mut [[F; 8]; N],
+            sums: &mut [[[F; 8]; N]; P],
         ) {
-            let mut integer = [[zero(); PLANES]; N];
-            let mut minimum = [[zero(); PLANES]; N];
             let subs = 256 / SUB;
+            let mut integers = [[[zero(); PLANES]; N]; P];
             // SAFETY: as in `blocks`; a block has eight chunks and `subs` scales for each row.
             unsafe {
-                let scales = block.meta.add(if MIN { 4 } else { 2 } * ROWS + LANES * block.part);
-                let minima = block.meta.add((4 + subs) * ROWS + 2 * LANES * block.part);
                 for c in 0..8 {
-                    let w = unpack::<BITS, TABLE>(block.q.add(c * kind.integers / 8), block.part, block.table);
-                    let scale = |j: usize| load_i8(scales.add(j * ROWS));
-                    let scale = if SUB == 16 { [scale(2 * c), scale(2 * c + 1)] } else { [scale(c); 2] };
-                    for (t, integer) in integer.iter_mut().enumerate().take(xs.count) {
-                        let at = t * block.blocks + block.b;
-                        for (plane, integer) in xs.planes[..PLANES].iter().zip(integer) {
-                            let x = plane.q.as_ptr().add(at * 256 + c * 32);
-                            let total = |size: usize, j: usize| {
-                                let total = plane.sums[size / 32].get_unchecked(at * (256 / size) + j);
-                                splat(if MIN { 0 } else { -kind.offset * i32::from(*total) })
-                            };
-                            if SUB == 16 {
-                                let first = dot16::<BITS, TABLE>(total(16, 2 * c), &w[..4], x);
-                                let second = dot16::<BITS, TABLE>(total(16, 2 * c + 1), &w[4..], x.add(16));
-                                *integer = add_i(*integer, add_i(mul_i(first, scale[0]), mul_i(second, scale[1])));
-                            } else {
-                                let first = dot16::<BITS, TABLE>(total(32, c), &w[..4], x);
-                                let second = dot16::<BITS, TABLE>(zero(), &w[4..], x.add(16));
-                                *integer = add_i(*integer, mul_i(add_i(first, second), scale[0]));
+                    for (block, integers) in blocks.iter().zip(&mut integers) {
+                        let q = block.q.add(c * kind.integers / 8);
+                        if N == 1 && part == 0 {
+                            ask_for::<BITS>(q);
+                        }
+                        let w = unpack::<BITS, TABLE, N>(q, part, table);
+                        let scales = block.meta.add(if MIN { 4 } else { 2 } * ROWS + LANES * part);
+                        let scale = |j: usize| load_i8(scales.add(j * ROWS));
+                        let scale = if SUB == 16 { [scale(2 * c), scale(2 * c + 1)] } else { [scale(c); 2] };
+                        for (t, integers) in integers.iter_mut().enumerate().take(xs.count) {
+                            let at = t * p.blocks + b;
+                            for (plane, integer) in xs.planes[..PLANES].iter().zip(integers) {
+                                let x = plane.q.as_ptr().add(at * 256 + c * 32);
+                                let total = |size: usize, j: usize| {
+                                    let total = plane.sums[size / 32].get_unchecked(at * (256 / size) + j);
+                                    splat(if MIN { 0 } else { -kind.offset * i32::from(*total) })
+                                };
+                                if SUB == 16 {
+                                    let first = dot16::<BITS, TABLE>(total(16, 2 * c), &w[..4], x);
+                                    let second = dot_high::<BITS, TABLE, N>(total(16, 2 * c + 1), &w[4..], x.add(16));
+                                    *integer = add_i(*integer, add_i(mul_i(first, scale[0]), mul_i(second, scale[1])));
+                                } else {
+                                    let first = dot16::<BITS, TABLE>(total(32, c), &w[..4], x);
+                                    let second = dot_high::<BITS, TABLE, N>(zero(), &w[4..], x.add(16));
+                                    *integer = add_i(*integer, mul_i(add_i(first, second), scale[0]));
+                                }
                             }
                         }
                     }
                 }
-                if MIN {
-                    for pair in 0..subs / 2 {
-                        let mins = load_pairs(minima.add(2 * pair * ROWS));
-                        for (t, minimum) in minimum.iter_mut().enumerate().take(xs.count) {
-                            let at = t * block.blocks + block.b;
-                            for (plane, minimum) in xs.planes[..PLANES].iter().zip(minimum) {
-                                let totals = plane.sums[SUB / 32].as_ptr().add(at * subs + 2 * pair);
-                                let totals = totals.cast::<i32>().read_unaligned();
-                                *minimum = dot_pairs(*minimum, mins, splat(totals));
+                for ((block, integers), sums) in blocks.iter().zip(&integers).zip(sums) {
+                    if N == 1 && part == 0 {
+                        for line in 0..kind.scales.div_ceil(64) {
+                            prefetch(block.meta.wrapping_add(PANELS * p.stride + 64 * line));
+                        }
+                    }
+                    let mut minimum = [[zero(); PLANES]; N];
+                    if MIN {
+                        let minima = block.meta.add((4 + subs) * ROWS + 2 * LANES * part);
+                        for pair in 0..subs / 2 {
+                            let mins = load_pairs(minima.add(2 * pair * ROWS));
+                            for (t, minimum) in minimum.iter_mut().enumerate().take(xs.count) {
+                                let at = t * p.blocks + b;
+                                for (plane, minimum) in xs.planes[..PLANES].iter().zip(minimum) {
+                                    let totals = plane.sums[SUB / 32].as_ptr().add(at * subs + 2 * pair);
+                                    let totals = totals.cast::<i32>().read_unaligned();
+                                    *minimum = dot_pairs(*minimum, mins, splat(totals));
+                                }
                             }
                         }
                     }
+                    let (d, m) = block.floats::<MIN>(kind, part);
+                    for (t, sums) in sums.iter_mut().enumerate().take(xs.count) {
+                        let s = integers[t].map(|i| to_float(i));
+                        let mins = minimum[t].map(|i| to_float(i));
+                        let scale = *xs.scale.get_unchecked(t * p.blocks + b);
+                        add_term::<MIN, PLANES>(sums, b, &s, d, m, combine(&mins), scale);
+                    }
                 }
-                for (t, sums) in sums.iter_mut().enumerate().take(xs.count) {
-                    let s = integer[t].map(|i| to_float(i));
-                    let mins = minimum[t].map(|i| to_float(i));
-                    let scale = *xs.scale.get_unchecked(t * block.blocks + block.b);
-                    add_term::<MIN, PLANES>(sums, block.b, &s, d, m, combine(&mins), scale);
-                }
+            }
+        }
+
+        /// Asks for the lines of a chunk ahead of one. One activation row is bound by memory: evenly spread requests
+        /// keep as many lines under way as the core can.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn ask_for<const BITS: usize>(q: *const u8) {
+            for line in 0..BITS {
+                prefetch(q.wrapping_add(AHEAD + 64 * line));
             }
         }
 

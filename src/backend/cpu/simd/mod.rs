@@ -13,6 +13,8 @@ mod neon;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 pub use attention::attention;
 
 use super::isa::Isa;
@@ -45,6 +47,9 @@ use each_isa;
 
 /// Activation rows a kernel takes at most.
 pub const TOKENS: usize = 16;
+
+/// Panels that a kernel takes at most with one activation row. Several streams keep more lines of memory under way.
+pub const PANELS: usize = 4;
 
 /// One plane of quantised activations, row after row.
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,47 +87,53 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The products of the 16 rows of a panel with up to [`TOKENS`] activation rows.
+/// The products of the 16 rows of each of `panels` with activation rows: of one panel with up to [`TOKENS`], or of up
+/// to [`PANELS`] with one. Results lie panel by panel, row by row.
 ///
 /// # Panics
 /// If the activations are not of the matrix's width, or the path is not an available vector path.
-pub fn blocks(isa: Isa, p: &Panels, panel: usize, xs: &Rows<'_>, precise: bool, out: &mut [[f32; ROWS]]) {
+pub fn blocks(isa: Isa, p: &Panels, panels: Range<usize>, xs: &Rows<'_>, precise: bool, out: &mut [[f32; ROWS]]) {
     let Kind::Blocks(kind) = &p.kind else { return };
     let (n, cols) = (xs.count, p.blocks * kind.chunks * 32);
-    assert!(n <= TOKENS && out.len() >= n && xs.cols == cols && isa != Isa::Scalar && isa.is_available());
-    assert!(xs.scale.len() == n * p.blocks);
+    assert!(!panels.is_empty() && panels.len() <= if n == 1 { PANELS } else { 1 } && panels.end <= p.count());
+    assert!(0 < n && n <= TOKENS && out.len() >= n * panels.len() && isa != Isa::Scalar && isa.is_available());
+    assert!(xs.cols == cols && xs.scale.len() == n * p.blocks);
     for plane in &xs.planes[..if precise { 2 } else { 1 }] {
         assert!(plane.q.len() == n * cols);
         assert!(plane.sums[0].len() == n * cols / 16 && plane.sums[1].len() == n * cols / 32);
     }
     let kernel = kernel(isa, kind, precise, n == 1);
-    // SAFETY: the path is available; the panel holds `p.blocks` blocks of the layout `kind`, whose parameters the kernel
+    // SAFETY: the path is available; a panel holds `p.blocks` blocks of the layout `kind`, whose parameters the kernel
     // was chosen by; there are as many activations as it reads, as checked above.
-    unsafe { kernel(p, kind, panel, xs, out) }
+    unsafe { kernel(p, kind, panels, xs, out) }
 }
 
 /// The same for plain numbers: `xs` are prepared rows, padded with zeros to whole blocks of 32.
 ///
 /// # Panics
 /// As [`blocks`].
-pub fn floats(isa: Isa, p: &Panels, panel: usize, xs: &[&[f32]], out: &mut [[f32; ROWS]]) {
+pub fn floats(isa: Isa, p: &Panels, panels: Range<usize>, xs: &[&[f32]], out: &mut [[f32; ROWS]]) {
     let Kind::Float { bytes, half } = p.kind else { return };
-    assert!(xs.len() <= TOKENS && out.len() >= xs.len() && isa != Isa::Scalar && isa.is_available());
+    let n = xs.len();
+    assert!(0 < n && n <= TOKENS && out.len() >= n * panels.len() && panels.end <= p.count());
+    assert!(isa != Isa::Scalar && isa.is_available());
     assert!(xs.iter().all(|x| x.len() >= p.blocks * 32));
-    // SAFETY: as in `blocks`.
-    unsafe {
-        each_isa!(isa, instructions => match (bytes, half) {
-            (4, _) => instructions::floats::<4, false>(p, panel, xs, out),
-            (_, true) => instructions::floats::<2, true>(p, panel, xs, out),
-            _ => instructions::floats::<2, false>(p, panel, xs, out),
-        });
+    for (panel, out) in panels.zip(out.chunks_mut(n)) {
+        // SAFETY: as in `blocks`.
+        unsafe {
+            each_isa!(isa, instructions => match (bytes, half) {
+                (4, _) => instructions::floats::<4, false>(p, panel, xs, out),
+                (_, true) => instructions::floats::<2, true>(p, panel, xs, out),
+                _ => instructions::floats::<2, false>(p, panel, xs, out),
+            });
+        }
     }
 }
 
-/// Bytes that weights are asked for ahead of their use.
-const AHEAD: usize = 16384;
+/// Bytes that weights are asked for ahead of their use, in each panel.
+const AHEAD: usize = 1024;
 
-type Kernel = unsafe fn(&Panels, &Blocks, usize, &Rows<'_>, &mut [[f32; ROWS]]);
+type Kernel = unsafe fn(&Panels, &Blocks, Range<usize>, &Rows<'_>, &mut [[f32; ROWS]]);
 
 /// The kernel for a layout; every registered format has one of these.
 fn kernel(isa: Isa, kind: &Blocks, precise: bool, one: bool) -> Kernel {
@@ -130,10 +141,10 @@ fn kernel(isa: Isa, kind: &Blocks, precise: bool, one: bool) -> Kernel {
         ($($bits:literal, $table:literal, $sub:literal, $min:literal;)*) => {
             match (kind.bits, kind.table.is_some(), kind.sub, kind.min) {
                 $(($bits, $table, $sub, $min) => each_isa!(isa, instructions => match (precise, one) {
-                    (false, true) => instructions::blocks::<$bits, $table, $sub, $min, 1, 1> as Kernel,
-                    (false, false) => instructions::blocks::<$bits, $table, $sub, $min, 1, TOKENS>,
-                    (true, true) => instructions::blocks::<$bits, $table, $sub, $min, 2, 1>,
-                    (true, false) => instructions::blocks::<$bits, $table, $sub, $min, 2, TOKENS>,
+                    (false, true) => instructions::blocks::<$bits, $table, $sub, $min, 1, 1, PANELS> as Kernel,
+                    (false, false) => instructions::blocks::<$bits, $table, $sub, $min, 1, TOKENS, 1>,
+                    (true, true) => instructions::blocks::<$bits, $table, $sub, $min, 2, 1, PANELS>,
+                    (true, false) => instructions::blocks::<$bits, $table, $sub, $min, 2, TOKENS, 1>,
                 }),)*
                 other => unreachable!("no kernel for {other:?}"),
             }

@@ -2,13 +2,16 @@
 
 use core::arch::aarch64::*;
 use core::arch::asm;
+use core::ops::Range;
 
 use super::super::panels::{Blocks, Panels, ROWS};
-use super::{AHEAD, Rows, TOKENS};
+use super::{AHEAD, PANELS, Rows, TOKENS};
 
 type I = int32x4_t;
 type F = float32x4_t;
 const LANES: usize = 4;
+/// Products of 16 bits have no room for nibbles where they were stored.
+const RAISED: bool = false;
 
 macro_rules! ops {
     ($($(#[$doc:meta])* fn $name:ident($($a:ident: $t:ty),*) -> $r:ty { $($body:tt)* })*) => {
@@ -29,6 +32,8 @@ ops! {
     fn to_float(a: I) -> F { vcvtq_f32_s32(a) }
     fn low(v: I) -> I { vandq_s32(v, vdupq_n_s32(0x0f0f_0f0f)) }
     fn high(v: I) -> I { vreinterpretq_s32_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s32(v))) }
+    fn raised_high(v: I) -> I { vbicq_s32(v, vdupq_n_s32(0x0f0f_0f0f)) }
+    fn shift_down(v: I) -> I { vshrq_n_s32::<4>(v) }
     /// Adds `1 << BIT` to the bytes of the mask.
     fn with_bit(v: I, mask: u64, bit: u32) -> I {
         let bits = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
