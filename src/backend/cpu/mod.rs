@@ -26,8 +26,6 @@ use crate::quant::{DOT_ROWS, Format};
 
 /// Weight rows per task of a scalar matrix product.
 const ROWS_PER_TASK: usize = 16;
-/// Tasks per thread, so that one thread that is late does not hold up the rest.
-const TASKS_PER_THREAD: usize = 8;
 
 /// Memory of a plan's buffer.
 #[derive(Debug)]
@@ -275,8 +273,10 @@ impl Cpu {
                 unsafe {
                     let low = if both { planes[1].0.slice(part(1)) } else { &mut [] };
                     let (hi, scale) = (planes[0].0.slice(part(1)), scale.slice(part(block)));
-                    vector::quantize_activations(isa, block, precision, x, hi, low, scale);
-                    if isa != Isa::Scalar {
+                    if isa == Isa::Scalar {
+                        ops::quantize_activations::cpu(block, precision, x, hi, low, scale);
+                    } else {
+                        vector::quantize_activations(isa, block, precision, x, hi, low, scale);
                         for (q, sums) in &planes[..if both { 2 } else { 1 }] {
                             vector::add_up(isa, q.slice(part(1)), sums[0].slice(part(16)), sums[1].slice(part(32)));
                         }
@@ -329,27 +329,21 @@ impl Cpu {
         let (isa, precise) = (self.isa, self.plan.precision == Precision::Precise);
         // One row of activations meets several panels at once.
         let step = if rows.len() == 1 { simd::PANELS } else { 1 };
-        let total: usize = products.iter().map(|p| p.width.div_ceil(ROWS)).sum();
-        let per_task = (total / (self.pool.threads() * TASKS_PER_THREAD)).next_multiple_of(step).max(1);
-        // Tasks of one matrix after those of another.
-        let mut first = 0;
         let parts: Vec<_> = products
             .iter_mut()
             .filter_map(|p| {
                 let panels = memory.panels[p.weight.0].as_ref()?;
-                let begin = first;
-                first += panels.count().div_ceil(per_task);
                 let bias = p.bias.map_or(&[][..], |b| &memory.vectors[b.0]);
-                Some((begin, panels, bias, p.out_row, Disjoint::new(&mut p.y)))
+                Some((panels, bias, p.out_row, Disjoint::new(&mut p.y)))
             })
             .collect();
-        self.pool.run(first, |task| {
-            let part = parts.partition_point(|p| p.0 <= task) - 1;
-            let (begin, panels, bias, out_row, cells) = &parts[part];
+        let tasks = shares(parts.iter().map(|p| p.0.count()), step, self.pool.threads());
+        self.pool.run(tasks.len(), |task| {
+            let (part, range) = &tasks[task];
+            let (panels, bias, out_row, cells) = &parts[*part];
             let mut y = [[0.0; ROWS]; simd::TOKENS];
-            let end = ((task - begin + 1) * per_task).min(panels.count());
-            for first in ((task - begin) * per_task..end).step_by(step) {
-                let some = first..(first + step).min(end);
+            for first in range.clone().step_by(step) {
+                let some = first..(first + step).min(range.end);
                 for tile in (0..rows.len()).step_by(simd::TOKENS) {
                     let tokens = tile..(tile + simd::TOKENS).min(rows.len());
                     match panels.kind {
@@ -447,6 +441,24 @@ impl Cpu {
             }
         }
     }
+}
+
+/// Ranges of panels of several matrices as tasks, with the matrix of each: the first are large, so that memory is read
+/// in long runs, the last are single steps, so that no thread is late.
+fn shares(counts: impl Iterator<Item = usize> + Clone, step: usize, threads: usize) -> Vec<(usize, Range<usize>)> {
+    let mut left: usize = counts.clone().sum();
+    let mut tasks = Vec::new();
+    for (matrix, count) in counts.enumerate() {
+        let mut first = 0;
+        while first < count {
+            let wanted = (left / (2 * threads)).max(1).next_multiple_of(step);
+            let end = (first + wanted).min(count);
+            tasks.push((matrix, first..end));
+            left -= end - first;
+            first = end;
+        }
+    }
+    tasks
 }
 
 /// A matrix product and where its results go.

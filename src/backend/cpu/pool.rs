@@ -21,6 +21,8 @@ unsafe impl Send for Job {}
 struct Shared {
     job: Mutex<Option<Job>>,
     wake: Condvar,
+    /// Workers that sleep or are about to; changed under the lock of `job`.
+    asleep: AtomicUsize,
     generation: AtomicUsize,
     next: AtomicUsize,
     busy: AtomicUsize,
@@ -40,6 +42,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             job: Mutex::new(None),
             wake: Condvar::new(),
+            asleep: AtomicUsize::new(0),
             generation: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
@@ -81,7 +84,10 @@ impl Pool {
             *job = Some(Job { body, tasks });
             shared.generation.fetch_add(1, Ordering::Release);
         }
-        shared.wake.notify_all();
+        // A worker counts itself under the lock, before it looks at the generation for the last time.
+        if shared.asleep.load(Ordering::Relaxed) > 0 {
+            shared.wake.notify_all();
+        }
         let finish = Finish(shared);
         // SAFETY: `body` is the caller's closure, alive here.
         work(shared, unsafe { &*body }, tasks);
@@ -144,9 +150,11 @@ fn worker(shared: &Shared) {
         }
         let job = {
             let mut guard = shared.job.lock().unwrap_or_else(PoisonError::into_inner);
+            shared.asleep.fetch_add(1, Ordering::Relaxed);
             while shared.generation.load(Ordering::Acquire) == seen && !shared.stop.load(Ordering::Relaxed) {
                 guard = shared.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
             }
+            shared.asleep.fetch_sub(1, Ordering::Relaxed);
             seen = shared.generation.load(Ordering::Acquire);
             *guard
         };

@@ -2,7 +2,7 @@
 //! another order or fused operations, so the bits stay.
 
 use super::isa::Isa;
-use crate::numerics::{ACTIVATION_FLOOR, Precision, flush, r13, settle};
+use crate::numerics::{ACTIVATION_FLOOR, Precision, RESULT_FLOOR, flush, quantize_block, r13, recip, settle};
 use crate::ops;
 
 /// Defines a function that runs `$body` with a path's instructions.
@@ -61,11 +61,25 @@ vectorized! {
         ops::attention::weigh(scores)
     }
 
-    /// `ops::quantize_activations::cpu`.
+    /// The twin of `ops::quantize_activations::cpu`, without what keeps compilers from using vectors.
     fn quantize_activations(
         block: usize, precision: Precision, x: &[f32], hi: &mut [i8], lo: &mut [i8], scale: &mut [f32],
     ) {
-        ops::quantize_activations::cpu(block, precision, x, hi, lo, scale);
+        let blocks = x.chunks_exact(block).zip(hi.chunks_exact_mut(block)).zip(scale);
+        for (i, ((x, hi), scale)) in blocks.enumerate() {
+            let amax = f32::from_bits(x.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7fff_ffff)));
+            if amax < ACTIVATION_FLOOR || !amax.is_finite() || precision == Precision::Precise {
+                let lo = if lo.is_empty() { &mut [][..] } else { &mut lo[i * block..(i + 1) * block] };
+                *scale = quantize_block(x, precision, hi, lo);
+                continue;
+            }
+            let inverse = recip(amax) * precision.steps();
+            for (q, &x) in hi.iter_mut().zip(x) {
+                // Adding 1.5 * 2^23 rounds half to even and leaves the integer in the lowest bits.
+                *q = (flush(x, RESULT_FLOOR) * inverse + 12_582_912.0).to_bits() as i8;
+            }
+            *scale = amax * precision.inverse_steps();
+        }
     }
 
     /// Sums of `q` over 16 and over 32 elements.

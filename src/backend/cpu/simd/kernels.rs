@@ -95,30 +95,29 @@ macro_rules! kernels {
                 Some(table) => unsafe { load_table(table) },
                 None => zero(),
             };
-            let starts: [_; P] = std::array::from_fn(|k| p.panel((panels.start + k).min(panels.end - 1)).as_ptr());
+            // Where there are fewer, the last stands in for the missing: its lines are near by then.
+            let mut starts = [std::ptr::null(); P];
+            for (k, start) in starts.iter_mut().enumerate() {
+                *start = p.panel((panels.start + k).min(panels.end - 1)).as_ptr();
+            }
             for part in 0..ROWS / LANES {
                 let mut sums = [[[zero_f(); 8]; N]; P];
                 for b in 0..p.blocks {
                     // SAFETY: block `b` lies in each panel: its integers, then, after those of all blocks, its scales.
                     unsafe {
-                        let blocks: [_; P] = std::array::from_fn(|k| Block {
-                            q: starts[k].add(b * kind.integers),
-                            meta: starts[k].add(p.blocks * kind.integers + b * kind.scales),
-                        });
+                        let (q, meta) = (b * kind.integers, p.blocks * kind.integers + b * kind.scales);
+                        let mut blocks = [Block { q: starts[0], meta: starts[0] }; P];
+                        for (block, start) in blocks.iter_mut().zip(&starts) {
+                            *block = Block { q: start.add(q), meta: start.add(meta) };
+                        }
                         if SUB == 0 {
-                            for (block, sums) in blocks.iter().zip(&mut sums).take(panels.len()) {
+                            for (block, sums) in blocks.iter().zip(&mut sums) {
                                 small_block::<BITS, TABLE, MIN, PLANES, N>(p, kind, block, (part, b), table, xs, sums);
                             }
                         } else {
-                            let count = panels.len();
+                            let at = (part, b);
                             super_blocks::<BITS, TABLE, SUB, MIN, PLANES, N, P>(
-                                p,
-                                kind,
-                                &blocks[..count],
-                                (part, b),
-                                table,
-                                xs,
-                                &mut sums,
+                                p, kind, &blocks, at, table, xs, &mut sums,
                             );
                         }
                     }
@@ -133,6 +132,7 @@ macro_rules! kernels {
         }
 
         /// Where the integers and the scales of a block are.
+        #[derive(Clone, Copy)]
         struct Block {
             q: *const u8,
             meta: *const u8,
@@ -211,7 +211,7 @@ macro_rules! kernels {
         >(
             p: &Panels,
             kind: &Blocks,
-            blocks: &[Block],
+            blocks: &[Block; P],
             (part, b): (usize, usize),
             table: I,
             xs: &Rows<'_>,
@@ -229,8 +229,8 @@ macro_rules! kernels {
                         }
                         let w = unpack::<BITS, TABLE, N>(q, part, table);
                         let scales = block.meta.add(if MIN { 4 } else { 2 } * ROWS + LANES * part);
-                        let scale = |j: usize| load_i8(scales.add(j * ROWS));
-                        let scale = if SUB == 16 { [scale(2 * c), scale(2 * c + 1)] } else { [scale(c); 2] };
+                        let of = 32 / SUB;
+                        let scale = [load_i8(scales.add(of * c * ROWS)), load_i8(scales.add((of * c + of - 1) * ROWS))];
                         for (t, integers) in integers.iter_mut().enumerate().take(xs.count) {
                             let at = t * p.blocks + b;
                             for (plane, integer) in xs.planes[..PLANES].iter().zip(integers) {
@@ -275,8 +275,10 @@ macro_rules! kernels {
                     }
                     let (d, m) = block.floats::<MIN>(kind, part);
                     for (t, sums) in sums.iter_mut().enumerate().take(xs.count) {
-                        let s = integers[t].map(|i| to_float(i));
-                        let mins = minimum[t].map(|i| to_float(i));
+                        let (mut s, mut mins) = ([zero_f(); PLANES], [zero_f(); PLANES]);
+                        for i in 0..PLANES {
+                            (s[i], mins[i]) = (to_float(integers[t][i]), to_float(minimum[t][i]));
+                        }
                         let scale = *xs.scale.get_unchecked(t * p.blocks + b);
                         add_term::<MIN, PLANES>(sums, b, &s, d, m, combine(&mins), scale);
                     }

@@ -59,6 +59,30 @@ fn sums(q: &[i8], size: usize) -> Vec<i16> {
     q.chunks(size).map(|q| q.iter().map(|q| i16::from(*q)).sum()).collect()
 }
 
+/// Activations to integers, against the definition; some blocks are too small, some are no numbers.
+fn quantized(isa: Isa, x: &[f32], seed: u64) {
+    let mut x = x.to_vec();
+    for (i, block) in x.chunks_mut(32).enumerate() {
+        match (seed.wrapping_add(i as u64)) % 7 {
+            0 => block.iter_mut().for_each(|x| *x *= ACTIVATION_FLOOR),
+            1 => block[i % 32] = f32::NAN,
+            2 => block[i % 32] = f32::INFINITY,
+            3 => block.fill(-0.0),
+            _ => {}
+        }
+    }
+    for (block, precision) in [(32, Precision::Fast), (256, Precision::Fast), (32, Precision::Precise)] {
+        let x = &x[..x.len() / block * block];
+        let low = if precision == Precision::Precise { x.len() } else { 0 };
+        let empty = || (vec![1i8; x.len()], vec![1i8; low], vec![1.0; x.len() / block]);
+        let ((mut hi, mut lo, mut scale), mut got) = (empty(), empty());
+        ops::quantize_activations::cpu(block, precision, x, &mut hi, &mut lo, &mut scale);
+        vector::quantize_activations(isa, block, precision, x, &mut got.0, &mut got.1, &mut got.2);
+        let (got, want) = ((got.0, got.1, bits(&got.2)), (hi, lo, bits(&scale)));
+        assert_eq!(got, want, "{isa:?} {precision:?}, blocks of {block}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -173,6 +197,7 @@ proptest! {
             let mut stored = vec![0.0; width];
             vector::store(isa, &a, if seed % 3 == 0 { &[] } else { &b }, &mut stored);
             vector::quantize_activations(isa, 32, Precision::Precise, &a[..whole], &mut hi, &mut lo, &mut scale);
+            quantized(isa, &a[..whole], seed);
             let [sums16, sums32] = &mut sums;
             vector::add_up(isa, &hi, sums16, sums32);
             let cache = (stored.iter().map(|x: &f32| x.to_bits()).collect::<Vec<_>>(), sums);
