@@ -1,7 +1,7 @@
 //! Times each GPU kernel of a token or a batch: `cargo run --release --example token_profile -- FILE POSITION:ROWS …`.
 
-use samebits::backend::{Backend, Batch, Rows, Sizes};
 use samebits::backend::gpu::{Choice, Device, Gpu};
+use samebits::backend::{Backend, Batch, Rows, Sizes};
 use samebits::model::Model;
 use samebits::numerics::Precision;
 
@@ -30,9 +30,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let times = gpu.times(position, rows, repetitions)?;
         for t in &times {
             let us = t.seconds * 1e6;
-            println!("{:<28} {:>4} dispatches {us:>9.1} us {:>8.2} us each", t.name, t.dispatches, us / t.dispatches as f64);
+            println!(
+                "{:<28} {:>4} dispatches {us:>9.1} us {:>8.2} us each",
+                t.name,
+                t.dispatches,
+                us / t.dispatches as f64
+            );
         }
-        println!("sum {:.1} us", times.iter().filter(|t| t.name != "all in order").map(|t| t.seconds).sum::<f64>() * 1e6);
+        println!(
+            "sum {:.1} us",
+            times.iter().filter(|t| t.name != "all in order").map(|t| t.seconds).sum::<f64>() * 1e6
+        );
     }
     Ok(())
 }

@@ -130,7 +130,8 @@ impl Lowering<'_> {
         let mut at = 0;
         while at < steps.len() {
             let found = Quantize::find(self.plan, &steps[at..]);
-            let Some((found, (kernel, p))) = found.and_then(|f| f.kernel(self.device, self.plan).map(|k| (f, k))) else {
+            let Some((found, (kernel, p))) = found.and_then(|f| f.kernel(self.device, self.plan).map(|k| (f, k)))
+            else {
                 groups.push(Group::Step(at));
                 at += 1;
                 continue;
@@ -156,11 +157,12 @@ impl Lowering<'_> {
         let (mut dispatches, mut many) = (Vec::new(), Vec::new());
         let plain = Kernel::new;
         let device = &mut *self.device;
-        let mut one = |device: &mut Device, kernel: Kernel, params: &[u8], groups: [u32; 3], buffers: &[&wgpu::Buffer]| {
-            let grid = Grid::Rows { x: groups[0], each: 1 };
-            dispatches.push(dispatch(device, kernel, state, params, grid, buffers)?);
-            Ok::<_, BackendError>(())
-        };
+        let mut one =
+            |device: &mut Device, kernel: Kernel, params: &[u8], groups: [u32; 3], buffers: &[&wgpu::Buffer]| {
+                let grid = Grid::Rows { x: groups[0], each: 1 };
+                dispatches.push(dispatch(device, kernel, state, params, grid, buffers)?);
+                Ok::<_, BackendError>(())
+            };
         match step.op {
             Op::Embedding { weight, out } => {
                 let w = &plan.weights[weight.0];

@@ -83,14 +83,24 @@ impl Gpu {
         };
         let body = lower(&mut device, &plan.body, false)?;
         let head = lower(&mut device, &plan.head, true)?;
-        let groups =
-            Lowering { device: &mut device, plan: &plan, resources: &resources }.groups(&plan.body, false)?;
+        let groups = Lowering { device: &mut device, plan: &plan, resources: &resources }.groups(&plan.body, false)?;
         let logits = vec![0.0; sizes.logits_rows * plan.vocabulary()];
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = device.buffer("logits staging", logits.len() as u64 * 4, usage)?;
         let decoder = Decoder::new(&mut device, &plan, &resources)?;
         device.check()?;
-        Ok(Self { device, plan, resources, body, head, groups, decoder, staging, logits, counters: Counters::default() })
+        Ok(Self {
+            device,
+            plan,
+            resources,
+            body,
+            head,
+            groups,
+            decoder,
+            staging,
+            logits,
+            counters: Counters::default(),
+        })
     }
 
     /// Runs single tokens step by step, as a batch is run.
@@ -242,13 +252,16 @@ fn allocate(
     })
 }
 
+/// The values of vectors, by weight.
+type Vectors = HashMap<usize, Vec<f32>>;
+
 /// All weights of a plan on the device, and the values of its vectors.
 fn upload(
     device: &Device,
     model: &Model,
     plan: &Plan,
     progress: &mut dyn FnMut(u64),
-) -> Result<(Vec<Resident>, HashMap<usize, Vec<f32>>), BackendError> {
+) -> Result<(Vec<Resident>, Vectors), BackendError> {
     let mut vectors = HashMap::new();
     let mut resident: Vec<Option<Resident>> = Vec::new();
     for (i, w) in plan.weights.iter().enumerate() {

@@ -61,10 +61,7 @@ pub(super) fn attention(device: &Device, op: &Op) -> Option<(Kernel, [u32; 4])> 
     let tile = 32 * (quads + 1);
     let bytes = 16 * 2 * tile + 4 * (1056 + 64);
     let limits = &device.limits;
-    if !head_dim.is_multiple_of(32)
-        || head_dim > 128
-        || bytes > limits.max_compute_workgroup_storage_size
-    {
+    if !head_dim.is_multiple_of(32) || head_dim > 128 || bytes > limits.max_compute_workgroup_storage_size {
         return None;
     }
     let kernel = Kernel::new(&ATTENTION)
