@@ -277,3 +277,47 @@ fn smollm2_in_chunks() {
     check_model(&model, &prompt, Precision::Fast, &[7, 32], &[7, 32]);
     check_model(&model, &prompt[..9], Precision::Precise, &[1], &[1]);
 }
+
+/// Single tokens attend over a short cache in one workgroup a head, over a long one in tiles: the change is at 1024.
+#[test]
+fn long_caches() {
+    let model = tiny("tiny-q4_k.gguf");
+    let prompt: Vec<u32> = (0..1019).map(|i| (i * 53 + 7) % 259).collect();
+    let mut cpu = on_cpu(&model, Precision::Fast, 1040, 64, 2);
+    let _turn = turn();
+    let mut gpu = on_gpu(&model, Precision::Fast, 1040, 128);
+    let reference = bits(&cpu.feed(&prompt, false).unwrap());
+    assert!(bits(&gpu.feed(&prompt, false).unwrap()) == reference, "many rows");
+    for position in 1019..1030 {
+        let id = position as u32 % 259;
+        let reference = bits(&cpu.feed(&[id], false).unwrap());
+        assert!(bits(&gpu.feed(&[id], false).unwrap()) == reference, "position {position}");
+    }
+}
+
+/// A backend that works ahead hears and leaves what one token at a time does, wherever it is stopped.
+#[test]
+fn greedy_runs() {
+    let model = tiny("tiny-q4_k.gguf");
+    let prompt: Vec<u32> = (0..9).map(|i| (i * 53 + 7) % 259).collect();
+    let run = |session: &mut samebits::engine::Session, stop: usize| {
+        session.clear();
+        session.feed(&prompt, false).unwrap();
+        let mut heard = Vec::new();
+        let mut hear = |id: u32, logits: &[f32]| {
+            heard.push((id, bits(logits)));
+            heard.len() < stop
+        };
+        session.greedy(7, 50, true, &mut hear).unwrap();
+        let fed = session.tokens().len();
+        (heard, fed, bits(&session.feed(&[3], false).unwrap()))
+    };
+    let mut cpu = on_cpu(&model, Precision::Fast, 64, 16, 2);
+    let _turn = turn();
+    let mut gpu = on_gpu(&model, Precision::Fast, 64, 16);
+    for stop in [1, 2, 9, 30, 50] {
+        let (heard, fed, after) = run(&mut cpu, stop);
+        assert_eq!(heard.len(), stop);
+        assert!(run(&mut gpu, stop) == (heard, fed, after), "stopped after {stop}");
+    }
+}

@@ -48,9 +48,23 @@ fn planted_violations_are_found() {
     assert!(planted("add(flush(x[i], RESULT_FLOOR), flush", "fma(x[i], x[i], flush")[0].contains("banned Fma"));
     assert!(planted("x[i] = settle(", "x[i] = sqrt(")[0].contains("banned Sqrt"));
     assert!(planted("x[i] = settle(", "x[i] = (1.0 / x[i]) * settle(").iter().any(|v| v.contains("Divide")));
+    let exact_product_unsealed_sum = planted(
+        "fn add_exact(sum: f32, a: f32, b: f32) -> f32 { return seal(sum + a * b); }",
+        "fn add_exact(sum: f32, a: f32, b: f32) -> f32 { return sum + a * b; }",
+    );
+    assert!(exact_product_unsealed_sum[0].contains("add_exact: unsealed Add"));
     let sealed_product_unsealed_sum = planted(
         "fn add(a: f32, b: f32) -> f32 { return seal(a + b); }",
         "fn add(a: f32, b: f32) -> f32 { return a + b; }",
     );
     assert!(sealed_product_unsealed_sum[0].contains("unsealed Add"));
+}
+
+/// Two exclusive ors with one number cancel, and with them the seal of a product that is added to zero: seen on NVIDIA.
+#[test]
+fn seals_do_not_cancel() {
+    let source = SHADERS.iter().find(|s| s.name == "add").unwrap().source(None);
+    let seals: Vec<_> = source.lines().filter(|l| l.starts_with("fn seal")).collect();
+    assert_eq!(seals.len(), 2);
+    assert!(seals.iter().all(|l| l.contains('|') && !l.contains('^')), "{seals:?}");
 }

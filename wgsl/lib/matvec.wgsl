@@ -19,7 +19,6 @@ struct Params {
   head_dim: u32,
   pairs: u32, // rotated pairs per head
   kv_width: u32,
-  turns: u32, // rows of a thread times passes over a row
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> weights: array<u32>;
@@ -190,7 +189,7 @@ fn low_activations(c: u32, x: Activations) -> Activations {
 
 // Multiplies rows in groups of DEPTH that are fetched together; the first are on their way while the activations are
 // prepared.
-fn multiply_together(group: u32, thread: u32) {
+fn multiply(group: u32, thread: u32) {
   let passes = (CHUNKS + THREADS - 1u) / THREADS; // over the chunks of a row longer than a workgroup
   let across = thread / CHUNKS;
   var c = min(thread % CHUNKS, CHUNKS - 1u);
@@ -220,34 +219,10 @@ fn multiply_together(group: u32, thread: u32) {
   }
 }
 
-// The same row by row, for formats whose code is long: a token's kernels take turns, and what does not stay in the
-// instruction cache costs more than it computes. The number of turns is no constant, so that compilers do not unroll.
-fn multiply_in_turn(group: u32, thread: u32) {
-  let passes = (CHUNKS + THREADS - 1u) / THREADS;
-  let across = thread / CHUNKS;
-  var c = min(thread % CHUNKS, CHUNKS - 1u);
-  var slot = min(across, ACROSS - 1u);
-  var next = fetch(group, slot, c);
-  prepare(thread);
-  for (var turn = 0u; turn < params.turns; turn++) {
-    let f = next;
-    let this_c = c;
-    let this_slot = slot;
-    let following = min(turn + 1u, params.turns - 1u);
-    c = min(thread % CHUNKS + following % passes * THREADS, CHUNKS - 1u);
-    slot = min(across, ACROSS - 1u) + following / passes * ACROSS;
-    next = fetch(group, slot, c);
-    if across < ACROSS && thread + turn % passes * THREADS < CHUNKS * ACROSS {
-      let x = activations(0u, this_c);
-      put(this_slot, this_c, f, x, low_activations(this_c, x));
-    }
-  }
-}
-
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let group = workgroup.x;
-  if SPAN == 1u { multiply_together(group, thread); } else { multiply_in_turn(group, thread); }
+  multiply(group, thread);
   workgroupBarrier();
   for (var i = thread; i < SLOTS8; i += THREADS) {
     var sum = 0.0;

@@ -55,8 +55,7 @@ struct Params {
     head_dim: u32,
     pairs: u32,
     kv_width: u32,
-    turns: u32,
-    pad: [u32; 2],
+    pad: [u32; 3],
 }
 
 /// What a stage leaves behind, as the step of the plan whose output it is.
@@ -384,7 +383,6 @@ impl<'a> Fusing<'a> {
     fn product(
         &mut self,
         kernel: Kernel,
-        shape: &Shape,
         params: &Params,
         groups: u32,
         run: &Run<'_>,
@@ -398,9 +396,8 @@ impl<'a> Fusing<'a> {
         {
             return Ok(None);
         }
-        let params = Params { turns: DEPTH * shape.loops * shape.chunks.div_ceil(shape.threads), ..*params };
         let all = [&[&run.shard.buffer, &run.shard.buffer], buffers].concat();
-        dispatch(self.device, kernel, self.states, bytes_of(&params), Grid::Fixed([groups, 1]), &all).map(Some)
+        dispatch(self.device, kernel, self.states, bytes_of(params), Grid::Fixed([groups, 1]), &all).map(Some)
     }
 
     fn embedding(&mut self, rows: &Rows, weight: WeightId) -> Result<Vec<Dispatch>, BackendError> {
@@ -452,7 +449,7 @@ impl<'a> Fusing<'a> {
             let [k_cache, v_cache] = &resources.caches[layer];
             let buffers = [&rows.x, &norm, &rows.q, k_cache, v_cache, &resources.rope, &bias];
             let groups = params.rows.div_ceil(shape.slots());
-            all.push(some!(self.product(kernel, &shape, &params, groups, run, &buffers)?));
+            all.push(some!(self.product(kernel, &params, groups, run, &buffers)?));
             matrix = range.end;
         }
         Ok(Some(all))
@@ -536,7 +533,7 @@ impl<'a> Fusing<'a> {
         let kernel = kernel.with("HAS_BIAS", u32::from(bias.is_some()));
         let bias = bias.map_or(&rows.none, |b| vector(self.resources, b));
         let groups = params.rows.div_ceil(shape.slots());
-        self.product(kernel, &shape, &params, groups, run, &[x, &rows.none, &rows.x, bias])
+        self.product(kernel, &params, groups, run, &[x, &rows.none, &rows.x, bias])
     }
 
     fn gate_up(&mut self, rows: &Rows, gate: WeightId, up: WeightId, norm: WeightId, eps: f32) -> Made<Dispatch> {
@@ -552,7 +549,7 @@ impl<'a> Fusing<'a> {
         let kernel = some!(shape.kernel(self.device, &GATE_UP, run.format, self.precise()));
         let norm = self.norm(norm)?;
         let groups = each.div_ceil(shape.slots() / 2);
-        self.product(kernel, &shape, &params, groups, run, &[&rows.x, &norm, &rows.hidden])
+        self.product(kernel, &params, groups, run, &[&rows.x, &norm, &rows.hidden])
     }
 
     fn output(&mut self, rows: &Rows, weight: WeightId, norm: WeightId, eps: f32) -> Made<Vec<Dispatch>> {
@@ -567,7 +564,7 @@ impl<'a> Fusing<'a> {
             let shape = Shape::new(w.format, w.cols, shard.rows, 1);
             let kernel = some!(shape.kernel(self.device, &LOGITS, w.format, self.precise()));
             let groups = params.rows.div_ceil(shape.slots());
-            all.push(some!(self.product(kernel, &shape, &params, groups, &run, &[&rows.x, &norm, self.logits])?));
+            all.push(some!(self.product(kernel, &params, groups, &run, &[&rows.x, &norm, self.logits])?));
         }
         Ok(Some(all))
     }
