@@ -1,7 +1,7 @@
 // Causal attention for many rows: a workgroup takes one head and 32 rows, and reads the cache in tiles of 32 positions.
 // A first pass over the keys finds each row's largest score, a second one weighs the values. Tiles are taken lane by lane
 // of S8, and the lanes in the order 0 4 2 6 1 5 3 7, so that the tree of their sums needs three pending values.
-// needs: heads
+// needs: heads, lanes
 
 struct Params {
   heads: u32,
@@ -20,10 +20,7 @@ var<workgroup> tile: array<vec4<f32>, TILE>; // keys, then values
 var<workgroup> weights: array<f32, 1056>; // [row][position], padded
 var<workgroup> top_keys: array<atomic<u32>, 32>;
 var<workgroup> totals: array<f32, 32>;
-var<private> pending: array<vec4<f32>, 24>; // [level][slot]
 var<private> pending_total: array<f32, 3>;
-
-fn lane_at(i: u32) -> u32 { return ((i & 1u) << 2u) | (i & 2u) | (i >> 2u); }
 
 // The tile behind `t`, which is one of lane number `order` in order; behind the last one the first.
 fn following(t: u32, order: u32, tiles: u32) -> u32 {
@@ -144,18 +141,6 @@ fn weight_sum(row: u32) -> f32 {
   return s8_tree(lo, hi);
 }
 
-// The sum of lane number `i` in order joins the pending ones in slot `slot`; the last returns the total.
-fn merged(i: u32, slot: u32, sum0: vec4<f32>) -> vec4<f32> {
-  var sum = sum0;
-  var level = 0u;
-  for (var n = i; (n & 1u) == 1u; n >>= 1u) {
-    sum = add4(pending[level * 8u + slot], sum);
-    level++;
-  }
-  if i == 7u { return sum; }
-  pending[level * 8u + slot] = sum;
-  return vec4(0.0);
-}
 fn merged_rows(i: u32, slot: u32, s: Rows) -> Rows {
   return Rows(merged(i, slot, s.r0), merged(i, slot + 1u, s.r1), merged(i, slot + 2u, s.r2), merged(i, slot + 3u, s.r3));
 }

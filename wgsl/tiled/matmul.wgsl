@@ -1,7 +1,7 @@
 // The matrix product for many activation rows: tiles of 64 rows and 16 * DEEP weight rows in workgroup memory.
 // A thread makes 4 activation rows times DEEP weight rows. Blocks are taken lane by lane of S8, and the lanes in the
 // order 0 4 2 6 1 5 3 7, so that the tree of their sums needs three pending values and no more.
-// needs: format, dots
+// needs: format, dots, lanes
 
 struct Params {
   cols: u32,
@@ -44,8 +44,6 @@ var<workgroup> w_sub: array<vec2<u32>, SUB_SCALES>; // pairs of i16
 var<workgroup> x_sums: array<vec4<i32>, SUMS>; // [tile][chunk][half][four tokens]
 var<workgroup> x_low_sums: array<vec4<i32>, SUMS>;
 var<workgroup> x_scale: array<vec4<f32>, 64>; // [tile][chunk][four tokens]
-// Pending sums by level; in memory because they are touched only at the end of a lane.
-var<private> pending: array<vec4<f32>, 24>;
 
 // Where a block is a chunk, sums begin at the bits of 1.5 * 2^23, so that they end as the bits of a float.
 fn dot32(a: vec4<u32>, b: vec4<u32>, x: vec4<u32>, y: vec4<u32>) -> i32 {
@@ -93,8 +91,6 @@ fn terms(dm: vec2<f32>, scale: vec4<f32>, block: Integers) -> vec4<f32> {
   if HAS_MIN { w = add4(w, mul4(vec4(dm.y), fm)); }
   return mul4(scale, w);
 }
-
-fn lane_at(i: u32) -> u32 { return ((i & 1u) << 2u) | (i & 2u) | (i >> 2u); }
 
 fn activations(at: u32) -> Activations {
   return Activations(x_tile[at], x_tile[at + 1u], x_tile[at + 2u], x_tile[at + 3u],
@@ -174,19 +170,6 @@ fn row(r: u32, t: Step, block: ptr<function, Integers>, sum: ptr<function, vec4<
     *sum = add4(*sum, terms(w_scale[t.scale_at + 16u * r], t.x_scale, *block));
     *block = Integers(vec4(0), vec4(0), vec4(0), vec4(0));
   }
-}
-
-// The pending values of lane `i` in order join one row's sum.
-fn merged(i: u32, row: u32, sum0: vec4<f32>) -> vec4<f32> {
-  var sum = sum0;
-  var level = 0u;
-  for (var n = i; (n & 1u) == 1u; n >>= 1u) {
-    sum = add4(pending[level * 8u + row], sum);
-    level++;
-  }
-  if i == 7u { return sum; }
-  pending[level * 8u + row] = sum;
-  return vec4(0.0);
 }
 
 fn store(n: u32, token: u32, sum: vec4<f32>) {
