@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::open(&Choice::default())?;
     let sizes = Sizes { context, batch, logits_rows: 1 };
     let mut gpu = Gpu::new(device, &model, model.plan(Precision::Fast)?, sizes, &mut |_| {})?;
-    let ids: Vec<u32> = (0..batch as u32).map(|i| (i * 977 + 504) % 32000).collect();
+    let ids: Vec<u32> = (0..batch as u32).map(|i| (i * 977 + 504) % model.config.vocabulary as u32).collect();
     for (position, rows) in places {
         for start in (0..position + rows).step_by(batch) {
             let n = batch.min(position + rows - start);

@@ -1,5 +1,6 @@
 // out[row] = index of the largest of the row, ties to the lower index; twin of src/ops/argmax.rs.
 // A workgroup takes one row. The index is stored from `state.next` on, so that it can be the next token's id.
+// needs: order
 
 struct Params {
   width: u32,
@@ -11,12 +12,6 @@ struct Params {
 override THREADS: u32 = 64u;
 var<workgroup> best: atomic<u32>;
 var<workgroup> index: atomic<u32>;
-
-// Floats as integers of the same order.
-fn key(x: f32) -> u32 {
-  let u = bitcast<u32>(x);
-  return select(u | 0x80000000u, ~u, (u >> 31u) == 1u);
-}
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {

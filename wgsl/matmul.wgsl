@@ -1,27 +1,6 @@
 // y[row, n] = sum over k of w[n, k] * x[row, k] (+ bias[n]); twin of src/ops/matmul.rs.
 // A workgroup computes 8 weight rows for one activation row: all threads make terms, 64 of them add by S8.
-// needs: format, term
-
-struct Params {
-  cols: u32,
-  blocks: u32, // terms per row
-  block: u32, // weights per term
-  x_stride: u32, // words per activation row
-  rows: u32, // weight rows in this shard
-  row_base: u32, // first of them in the whole matrix
-  out_width: u32,
-  has_bias: u32,
-  streams: vec4<u32>,
-  out_row0: u32, // 1: outputs are stored from row 0 on
-  first: u32, // the shard's first row in the buffer
-}
-@group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> weights: array<u32>;
-@group(0) @binding(3) var<storage, read> weights4: array<vec4<u32>>;
-@group(0) @binding(4) var<storage, read> x: array<u32>;
-@group(0) @binding(5) var<storage, read> x4: array<vec4<u32>>;
-@group(0) @binding(6) var<storage, read> bias: array<f32>;
-@group(0) @binding(7) var<storage, read_write> out: array<f32>;
+// needs: format, product, term
 
 const ROWS = 8u;
 const TILE = 64u;

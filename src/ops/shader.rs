@@ -12,6 +12,8 @@ pub struct Shader {
 /// Parts of `wgsl/lib` by the name that a `// needs:` line gives them. `term` and `weight` depend on the format.
 const PARTS: &[(&str, &str)] = &[
     ("layout", include_str!("../../wgsl/lib/layout.wgsl")),
+    ("order", include_str!("../../wgsl/lib/order.wgsl")),
+    ("product", include_str!("../../wgsl/lib/product.wgsl")),
     ("lanes", include_str!("../../wgsl/lib/lanes.wgsl")),
     ("heads", include_str!("../../wgsl/lib/heads.wgsl")),
     ("items", include_str!("../../wgsl/lib/items.wgsl")),

@@ -1,5 +1,5 @@
 // Attention of a single row over a short cache, a workgroup a head: scores, softmax and weighted values at once.
-// needs: heads, layout
+// needs: order, heads, layout
 
 struct Params {
   heads: u32,

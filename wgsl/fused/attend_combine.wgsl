@@ -1,5 +1,5 @@
 // Attention of a single row over a long cache, last of three: S8 over the tiles, a workgroup a head.
-// needs: heads, layout
+// needs: order, heads, layout
 
 struct Params {
   context: u32, // scores per head, a multiple of 32

@@ -1,6 +1,6 @@
 // Attention of a single row over a long cache, second of three: a tile's softmax weights, their sum, and its weighted values.
 // A workgroup takes one tile of one KV head, for all query heads that share it.
-// needs: heads
+// needs: order, heads
 
 struct Params {
   heads: u32,

@@ -5,13 +5,6 @@ override THREADS: u32 = 64u;
 override HEAD_DIM: u32 = 32u;
 override QUADS: u32 = 8u; // HEAD_DIM / 4
 
-// Largest magnitudes by integer order: floats as integers of the same order, and back.
-fn key(x: f32) -> u32 {
-  let u = bitcast<u32>(x);
-  return select(u | 0x80000000u, ~u, (u >> 31u) == 1u);
-}
-fn unkey(k: u32) -> f32 { return bitcast<f32>(select(~k, k & 0x7fffffffu, (k >> 31u) == 1u)); }
-
 fn query(x: vec4<f32>) -> vec4<f32> {
   let f = flush4(x, ACTIVATION_FLOOR);
   return vec4(r13(f.x), r13(f.y), r13(f.z), r13(f.w));

@@ -88,7 +88,6 @@ fn nearest(i: i32) -> f32 { return add(mul(f32(i >> 12u), 4096.0), f32(i & 4095)
 
 // The same for magnitudes below 2^22, without a conversion instruction: those are slow on some devices.
 fn small_integer(i: i32) -> f32 { return seal(bitcast<f32>(i + 0x4b400000) - 12582912.0); }
-fn small_integers(i: vec4<i32>) -> vec4<f32> { return seal4(bitcast<vec4<f32>>(i + vec4(0x4b400000)) - vec4(12582912.0)); }
 
 fn exp_poly(r: f32) -> f32 {
   var p = 1.98756915e-4f;

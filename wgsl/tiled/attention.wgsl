@@ -1,7 +1,7 @@
 // Causal attention for many rows: a workgroup takes one head and 32 rows, and reads the cache in tiles of 32 positions.
 // A first pass over the keys finds each row's largest score, a second one weighs the values. Tiles are taken lane by lane
 // of S8, and the lanes in the order 0 4 2 6 1 5 3 7, so that the tree of their sums needs three pending values.
-// needs: heads, lanes
+// needs: order, heads, lanes
 
 struct Params {
   heads: u32,

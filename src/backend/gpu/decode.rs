@@ -120,8 +120,7 @@ impl Decoder {
 
     /// Seconds of each kernel in one token at `position`.
     pub fn times(&self, device: &Device, position: usize, repetitions: usize) -> Result<Vec<KernelTime>, BackendError> {
-        let state = State { position: position as u32, rows: 1, next: 1, ..State::default() };
-        device.write(&self.states, bytemuck::bytes_of(&state));
+        self.prepare(device, 0, position);
         times(device, self.at(position), position, 1, repetitions)
     }
 
@@ -154,12 +153,14 @@ impl Decoder {
         let offset = turn * TOKENS * self.stride;
         device.queue.write_buffer(&self.states, offset as u64, &states);
         let mut encoder = device.device.create_command_encoder(&Default::default());
+        let mut dispatches = 0;
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for slot in 0..tokens {
                 let state = (offset + slot * self.stride) as u32;
                 for dispatch in self.at(position + slot) {
                     dispatch.record(&mut pass, state, position + slot, 1);
+                    dispatches += 1;
                 }
             }
         }
@@ -170,7 +171,6 @@ impl Decoder {
             encoder.copy_buffer_to_buffer(&self.logits, 0, staging, 4 * IDS as u64, bytes);
         }
         let submission = device.queue.submit([encoder.finish()]);
-        let dispatches: usize = (0..tokens).map(|slot| self.dispatches(position + slot)).sum();
         let mut counters = self.counters.get();
         counters.add(dispatches, start.elapsed(), tokens);
         self.counters.set(counters);

@@ -65,6 +65,12 @@ pub(super) struct Output {
     pub place: Place,
 }
 
+impl Output {
+    fn new(step: &str, place: Place) -> Self {
+        Self { step: step.to_owned(), place }
+    }
+}
+
 /// Where an output is.
 pub(super) enum Place {
     /// A row in order.
@@ -96,7 +102,17 @@ pub(super) enum Kernels {
 
 impl Stage {
     fn new(kernel: Dispatch, step: &str, place: Place) -> Self {
-        Self { kernels: Kernels::Fixed(kernel), outputs: vec![Output { step: step.to_owned(), place }] }
+        Self { kernels: Kernels::Fixed(kernel), outputs: vec![Output::new(step, place)] }
+    }
+
+    /// Dispatches that make `outputs` together: the last leaves them.
+    fn all(dispatches: Vec<Dispatch>, outputs: Vec<Output>) -> Vec<Self> {
+        let fixed = |d| Self { kernels: Kernels::Fixed(d), outputs: Vec::new() };
+        let mut stages: Vec<_> = dispatches.into_iter().map(fixed).collect();
+        if let Some(stage) = stages.last_mut() {
+            stage.outputs = outputs;
+        }
+        stages
     }
 
     /// The dispatches at a position.
@@ -251,12 +267,8 @@ impl<'a> Fusing<'a> {
         let mut stages = Vec::new();
         let [Op::Embedding { weight, out }, layers @ ..] = &body[..] else { return Ok(None) };
         let x = *out;
-        for d in self.embedding(&rows, *weight)? {
-            stages.push(Stage { kernels: Kernels::Fixed(d), outputs: Vec::new() });
-        }
-        if let Some(stage) = stages.last_mut() {
-            stage.outputs.push(Output { step: names[0].to_owned(), place: Place::Items(rows.x.clone()) });
-        }
+        let place = Place::Items(rows.x.clone());
+        stages.extend(Stage::all(self.embedding(&rows, *weight)?, vec![Output::new(names[0], place)]));
         let mut rest = layers;
         while !rest.is_empty() {
             let [
@@ -289,13 +301,10 @@ impl<'a> Fusing<'a> {
             let items = |buffer: &wgpu::Buffer| Place::Items(buffer.clone());
             let heads = (*layer, *head_dim, *pairs);
             let qkv = some!(self.qkv(&rows, [*wq, *wk, *wv], [*bq, *bk, *bv], *attn_norm, *eps, heads)?);
-            stages.extend(qkv.into_iter().map(|d| Stage { kernels: Kernels::Fixed(d), outputs: Vec::new() }));
-            if let Some(stage) = stages.last_mut() {
-                stage.outputs.push(Output { step: name(4).to_owned(), place: Place::Row(rows.q.clone()) });
-                stage.outputs.push(Output { step: name(6).to_owned(), place: Place::Cache(*layer) });
-            }
+            let places = [(name(4), Place::Row(rows.q.clone())), (name(6), Place::Cache(*layer))];
+            stages.extend(Stage::all(qkv, places.into_iter().map(|(step, place)| Output::new(step, place)).collect()));
             let attention = some!(self.attention(&rows, attention)?);
-            let outputs = vec![Output { step: name(7).to_owned(), place: items(&rows.attention) }];
+            let outputs = vec![Output::new(name(7), items(&rows.attention))];
             stages.push(Stage { kernels: attention, outputs });
             let projection = some!(self.residual(&rows.attention, &rows, *wo, *bo)?);
             stages.push(Stage::new(projection, name(9), items(&rows.x)));
@@ -309,7 +318,7 @@ impl<'a> Fusing<'a> {
             return Ok(None);
         };
         let output = some!(self.output(&rows, weight, norm, eps)?);
-        stages.extend(output.into_iter().map(|d| Stage { kernels: Kernels::Fixed(d), outputs: Vec::new() }));
+        stages.extend(Stage::all(output, Vec::new()));
         stages.push(Stage::new(self.choice()?, head_names[1], Place::Row(self.logits.clone())));
         Ok(Some(stages))
     }

@@ -346,11 +346,14 @@ impl Backend for Gpu {
         let start = std::time::Instant::now();
         self.prepare(&batch);
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        let body = self.body_for(n);
+        let head = if rows > 0 { self.head.iter().map(|l| l.at(rows).len()).sum() } else { 0 };
+        let dispatches = body.iter().map(|(_, d)| d.len()).sum::<usize>() + head;
         match listener {
             Some(listener) => self.run_listened(&batch, listener)?,
             None => {
                 // In parts, so that the device works while the host still encodes.
-                for part in self.body_for(n).chunks(PART) {
+                for part in body.chunks(PART) {
                     {
                         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                         for dispatch in part.iter().flat_map(|(_, d)| *d) {
@@ -369,8 +372,6 @@ impl Backend for Gpu {
             encoder.copy_buffer_to_buffer(logits, 0, &self.staging, 0, wanted as u64 * 4);
         }
         self.device.queue.submit([encoder.finish()]);
-        let head = if rows > 0 { self.head.iter().map(|l| l.at(rows).len()).sum() } else { 0 };
-        let dispatches = self.body_for(n).iter().map(|(_, d)| d.len()).sum::<usize>() + head;
         self.counters.add(dispatches, start.elapsed(), n);
         if wanted > 0 {
             let mut logits = std::mem::take(&mut self.logits);

@@ -1,6 +1,6 @@
 //! How long each step takes: timestamps at the boundaries of passes, one pass per step; where the adapter has none, the
-//! clock of the host with a wait per step. A single token's fused kernels go
-//! by their own names and those of the steps whose outputs they leave.
+//! clock of the host with a wait per step. Fused kernels go by their own
+//! names and those of the steps whose outputs they leave.
 
 use std::time::{Duration, Instant};
 

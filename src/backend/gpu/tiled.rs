@@ -9,7 +9,6 @@ use crate::quant::{CHUNK, Decode, Format};
 
 static MATMUL: Shader = Shader { name: "tiled_matmul", wgsl: include_str!("../../../wgsl/tiled/matmul.wgsl") };
 static ATTENTION: Shader = Shader { name: "tiled_attention", wgsl: include_str!("../../../wgsl/tiled/attention.wgsl") };
-
 static QUANTIZE: Shader = Shader { name: "tiled_quantize", wgsl: include_str!("../../../wgsl/tiled/quantize.wgsl") };
 
 /// Every tiled kernel.
