@@ -25,8 +25,7 @@ fn wgsl_files(dir: &str) -> Vec<(String, String)> {
 fn validate(name: &str, source: &str) {
     let module =
         naga::front::wgsl::parse_str(source).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
-    let mut validator =
-        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
+    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), shader::capabilities(source));
     validator.validate(&module).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(source)));
 }
 
@@ -46,12 +45,14 @@ fn main() {
         .collect();
     for (name, text) in ["wgsl", "wgsl/fused", "wgsl/tiled"].into_iter().flat_map(wgsl_files) {
         let kernel = shader::Shader { name: "", wgsl: text.leak() };
-        if kernel.needs_format() {
-            for (format, format_text) in formats.iter().filter(|f| kernel.takes(&f.1)) {
-                validate(&format!("{name} with {format}"), &kernel.source(Some(format_text)));
+        for arithmetic in shader::Arithmetic::ALL {
+            if kernel.needs_format() {
+                for (format, format_text) in formats.iter().filter(|f| kernel.takes(&f.1)) {
+                    validate(&format!("{name} with {format}"), &kernel.source(Some(format_text), arithmetic));
+                }
+            } else {
+                validate(&name, &kernel.source(None, arithmetic));
             }
-        } else {
-            validate(&name, &kernel.source(None));
         }
     }
 }

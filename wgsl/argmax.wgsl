@@ -22,17 +22,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   workgroupBarrier();
   var mine = 0u;
-  for (var i = thread; i < params.width; i += THREADS) { mine = max(mine, key(x[row * params.width + i])); }
-  atomicMax(&best, mine);
-  workgroupBarrier();
-  if mine == atomicLoad(&best) {
-    for (var i = thread; i < params.width; i += THREADS) {
-      if key(x[row * params.width + i]) == mine {
-        atomicMin(&index, i);
-        break;
-      }
+  var at = 0u; // the first place of it
+  for (var i = thread; i < params.width; i += THREADS) {
+    let k = key(x[row * params.width + i]);
+    if k > mine {
+      mine = k;
+      at = i;
     }
   }
+  atomicMax(&best, mine);
+  workgroupBarrier();
+  if mine == atomicLoad(&best) { atomicMin(&index, at); }
   workgroupBarrier();
   if thread == 0u { out[state.next + group.y] = atomicLoad(&index); }
 }

@@ -170,6 +170,8 @@ pub enum BackendError {
     Device { device: String, message: String },
     #[error("SAMEBITS_CPU={wanted} is not one of this processor's paths; choose {available} or leave it unset")]
     CpuPath { wanted: String, available: String },
+    #[error("SAMEBITS_ARITHMETIC={wanted} is unknown; choose portable or native or leave it unset")]
+    Arithmetic { wanted: String },
     #[error("token id {id} is outside the vocabulary of {vocabulary}")]
     TokenId { id: u32, vocabulary: usize },
     #[error("step '{step}' produced NaN or infinity; the model file is damaged or its weights overflow f32")]

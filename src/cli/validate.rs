@@ -8,8 +8,9 @@ use serde_json::json;
 
 use super::{Outcome, print, print_json};
 use crate::backend::gpu::{Api, Choice, Device, Kernel, adapters, api_name};
+use crate::ops::capabilities;
 use crate::quant::FORMATS;
-use crate::validate::{Translations, Variant, parse, shaders, translate, variants, violations};
+use crate::validate::{Translations, Variant, parse, shaders, translate, uses_matrix_units, variants, violations};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -39,20 +40,21 @@ struct Verdict {
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let own = a.file.is_none();
+    let mut device = if a.no_device || !own { None } else { open(a)? };
+    let arithmetic = device.as_ref().map(|d| d.arithmetic).unwrap_or_default();
     let list = match &a.file {
-        None => variants(),
+        None => variants().into_iter().filter(|v| v.arithmetic == arithmetic).collect(),
         Some(path) => {
             let source = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            vec![Variant { name, source }]
+            vec![Variant { name, arithmetic, source }]
         }
     };
-    let mut device = if a.no_device || !own { None } else { open(a)? };
     let mut verdicts = Vec::new();
     for variant in &list {
         let mut verdict = check(variant, own, a.emit.as_deref())?;
         if let Some(device) = &mut device {
-            for kernel in kernels(&variant.name) {
+            for kernel in kernels(&variant.name, device.matrix_units) {
                 let compiled = device.pipeline(&kernel).map(|_| ()).map_err(|e| e.to_string());
                 verdict
                     .checks
@@ -98,12 +100,16 @@ fn open(a: &Arguments) -> Result<Option<Device>, Box<dyn std::error::Error>> {
     Ok(Some(Device::open(&Choice { device: a.device.clone(), ..Choice::default() })?))
 }
 
-/// The kernels made from a variant.
-fn kernels(name: &str) -> Vec<Kernel> {
+/// The kernels made from a variant, which may need matrix units.
+fn kernels(name: &str, matrix_units: bool) -> Vec<Kernel> {
     let (op, format) = name.split_once('.').unwrap_or((name, ""));
     let Some(shader) = shaders().find(|s| s.name == op) else { return Vec::new() };
     let format = FORMATS.iter().copied().find(|f| f.name == format);
-    let has_precise = shader.source(format.map(|f| f.wgsl)).contains("override PRECISE");
+    let source = shader.source(format.map(|f| f.wgsl), Default::default());
+    if source.starts_with("enable") && !matrix_units {
+        return Vec::new();
+    }
+    let has_precise = source.contains("override PRECISE");
     let kernel = |precise| Kernel { format, ..Kernel::new(shader).precise(precise) };
     if has_precise { vec![kernel(false), kernel(true)] } else { vec![kernel(false)] }
 }
@@ -111,10 +117,10 @@ fn kernels(name: &str) -> Vec<Kernel> {
 fn check(variant: &Variant, own: bool, emit: Option<&Path>) -> Result<Verdict, Box<dyn std::error::Error>> {
     let name = variant.name.clone();
     // A file of the user's may need more than the portable minimum; that it does is said, not refused.
-    let portable = parse(&variant.source, Capabilities::empty());
-    let (module, info) = match portable {
+    let needed = if own { capabilities(&variant.source) } else { Capabilities::empty() };
+    let (module, info) = match parse(&variant.source, needed) {
         Ok(valid) => valid,
-        Err(error) if own => return Ok(Verdict { name, checks: vec![("portable", Err(error.to_string()))] }),
+        Err(error) if own => return Ok(Verdict { name, checks: vec![("valid", Err(error.to_string()))] }),
         Err(error) => match parse(&variant.source, Capabilities::all()) {
             Ok(_) => {
                 return Ok(Verdict { name, checks: vec![("valid", Ok(())), ("portable", Err(error.to_string()))] });
@@ -132,17 +138,18 @@ fn check(variant: &Variant, own: bool, emit: Option<&Path>) -> Result<Verdict, B
     let broken = violations(&module, &info);
     let numerics = if broken.is_empty() { Ok(()) } else { Err(broken.join("; ")) };
     let verdict = |r: Result<(), &String>| r.map_err(Clone::clone);
-    Ok(Verdict {
-        name,
-        checks: vec![
-            ("portable", Ok(())),
-            ("SPIR-V", verdict(translations.spirv.as_ref().map(|_| ()))),
-            ("MSL", verdict(translations.msl.as_ref().map(|_| ()))),
-            ("HLSL", verdict(translations.hlsl.as_ref().map(|_| ()))),
-            ("GLSL", verdict(translations.glsl.as_ref().map(|_| ()))),
-            ("numerics", numerics),
-        ],
-    })
+    let mut checks = vec![
+        (if needed.is_empty() { "portable" } else { "valid" }, Ok(())),
+        ("SPIR-V", verdict(translations.spirv.as_ref().map(|_| ()))),
+        ("MSL", verdict(translations.msl.as_ref().map(|_| ()))),
+        ("HLSL", verdict(translations.hlsl.as_ref().map(|_| ()))),
+        ("GLSL", verdict(translations.glsl.as_ref().map(|_| ()))),
+        ("numerics", numerics),
+    ];
+    if own && uses_matrix_units(&module) {
+        checks.retain(|c| !["MSL", "HLSL", "GLSL"].contains(&c.0));
+    }
+    Ok(Verdict { name, checks })
 }
 
 fn write(folder: &Path, name: &str, t: &Translations) -> Result<(), String> {

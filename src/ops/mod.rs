@@ -18,7 +18,7 @@ pub mod shader;
 pub mod silu_mul;
 pub mod softmax;
 
-pub use shader::Shader;
+pub use shader::{Arithmetic, Shader, capabilities};
 
 /// Every op's shader.
 pub static SHADERS: &[&Shader] = &[

@@ -9,6 +9,28 @@ pub struct Shader {
     pub wgsl: &'static str,
 }
 
+/// What a kernel's float operations are made of. The bits are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Bit operations keep results from being fused and reordered (`wgsl/lib/portable.wgsl`): holds on every device.
+    #[default]
+    Portable,
+    /// Fused multiply-adds and the device's own conversions (`wgsl/lib/native.wgsl`): for compilers that leave them alone.
+    Native,
+}
+
+impl Arithmetic {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Portable, Self::Native];
+
+    fn wgsl(self) -> &'static str {
+        match self {
+            Self::Portable => include_str!("../../wgsl/lib/portable.wgsl"),
+            Self::Native => include_str!("../../wgsl/lib/native.wgsl"),
+        }
+    }
+}
+
 /// Parts of `wgsl/lib` by the name that a `// needs:` line gives them. `term` and `weight` depend on the format.
 const PARTS: &[(&str, &str)] = &[
     ("layout", include_str!("../../wgsl/lib/layout.wgsl")),
@@ -16,6 +38,7 @@ const PARTS: &[(&str, &str)] = &[
     ("product", include_str!("../../wgsl/lib/product.wgsl")),
     ("lanes", include_str!("../../wgsl/lib/lanes.wgsl")),
     ("heads", include_str!("../../wgsl/lib/heads.wgsl")),
+    ("values", include_str!("../../wgsl/lib/values.wgsl")),
     ("items", include_str!("../../wgsl/lib/items.wgsl")),
     ("dots", include_str!("../../wgsl/lib/dots.wgsl")),
     ("matvec", include_str!("../../wgsl/lib/matvec.wgsl")),
@@ -33,8 +56,8 @@ impl Shader {
     }
 
     /// The whole module; `format` is the text of a format's WGSL file, for kernels that need one.
-    pub fn source(&self, format: Option<&str>) -> String {
-        assemble(self.wgsl, format)
+    pub fn source(&self, format: Option<&str>, arithmetic: Arithmetic) -> String {
+        assemble(self.wgsl, format, arithmetic)
     }
 }
 
@@ -43,14 +66,16 @@ fn needs(wgsl: &str) -> impl Iterator<Item = &str> {
     wgsl.lines().find_map(|l| l.strip_prefix("// needs:")).unwrap_or_default().split(',').map(str::trim)
 }
 
-/// Formats of plain numbers have no integer sums.
+/// Formats of plain numbers have no integers.
 fn takes(wgsl: &str, format: &str) -> bool {
-    !(format.contains("fn load(") && needs(wgsl).any(|n| n == "dots"))
+    !(format.contains("fn load(") && (needs(wgsl).any(|n| n == "dots") || wgsl.contains("unpack(")))
 }
 
 /// Joins a kernel's WGSL with the libraries it needs.
-pub fn assemble(wgsl: &str, format: Option<&str>) -> String {
-    let mut parts = vec![include_str!("../../wgsl/lib/numerics.wgsl")];
+pub fn assemble(wgsl: &str, format: Option<&str>, arithmetic: Arithmetic) -> String {
+    // `enable` lines come first in a module.
+    let (enables, wgsl) = wgsl.split_at(wgsl.find("//").unwrap_or_default());
+    let mut parts = vec![enables, arithmetic.wgsl(), include_str!("../../wgsl/lib/numerics.wgsl")];
     if let Some(format) = format {
         parts.extend([include_str!("../../wgsl/lib/weights.wgsl"), format]);
     }
@@ -69,4 +94,13 @@ pub fn assemble(wgsl: &str, format: Option<&str>) -> String {
     }
     parts.push(wgsl);
     parts.join("\n")
+}
+
+/// What naga must allow for a module: nothing but the portable minimum, unless it says so by an `enable` line or unpacks
+/// halves.
+pub fn capabilities(source: &str) -> naga::valid::Capabilities {
+    use naga::valid::Capabilities as C;
+    let units = if source.starts_with("enable") { C::SHADER_FLOAT16 | C::COOPERATIVE_MATRIX } else { C::empty() };
+    let halves = if source.contains("unpack2x16float(") { C::SHADER_FLOAT16_IN_FLOAT32 } else { C::empty() };
+    units | halves
 }

@@ -7,7 +7,7 @@ use naga::{Module, ShaderStage};
 use thiserror::Error;
 
 use crate::backend::gpu::{FUSED, TILED, bandwidth};
-use crate::ops::{SHADERS, Shader};
+use crate::ops::{Arithmetic, SHADERS, Shader};
 use crate::quant::FORMATS;
 use crate::verify::selftest;
 
@@ -22,6 +22,8 @@ pub struct ShaderError(String);
 pub struct Variant {
     /// `matmul.Q4_0`.
     pub name: String,
+    /// How it keeps the order of float operations.
+    pub arithmetic: Arithmetic,
     /// The whole module.
     pub source: String,
 }
@@ -34,14 +36,14 @@ pub fn shaders() -> impl Iterator<Item = &'static Shader> {
 /// Every variant of them.
 pub fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
-    for shader in shaders() {
+    for (shader, arithmetic) in shaders().flat_map(|s| Arithmetic::ALL.map(|a| (s, a))) {
         if shader.needs_format() {
             for format in FORMATS.iter().filter(|f| shader.takes(f.wgsl)) {
                 let name = format!("{}.{}", shader.name, format.name);
-                all.push(Variant { name, source: shader.source(Some(format.wgsl)) });
+                all.push(Variant { name, arithmetic, source: shader.source(Some(format.wgsl), arithmetic) });
             }
         } else {
-            all.push(Variant { name: shader.name.to_owned(), source: shader.source(None) });
+            all.push(Variant { name: shader.name.to_owned(), arithmetic, source: shader.source(None, arithmetic) });
         }
     }
     all
@@ -71,6 +73,11 @@ pub fn parse(source: &str, capabilities: Capabilities) -> Result<(Module, Module
     Ok((module, info))
 }
 
+/// Whether a module uses matrix units, which this program reaches through SPIR-V only.
+pub fn uses_matrix_units(module: &Module) -> bool {
+    module.types.iter().any(|(_, t)| matches!(t.inner, naga::TypeInner::CooperativeMatrix { .. }))
+}
+
 /// Translates the entry point `entry` of a valid module.
 pub fn translate(module: &Module, info: &ModuleInfo, entry: &str) -> Translations {
     let point = Some((ShaderStage::Compute, entry));
@@ -84,6 +91,10 @@ pub fn translate(module: &Module, info: &ModuleInfo, entry: &str) -> Translation
         }
     };
     let spirv = naga::back::spv::write_vec(module, info, &Default::default(), None).map_err(|e| e.to_string());
+    if uses_matrix_units(module) {
+        let none = || Err("matrix units are used through SPIR-V only".to_owned());
+        return Translations { spirv, msl: none(), hlsl: none(), glsl: none() };
+    }
     let options = naga::back::msl::Options { fake_missing_bindings: true, lang_version: (2, 1), ..Default::default() };
     let msl = naga::back::msl::write_string(module, info, &options, &Default::default());
     let mut hlsl = String::new();

@@ -37,11 +37,13 @@ fn check(module: &Module, function: &naga::Function, info: &naga::valid::Functio
             Expression::Math { fun, arg, .. } if float(*arg) => {
                 use naga::MathFunction as F;
                 let allowed = [F::Abs, F::Min, F::Max, F::Clamp, F::Floor, F::Trunc, F::Round];
-                if !allowed.contains(fun) {
+                // What wgsl/lib/native.wgsl makes the operations of.
+                let operation = ["add", "sub", "mul", "add4", "mul4", "add_exact", "add_exact4"].contains(&&*name);
+                if !(allowed.contains(fun) || *fun == F::Fma && operation) {
                     found.push(format!("{name}: banned {fun:?}"));
                 }
             }
-            Expression::Math { fun: naga::MathFunction::Unpack2x16float, .. } => {
+            Expression::Math { fun: naga::MathFunction::Unpack2x16float, .. } if !name.starts_with("f16") => {
                 found.push(format!("{name}: banned Unpack2x16float"));
             }
             Expression::Derivative { .. } => found.push(format!("{name}: derivative")),

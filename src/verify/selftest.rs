@@ -170,7 +170,7 @@ fn file_name(device: &Device) -> String {
     let i = &device.info;
     let numbers = [i.vendor, i.device];
     let names = [&i.name, &i.driver, &i.driver_info, api_name(i), VERSION, env!("CARGO_PKG_VERSION")];
-    let key = format!("{names:?}{numbers:?}{}", plain(&SHADER).source());
+    let key = format!("{names:?}{numbers:?}{}", plain(&SHADER).source(device.arithmetic));
     let hex: String = Sha256::digest(key).iter().take(8).map(|b| format!("{b:02x}")).collect();
     format!("selftest-{hex}.json")
 }

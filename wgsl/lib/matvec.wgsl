@@ -31,7 +31,7 @@ override CHUNKS: u32 = 1u; // chunks of 32 in a row
 override SPAN: u32 = 1u; // chunks that share an activation scale: 1 or 8
 override ACROSS: u32 = 1u; // rows that a workgroup takes side by side
 override LOOPS: u32 = 1u; // times DEPTH rows that a thread takes
-const DEPTH = 4u; // rows of a thread that are fetched together
+override DEPTH: u32 = 4u; // rows of a thread that are fetched together: 2 or 4
 // Lengths of the arrays.
 override BLOCKS: u32 = 1u; // CHUNKS / SPAN
 override PLANES: u32 = 2u; // halves of chunks, twice that many with PRECISE
@@ -196,8 +196,12 @@ fn multiply(group: u32, thread: u32) {
   var slot = min(across, ACROSS - 1u);
   var f0 = fetch(group, slot, c);
   var f1 = fetch(group, slot + ACROSS, c);
-  var f2 = fetch(group, slot + 2u * ACROSS, c);
-  var f3 = fetch(group, slot + 3u * ACROSS, c);
+  var f2 = f0;
+  var f3 = f0;
+  if DEPTH > 2u {
+    f2 = fetch(group, slot + 2u * ACROSS, c);
+    f3 = fetch(group, slot + 3u * ACROSS, c);
+  }
   prepare(thread);
   for (var step = 0u; step < LOOPS * passes; step++) {
     if across < ACROSS && thread + (step % passes) * THREADS < CHUNKS * ACROSS {
@@ -205,16 +209,20 @@ fn multiply(group: u32, thread: u32) {
       let low = low_activations(c, x);
       put(slot, c, f0, x, low);
       put(slot + ACROSS, c, f1, x, low);
-      put(slot + 2u * ACROSS, c, f2, x, low);
-      put(slot + 3u * ACROSS, c, f3, x, low);
+      if DEPTH > 2u {
+        put(slot + 2u * ACROSS, c, f2, x, low);
+        put(slot + 3u * ACROSS, c, f3, x, low);
+      }
     }
     if step + 1u < LOOPS * passes {
       c = min(thread % CHUNKS + (step + 1u) % passes * THREADS, CHUNKS - 1u);
       slot = min(across, ACROSS - 1u) + (step + 1u) / passes * DEPTH * ACROSS;
       f0 = fetch(group, slot, c);
       f1 = fetch(group, slot + ACROSS, c);
-      f2 = fetch(group, slot + 2u * ACROSS, c);
-      f3 = fetch(group, slot + 3u * ACROSS, c);
+      if DEPTH > 2u {
+        f2 = fetch(group, slot + 2u * ACROSS, c);
+        f3 = fetch(group, slot + 3u * ACROSS, c);
+      }
     }
   }
 }

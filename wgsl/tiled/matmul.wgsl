@@ -54,7 +54,7 @@ fn products(a: vec4<u32>, b: vec4<u32>, sub: vec4<i32>, v: Activations) -> vec4<
 }
 
 fn as_float(s: vec4<i32>) -> vec4<f32> {
-  if SPAN == 1u { return seal4(bitcast<vec4<f32>>(s) - vec4(12582912.0)); }
+  if SPAN == 1u { return add4(bitcast<vec4<f32>>(s), vec4(-12582912.0)); }
   return vec4(nearest(s.x), nearest(s.y), nearest(s.z), nearest(s.w));
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use wgpu::naga;
 
 use crate::backend::BackendError;
-use crate::ops::Shader;
+use crate::ops::{Arithmetic, Shader};
 use crate::quant::Format;
 
 /// Bytes of a state, what every kernel reads first (`State` in `wgsl/lib/numerics.wgsl`).
@@ -52,6 +52,29 @@ impl Api {
     pub fn includes(self, info: &wgpu::AdapterInfo) -> bool {
         self.backends().contains(info.backend.into())
     }
+}
+
+/// What kernels are made of on an adapter. Native arithmetic is for the compilers that were seen to keep its bits, which is
+/// NVIDIA's own; `SAMEBITS_ARITHMETIC` overrules that.
+fn arithmetic(info: &wgpu::AdapterInfo) -> Result<Arithmetic, BackendError> {
+    match std::env::var("SAMEBITS_ARITHMETIC").as_deref() {
+        Ok("portable") => Ok(Arithmetic::Portable),
+        Ok("native") => Ok(Arithmetic::Native),
+        Ok(other) => Err(BackendError::Arithmetic { wanted: other.to_owned() }),
+        Err(_) if info.backend == wgpu::Backend::Vulkan && info.driver == "NVIDIA" => Ok(Arithmetic::Native),
+        Err(_) => Ok(Arithmetic::Portable),
+    }
+}
+
+/// Whether there are units that multiply 16 x 16 halves with sums in f32, for subgroups of 32 threads.
+fn has_matrix_units(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> bool {
+    use wgpu::CooperativeScalarType as Scalar;
+    let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
+    adapter.features().contains(needed)
+        && (info.subgroup_min_size, info.subgroup_max_size) == (32, 32)
+        && adapter.cooperative_matrix_properties().iter().any(|p| {
+            (p.m_size, p.n_size, p.k_size) == (16, 16, 16) && (p.ab_type, p.cr_type) == (Scalar::F16, Scalar::F32)
+        })
 }
 
 /// The process's one instance: some drivers stop answering after a few dozen.
@@ -168,8 +191,8 @@ impl Kernel {
     }
 
     /// The whole WGSL module.
-    pub fn source(&self) -> String {
-        let source = self.shader.source(self.format.map(|f| f.wgsl));
+    pub fn source(&self, arithmetic: Arithmetic) -> String {
+        let source = self.shader.source(self.format.map(|f| f.wgsl), arithmetic);
         #[cfg(feature = "faults")]
         let source = crate::ops::faults::plant(&source);
         source
@@ -194,6 +217,10 @@ pub struct Device {
     pub device: wgpu::Device,
     /// Its queue.
     pub queue: wgpu::Queue,
+    /// Whether products of many rows may use matrix units (`wgsl/tiled/matrix.wgsl`).
+    pub matrix_units: bool,
+    /// What kernels are made of.
+    pub arithmetic: Arithmetic,
     pipelines: HashMap<String, Rc<Pipeline>>,
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -203,11 +230,17 @@ impl Device {
     pub fn open(choice: &Choice) -> Result<Self, BackendError> {
         let adapter = choose(choice)?;
         let (info, limits) = (adapter.get_info(), adapter.limits());
+        let arithmetic = arithmetic(&info)?;
+        let matrix_units = arithmetic == Arithmetic::Native && has_matrix_units(&adapter, &info);
+        let units = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
+        let wanted = wgpu::Features::TIMESTAMP_QUERY | if matrix_units { units } else { wgpu::Features::empty() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("samebits"),
-            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            required_features: adapter.features() & wanted,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
+            // SAFETY: only wgsl/tiled/matrix.wgsl uses what is experimental, and `samebits verify` compares its results.
+            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
@@ -226,7 +259,7 @@ impl Device {
                 on_loss(format!("device lost: {message}"));
             }
         });
-        Ok(Self { info, limits, device, queue, pipelines: HashMap::new(), failure })
+        Ok(Self { info, limits, device, queue, matrix_units, arithmetic, pipelines: HashMap::new(), failure })
     }
 
     /// An error for this device.
@@ -310,7 +343,7 @@ impl Device {
     }
 
     fn compile(&self, name: &str, kernel: &Kernel) -> Result<Pipeline, BackendError> {
-        let source = kernel.source();
+        let source = kernel.source(self.arithmetic);
         let module = naga::front::wgsl::parse_str(&source).map_err(|e| self.error(format!("shader {name}: {e}")))?;
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {

@@ -8,12 +8,13 @@ use bytemuck::{Pod, Zeroable, bytes_of};
 
 use super::device::{Device, Kernel};
 use super::lower::{Dispatch, Grid, Resources, dispatch, shards, vector};
+use super::shape::Shape;
 use super::weights::Shard;
 use crate::backend::BackendError;
 use crate::numerics::{Precision, WEIGHT_FLOOR, flush};
 use crate::ops::{self, Shader};
 use crate::plan::{Op, Plan, Step, WeightId};
-use crate::quant::{CHUNK, Decode as Unpacking, Format};
+use crate::quant::{CHUNK, Format};
 
 macro_rules! fused {
     ($id:ident, $name:literal) => {
@@ -25,17 +26,12 @@ fused!(QKV, "qkv");
 fused!(ATTEND, "attend");
 fused!(ATTEND_SCORES, "attend_scores");
 fused!(ATTEND_VALUES, "attend_values");
-fused!(ATTEND_COMBINE, "attend_combine");
 fused!(RESIDUAL, "residual");
 fused!(GATE_UP, "gate_up");
 fused!(LOGITS, "logits");
 
 /// Every fused kernel.
-pub static FUSED: &[&Shader] =
-    &[&QKV, &ATTEND, &ATTEND_SCORES, &ATTEND_VALUES, &ATTEND_COMBINE, &RESIDUAL, &GATE_UP, &LOGITS];
-
-/// The longest cache that one workgroup a head attends over; behind it tiles of positions are spread over workgroups.
-const SHORT: usize = 1024;
+pub static FUSED: &[&Shader] = &[&QKV, &ATTEND, &ATTEND_SCORES, &ATTEND_VALUES, &RESIDUAL, &GATE_UP, &LOGITS];
 
 /// The parameters of all kernels made of `wgsl/lib/matvec.wgsl`.
 #[repr(C)]
@@ -93,10 +89,10 @@ pub(super) enum Kernels {
     Fixed(Dispatch),
     /// Attention, by the length of the cache.
     Attention {
-        /// A workgroup a head.
-        short: Dispatch,
-        /// A workgroup a tile, twice, and one a head; the first two dispatches have as many groups as tiles.
-        long: [Dispatch; 3],
+        /// With the longest cache each takes: a workgroup for a head and 32 dimensions.
+        short: Vec<(usize, Dispatch)>,
+        /// A workgroup a tile for the scores, then one for a head and some dimensions.
+        long: [Dispatch; 2],
     },
 }
 
@@ -119,8 +115,9 @@ impl Stage {
     pub fn at(&self, position: usize) -> &[Dispatch] {
         match &self.kernels {
             Kernels::Fixed(d) => std::slice::from_ref(d),
-            Kernels::Attention { short, .. } if position < SHORT => std::slice::from_ref(short),
-            Kernels::Attention { long, .. } => long,
+            Kernels::Attention { short, long } => {
+                short.iter().find(|s| position < s.0).map_or(long, |s| std::slice::from_ref(&s.1))
+            }
         }
     }
 }
@@ -139,86 +136,9 @@ pub(super) struct Rows {
     hidden: wgpu::Buffer,
     scores: wgpu::Buffer,
     tops: wgpu::Buffer,
-    tile_sums: wgpu::Buffer,
-    terms: wgpu::Buffer,
     none: wgpu::Buffer,
-}
-
-/// How the rows and columns of a product are spread over threads.
-struct Shape {
-    chunks: u32,
-    span: u32,
-    across: u32,
-    loops: u32,
-    threads: u32,
-}
-
-/// Rows that a thread fetches together (`DEPTH` in the shader).
-const DEPTH: u32 = 4;
-
-impl Shape {
-    /// For `rows` rows of `cols` from each of `matrices` matrices.
-    fn new(format: &Format, cols: usize, rows: usize, matrices: u32) -> Self {
-        let chunks = (cols / CHUNK) as u32;
-        let span = (format.activation_block().unwrap_or(CHUNK) / CHUNK) as u32;
-        // A few hundred workgroups fill a large GPU, and fewer prepare the activations less often.
-        let wanted = (rows as u32 / (DEPTH * 256)).max(1);
-        let across = if chunks > 128 { 1 } else { wanted.min(128 / chunks) };
-        let threads = (chunks * across).next_multiple_of(32).min(256);
-        let mut shape = Self { chunks, span, across, loops: matrices, threads };
-        // Terms of a workgroup's rows take at most 8 KiB of its memory; sums of longer blocks take little, but then the code
-        // of a row is long, and more of it does not fit an instruction cache.
-        while span == 1 && rows as u32 * matrices / shape.slots() > 400 && 2 * 4 * shape.slots() * chunks <= 8192 {
-            shape.loops *= 2;
-        }
-        shape
-    }
-
-    /// Rows of a workgroup.
-    fn slots(&self) -> u32 {
-        self.across * self.loops * DEPTH
-    }
-
-    /// The kernel, or `None` where its workgroup memory is too large.
-    fn kernel(
-        &self,
-        device: &Device,
-        shader: &'static Shader,
-        format: &'static Format,
-        precise: bool,
-    ) -> Option<Kernel> {
-        let has_min = matches!(format.decode, Unpacking::Block { has_min: true, .. });
-        let planes = 2 * self.chunks * if precise { 2 } else { 1 };
-        let norm_items = if shader.wgsl.contains("const NORM = true") { 2 * self.chunks } else { 1 };
-        let blocks = self.chunks / self.span;
-        let terms = if self.span > 1 { 1 } else { self.slots() * self.chunks };
-        let spanned = |yes: bool| if self.span > 1 && yes { self.slots() * blocks } else { 1 };
-        let (sums, mins) = (spanned(true), spanned(has_min));
-        let (lows, low_mins) = (spanned(precise), spanned(precise && has_min));
-        let memory = [4 * planes, 2 * blocks, 5 * norm_items, 8, terms, sums, mins, lows, low_mins, 8 * self.slots()];
-        let words: u32 = memory.iter().sum();
-        if 4 * words > device.limits.max_compute_workgroup_storage_size {
-            return None;
-        }
-        let kernel = Kernel::new(shader)
-            .format(format)
-            .precise(precise)
-            .with("THREADS", self.threads)
-            .with("CHUNKS", self.chunks)
-            .with("SPAN", self.span)
-            .with("ACROSS", self.across)
-            .with("LOOPS", self.loops)
-            .with("BLOCKS", blocks)
-            .with("PLANES", planes)
-            .with("NORM_ITEMS", norm_items)
-            .with("SLOTS8", 8 * self.slots())
-            .with("TERMS", terms)
-            .with("SUMS", sums)
-            .with("MINS", mins)
-            .with("LOWS", lows)
-            .with("LOW_MINS", low_mins);
-        Some(kernel)
-    }
+    /// Stand-ins for what a dispatch of q, k and v could write, but does not: for each dispatch its own.
+    unwritten: [[wgpu::Buffer; 3]; 3],
 }
 
 /// Makes the stages of a token of a plan; `Ok(None)` where some step has no fused kernel.
@@ -324,12 +244,12 @@ impl<'a> Fusing<'a> {
     }
 
     fn rows(&self, body: &[Op]) -> Result<Rows, BackendError> {
-        let (mut q, mut hidden, mut tiles, mut heads, mut head_dim) = (0, 0, 1, 1, 1);
+        let (mut q, mut hidden, mut tiles, mut heads) = (0, 0, 1, 1);
         for op in body {
             match *op {
-                Op::Attention { q: buffer, heads: h, head_dim: d, .. } => {
+                Op::Attention { q: buffer, heads: h, .. } => {
                     q = self.plan.buffers[buffer.0].width;
-                    (heads, head_dim) = (h, d);
+                    heads = h;
                     tiles = self.resources.sizes.context.div_ceil(32);
                 }
                 Op::SiluMul { out, .. } => hidden = self.plan.buffers[out.0].width,
@@ -338,6 +258,7 @@ impl<'a> Fusing<'a> {
         }
         let width = body.first().and_then(Op::output).map_or(0, |b| self.plan.buffers[b.0].width);
         let words = |name: &str, n: usize| self.device.storage(name, 4 * n as u64);
+        let three = || Ok::<_, BackendError>([words("unwritten", 4)?, words("unwritten", 4)?, words("unwritten", 4)?]);
         Ok(Rows {
             x: words("token x", width)?,
             q: words("token q", q)?,
@@ -345,9 +266,8 @@ impl<'a> Fusing<'a> {
             hidden: words("token hidden", hidden)?,
             scores: words("token scores", heads * tiles * 32)?,
             tops: words("token tops", heads * tiles)?,
-            tile_sums: words("token tile sums", heads * tiles)?,
-            terms: words("token terms", heads * tiles * head_dim)?,
             none: words("nothing", 4)?,
+            unwritten: [three()?, three()?, three()?],
         })
     }
 
@@ -451,12 +371,19 @@ impl<'a> Fusing<'a> {
             let has_bias = biases[range.clone()].iter().any(Option::is_some);
             let bias =
                 if has_bias { self.device.upload("bias", bytemuck::cast_slice(&bias))? } else { rows.none.clone() };
-            let shape = Shape::new(run.format, run.cols, params.rows as usize, 1);
+            let shape = Shape::new(self.device, run.format, run.cols, params.rows as usize, 1);
             let kernel = some!(shape.kernel(self.device, &QKV, run.format, self.precise()));
-            let kernel = kernel.with("HAS_BIAS", u32::from(has_bias));
+            let rotates = range.start < 2;
+            let kernel = kernel.with("HAS_BIAS", u32::from(has_bias)).with("ROTATES", u32::from(rotates));
             let norm = self.norm(norm)?;
             let [k_cache, v_cache] = &resources.caches[layer];
-            let buffers = [&rows.x, &norm, &rows.q, k_cache, v_cache, &resources.rope, &bias];
+            // Each dispatch binds only what it writes, so that nothing keeps it from running beside the others.
+            let mut written = [&rows.q, k_cache, v_cache];
+            for (i, buffer) in written.iter_mut().enumerate().filter(|(i, _)| !range.contains(i)) {
+                *buffer = &rows.unwritten[all.len()][i];
+            }
+            let [q, k, v] = written;
+            let buffers = [&rows.x, &norm, q, k, v, &resources.rope, &bias];
             let groups = params.rows.div_ceil(shape.slots());
             all.push(some!(self.product(kernel, &params, groups, run, &buffers)?));
             matrix = range.end;
@@ -497,37 +424,47 @@ impl<'a> Fusing<'a> {
             Kernel::new(shader).with("THREADS", threads).with("HEAD_DIM", head_dim).with("QUADS", quads)
         };
         let limit = self.device.limits.max_compute_workgroup_storage_size;
-        let positions = SHORT as u32;
-        if 4 * (head_dim + 2 * positions + positions / 32 + 8 * head_dim) + 64 > limit
-            || 4 * (group * head_dim + 32 * (head_dim + 4) + group) > limit
-        {
-            return Ok(None);
-        }
-        let short = kernel(&ATTEND, 256)
-            .with("POSITIONS", positions)
-            .with("SLOTS4", positions / 4)
-            .with("TILES", positions / 32)
-            .with("OUTER", 8 * head_dim);
-        let p = [heads, kv_heads, scale.to_bits(), items, head_dim / 32, 4, 0, 0];
-        let buffers = [&rows.q, k, v, &rows.attention];
-        let short = dispatch(self.device, short, self.states, bytes_of(&p), Grid::Fixed([heads, 1]), &buffers)?;
+        // What `wgsl/lib/values.wgsl` needs: threads, words of workgroup memory, and the kernel.
+        let threads_of = |tiles: u32, part: u32| tiles * part;
+        let words_of = |tiles: u32, part: u32| tiles * (32 + 8 * part + 8 + part + 1) + 8 * part + 9;
+        let most = self.device.limits.max_compute_invocations_per_workgroup;
+        let fits = |tiles: u32, part: u32, more: u32| {
+            threads_of(tiles, part) <= most && 4 * (words_of(tiles, part) + more) <= limit
+        };
+        let weighing = |shader: &'static Shader, tiles: u32, part: u32| {
+            let kernel = kernel(shader, tiles * part)
+                .with("TILES", tiles)
+                .with("PART", part)
+                .with("POSITIONS", 32 * tiles)
+                .with("INNER", 2 * tiles * part)
+                .with("INNER_WEIGHTS", 8 * tiles)
+                .with("TERMS", tiles * part)
+                .with("OUTER", 8 * part);
+            (kernel, Grid::Fixed([heads, head_dim / part]))
+        };
+        let keys = 4 * (group * head_dim + 32 * (head_dim + 4) + group);
+        let abreast = [32, 16, 8].into_iter().find(|t| fits(*t, 16, 0));
+        let (true, Some(abreast)) = (keys <= limit, abreast) else { return Ok(None) };
 
+        let p = [heads, kv_heads, scale.to_bits(), items, head_dim / 32, 0, 0, 0];
+        let mut short = Vec::new();
+        for tiles in [8, 16].into_iter().filter(|t| fits(*t, 32, head_dim)) {
+            let (kernel, grid) = weighing(&ATTEND, tiles, 32);
+            let buffers = [&rows.q, k, v, &rows.attention];
+            let dispatch = dispatch(self.device, kernel, self.states, bytes_of(&p), grid, &buffers)?;
+            short.push((32 * tiles as usize, dispatch));
+        }
         let scores = kernel(&ATTEND_SCORES, 256)
             .with("QUERIES", group * quads)
             .with("GROUP", group)
             .with("KEYS", 32 * (quads + 1));
-        let p = [heads, kv_heads, context, scale.to_bits()];
+        let p = [heads, kv_heads, context, scale.to_bits(), items, 0, 0, 0];
         let buffers = [&rows.q, k, &rows.scores, &rows.tops];
         let scores = dispatch(self.device, scores, self.states, bytes_of(&p), Grid::Tiles(kv_heads), &buffers)?;
-        let values =
-            kernel(&ATTEND_VALUES, 128).with("GROUP", group).with("WEIGHTS", 8 * group).with("VALUES", 32 * quads);
-        let buffers = [&rows.scores, &rows.tops, v, &rows.tile_sums, &rows.terms];
-        let values = dispatch(self.device, values, self.states, bytes_of(&p), Grid::Tiles(kv_heads), &buffers)?;
-        let combine = kernel(&ATTEND_COMBINE, 256).with("OUTER", 8 * head_dim);
-        let p = [context, items, 0, 0];
-        let buffers = [&rows.tile_sums, &rows.terms, &rows.attention];
-        let combine = dispatch(self.device, combine, self.states, bytes_of(&p), Grid::Fixed([heads, 1]), &buffers)?;
-        Ok(Some(Kernels::Attention { short, long: [scores, values, combine] }))
+        let (values, grid) = weighing(&ATTEND_VALUES, abreast, 16);
+        let buffers = [&rows.scores, &rows.tops, v, &rows.attention];
+        let values = dispatch(self.device, values, self.states, bytes_of(&p), grid, &buffers)?;
+        Ok(Some(Kernels::Attention { short, long: [scores, values] }))
     }
 
     fn residual(&mut self, x: &wgpu::Buffer, rows: &Rows, weight: WeightId, bias: Option<WeightId>) -> Made<Dispatch> {
@@ -537,7 +474,7 @@ impl<'a> Fusing<'a> {
         if !params.rows.is_multiple_of(CHUNK as u32) {
             return Ok(None);
         }
-        let shape = Shape::new(run.format, run.cols, params.rows as usize, 1);
+        let shape = Shape::new(self.device, run.format, run.cols, params.rows as usize, 1);
         let kernel = some!(shape.kernel(self.device, &RESIDUAL, run.format, self.precise()));
         let kernel = kernel.with("HAS_BIAS", u32::from(bias.is_some()));
         let bias = bias.map_or(&rows.none, |b| vector(self.resources, b));
@@ -554,7 +491,7 @@ impl<'a> Fusing<'a> {
         if !each.is_multiple_of(CHUNK as u32) {
             return Ok(None);
         }
-        let shape = Shape::new(run.format, run.cols, each as usize, 2);
+        let shape = Shape::new(self.device, run.format, run.cols, each as usize, 2);
         let kernel = some!(shape.kernel(self.device, &GATE_UP, run.format, self.precise()));
         let norm = self.norm(norm)?;
         let groups = each.div_ceil(shape.slots() / 2);
@@ -570,7 +507,7 @@ impl<'a> Fusing<'a> {
             let run = Run { format: w.format, shard, cols: w.cols, rows: vec![shard.rows] };
             let params =
                 Params { out_first: shard.row_base as u32, out_width: w.rows as u32, ..self.params(&run, eps) };
-            let shape = Shape::new(w.format, w.cols, shard.rows, 1);
+            let shape = Shape::new(self.device, w.format, w.cols, shard.rows, 1);
             let kernel = some!(shape.kernel(self.device, &LOGITS, w.format, self.precise()));
             let groups = params.rows.div_ceil(shape.slots());
             all.push(some!(self.product(kernel, &params, groups, &run, &[&rows.x, &norm, self.logits])?));

@@ -6,6 +6,7 @@ pub mod device;
 mod fused;
 mod lower;
 mod profile;
+mod shape;
 mod tiled;
 mod timing;
 pub mod weights;

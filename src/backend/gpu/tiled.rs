@@ -5,14 +5,15 @@ use super::device::{Device, Kernel};
 use crate::numerics::Precision;
 use crate::ops::{self, Shader};
 use crate::plan::{BufferId, BufferKind, Op, Plan, Step, WeightId};
-use crate::quant::{CHUNK, Decode, Format};
+use crate::quant::{CHUNK, Decode, Format, Levels};
 
 static MATMUL: Shader = Shader { name: "tiled_matmul", wgsl: include_str!("../../../wgsl/tiled/matmul.wgsl") };
+static MATRIX: Shader = Shader { name: "tiled_matrix", wgsl: include_str!("../../../wgsl/tiled/matrix.wgsl") };
 static ATTENTION: Shader = Shader { name: "tiled_attention", wgsl: include_str!("../../../wgsl/tiled/attention.wgsl") };
 static QUANTIZE: Shader = Shader { name: "tiled_quantize", wgsl: include_str!("../../../wgsl/tiled/quantize.wgsl") };
 
 /// Every tiled kernel.
-pub static TILED: &[&Shader] = &[&MATMUL, &ATTENTION, &QUANTIZE];
+pub static TILED: &[&Shader] = &[&MATMUL, &MATRIX, &ATTENTION, &QUANTIZE];
 
 /// Rows from which on a batch is computed in tiles.
 pub(super) const MIN_ROWS: usize = 16;
@@ -27,6 +28,9 @@ pub(super) const ATTENTION_ROWS: u32 = 32;
 /// the device has too little workgroup memory.
 pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, precise: bool) -> Option<(Kernel, u32)> {
     let Decode::Block { activation, sub_block, has_min, .. } = format.decode else { return None };
+    if !precise && let Some(kernel) = matrix(device, format) {
+        return Some((kernel, MATRIX_ROWS));
+    }
     let span = (activation / CHUNK) as u32;
     // Large tiles pay where a block's float work is rare, and leave a large GPU idle where a matrix is small.
     let deep: u32 = if span > 1 && sub_block == CHUNK && rows >= 1024 { 8 } else { 4 };
@@ -51,6 +55,33 @@ pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, prec
         .with("LOWS", lows)
         .with("SUMS", sums);
     Some((kernel, width))
+}
+
+/// Weight rows of a workgroup on the matrix units.
+const MATRIX_ROWS: u32 = 64;
+
+/// The kernel of a matrix product on the device's matrix units, where it has them and they hold all sums exactly.
+fn matrix(device: &Device, format: &'static Format) -> Option<Kernel> {
+    let Decode::Block { activation: 256, sub_block, has_min, levels: Levels::Bits { low, bits }, .. } = format.decode
+    else {
+        return None;
+    };
+    let halves = sub_block < CHUNK;
+    let largest = i32::from(low).abs().max(i32::from(low) + (1 << bits) - 1);
+    // Sums of the products of activations with weights times scales: 6 bits over half a block, 4 bits over a block.
+    let sum = if halves { largest * 15 * 127 * 256 } else { largest * 63 * 127 * 128 };
+    let bytes = 9216 * if halves { 3 } else { 2 } + if has_min { 6144 } else { 0 } + 20480 + 768;
+    let limits = &device.limits;
+    if !device.matrix_units || sum >= 1 << 24 || halves && has_min || bytes > limits.max_compute_workgroup_storage_size
+    {
+        return None;
+    }
+    let kernel = Kernel::new(&MATRIX)
+        .format(format)
+        .with("HALVES", u32::from(halves))
+        .with("LOW", if halves { 1152 } else { 2 })
+        .with("MINIMA", if has_min { 1536 } else { 8 });
+    Some(kernel)
 }
 
 /// The kernel of attention and its parameters; `None` for sizes of heads that it does not take.
