@@ -2,6 +2,21 @@
 
 use crate::backend::BackendError;
 
+/// Whether this process may use tiles of 8-bit integers.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+static TILES: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+    use core::arch::x86_64::__cpuid_count;
+    /// Bits of leaf 7: AMX-TILE and AMX-INT8.
+    const INSTRUCTIONS: u32 = 1 << 24 | 1 << 25;
+    /// From Linux's `asm/prctl.h`, and the number of the tiles' data among the processor's states.
+    const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
+    const TILE_DATA: libc::c_ulong = 18;
+    // The state is large, so the kernel keeps it only for processes that ask.
+    // SAFETY: the call has no effect on memory; unknown requests are refused.
+    let allowed = || unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 };
+    __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & INSTRUCTIONS == INSTRUCTIONS && allowed()
+});
+
 /// A set of instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
@@ -11,13 +26,15 @@ pub enum Isa {
     Avx2,
     /// AVX-512 (F, BW, VL) with VNNI.
     Avx512,
+    /// AVX-512 with tiles of 8-bit integers (AMX) for products with many rows, on Linux.
+    Amx,
     /// NEON, which every 64-bit ARM processor has.
     Neon,
 }
 
 impl Isa {
     /// All paths, the plainest first.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon];
+    pub const ALL: [Self; 5] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx, Self::Neon];
 
     /// Its name in `SAMEBITS_CPU`.
     pub fn name(self) -> &'static str {
@@ -25,6 +42,7 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
             Self::Neon => "neon",
         }
     }
@@ -45,8 +63,12 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Amx => Self::Avx512.is_available() && *TILES,
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 => false,
+            #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+            Self::Amx => false,
             Self::Neon => cfg!(target_arch = "aarch64"),
         }
     }

@@ -25,7 +25,7 @@ macro_rules! vectorized {
             match isa {
                 // SAFETY: the backend is only made for available paths (`Cpu::with_isa`).
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => unsafe { avx512($($a),*) },
+                Isa::Avx512 | Isa::Amx => unsafe { avx512($($a),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => unsafe { avx2($($a),*) },

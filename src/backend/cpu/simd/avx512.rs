@@ -55,7 +55,7 @@ unsafe fn load(p: *const u8) -> I {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn load_table(p: &[u8; 16]) -> I {
+pub(super) unsafe fn load_table(p: &[u8; 16]) -> I {
     // SAFETY: 16 bytes.
     unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(p.as_ptr().cast())) }
 }
@@ -69,14 +69,14 @@ unsafe fn load_f(p: *const u8) -> F {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn load_half(p: *const u8) -> F {
+pub(super) unsafe fn load_half(p: *const u8) -> F {
     // SAFETY: the caller's.
     unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn load_upper_half(p: *const u8) -> F {
+pub(super) unsafe fn load_upper_half(p: *const u8) -> F {
     // SAFETY: the caller's.
     let halves = unsafe { _mm256_loadu_si256(p.cast()) };
     _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
@@ -84,7 +84,7 @@ unsafe fn load_upper_half(p: *const u8) -> F {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn load_i8(p: *const u8) -> I {
+pub(super) unsafe fn load_i8(p: *const u8) -> I {
     // SAFETY: the caller's.
     unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
 }
@@ -92,7 +92,7 @@ unsafe fn load_i8(p: *const u8) -> I {
 /// Two i8 per lane as two i16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn load_pairs(p: *const u8) -> I {
+pub(super) unsafe fn load_pairs(p: *const u8) -> I {
     // SAFETY: the caller's.
     unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())) }
 }

@@ -8,7 +8,7 @@ macro_rules! kernels {
         /// The eight vectors of a chunk: vector `j` has weights `4j..4j + 4` of each row.
         #[inline]
         #[target_feature(enable = $features)]
-        unsafe fn unpack<const BITS: usize, const TABLE: bool, const N: usize>(
+        pub(super) unsafe fn unpack<const BITS: usize, const TABLE: bool, const N: usize>(
             p: *const u8,
             part: usize,
             table: I,
@@ -326,7 +326,7 @@ macro_rules! kernels {
         /// The tree of S8 over eight vectors.
         #[inline]
         #[target_feature(enable = $features)]
-        fn tree(l: &[F; 8]) -> F {
+        pub(super) fn tree(l: &[F; 8]) -> F {
             let a = [add(l[0], l[4]), add(l[1], l[5]), add(l[2], l[6]), add(l[3], l[7])];
             add(add(a[0], a[2]), add(a[1], a[3]))
         }

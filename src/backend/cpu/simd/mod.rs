@@ -3,6 +3,8 @@
 #[macro_use]
 mod kernels;
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -12,10 +14,12 @@ mod avx512;
 mod neon;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 use std::ops::Range;
 
 pub use attention::attention;
+pub use tiles::{Tiles, product};
 
 use super::isa::Isa;
 use super::panels::{Blocks, Kind, Panels, ROWS};
@@ -25,7 +29,7 @@ macro_rules! each_isa {
     ($isa:expr, $m:ident => $e:expr) => {
         match $isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
+            Isa::Avx512 | Isa::Amx => {
                 use crate::backend::cpu::simd::avx512 as $m;
                 $e
             }
@@ -102,7 +106,7 @@ pub fn blocks(isa: Isa, p: &Panels, panels: Range<usize>, xs: &Rows<'_>, precise
         assert!(plane.q.len() == n * cols);
         assert!(plane.sums[0].len() == n * cols / 16 && plane.sums[1].len() == n * cols / 32);
     }
-    let kernel = kernel(isa, kind, precise, n == 1);
+    let kernel = kernel(isa, kind, precise, panels.len() > 1);
     // SAFETY: the path is available; a panel holds `p.blocks` blocks of the layout `kind`, whose parameters the kernel
     // was chosen by; there are as many activations as it reads, as checked above.
     unsafe { kernel(p, kind, panels, xs, out) }

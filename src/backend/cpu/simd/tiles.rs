@@ -1,0 +1,121 @@
+//! Activations in tiles of 16 rows, for products of matrices with many rows (AMX).
+//!
+//! Blocks lie in the order in which their terms are added, lane by lane of S8, so that a kernel reads its operands from
+//! front to back and keeps the sums of one lane in registers.
+
+use super::{ROWS, Rows, TOKENS};
+use crate::backend::cpu::panels::Panels;
+use crate::backend::cpu::pool::{Disjoint, Pool};
+
+/// Rows of activations from which tiles pay.
+const FEW: usize = 6;
+
+/// A block of 32 elements of 16 rows.
+#[derive(Clone, Default)]
+#[repr(C, align(64))]
+pub struct Small {
+    pub q: [[i8; 32]; TOKENS],
+    pub scale: [f32; TOKENS],
+    /// Sums of the integers.
+    pub totals: [f32; TOKENS],
+}
+
+/// A block of 256 elements of 16 rows, in four chunks of 64.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub struct Large {
+    pub q: [[[i8; 64]; TOKENS]; 4],
+    pub scale: [f32; TOKENS],
+    /// Sums of the integers over pairs of 16 and of 32 elements.
+    pub totals16: [[[i16; 2]; TOKENS]; 8],
+    pub totals32: [[[i16; 2]; TOKENS]; 4],
+}
+
+impl Default for Large {
+    fn default() -> Self {
+        let none = [[0; 2]; TOKENS];
+        Self { q: [[[0; 64]; TOKENS]; 4], scale: [0.0; TOKENS], totals16: [none; 8], totals32: [none; 4] }
+    }
+}
+
+/// Rows of quantised activations in tiles: tile after tile, in each the blocks in the order of [`lanes`].
+#[derive(Default)]
+pub struct Tiles {
+    /// Rows.
+    pub count: usize,
+    /// Blocks of a row.
+    pub blocks: usize,
+    /// The blocks, where they are of 32 elements.
+    pub small: Vec<Small>,
+    /// The blocks, where they are of 256 elements.
+    pub large: Vec<Large>,
+}
+
+/// The blocks of each lane of S8, lane by lane.
+pub fn lanes(blocks: usize) -> impl Iterator<Item = usize> {
+    (0..8).flat_map(move |lane| (lane..blocks).step_by(8))
+}
+
+impl Tiles {
+    /// Whether this many rows are worth tiles.
+    pub fn pay(rows: usize) -> bool {
+        rows >= FEW
+    }
+
+    /// Takes the high plane of `xs`. Missing rows of the last tile are zeros.
+    pub fn fill(&mut self, xs: &Rows<'_>, pool: &mut Pool) {
+        let (count, blocks) = (xs.count, xs.scale.len() / xs.count);
+        (self.count, self.blocks) = (count, blocks);
+        let (tiles, block) = (count.div_ceil(TOKENS), xs.cols / blocks);
+        let rows = |tile: usize| (tile * TOKENS..count).take(TOKENS).enumerate();
+        let (q, [sums16, sums32]) = (xs.planes[0].q, xs.planes[0].sums);
+        self.small.resize(if block == 32 { tiles * blocks } else { 0 }, Small::default());
+        self.large.resize(if block == 32 { 0 } else { tiles * blocks }, Large::default());
+        let (small, large) = (Disjoint::new(&mut self.small), Disjoint::new(&mut self.large));
+        pool.run(tiles, |tile| {
+            let range = tile * blocks..(tile + 1) * blocks;
+            if block == 32 {
+                // SAFETY: each task has its own tile.
+                for (b, out) in lanes(blocks).zip(unsafe { small.slice(range) }) {
+                    *out = Small::default();
+                    for (t, row) in rows(tile) {
+                        let at = row * blocks + b;
+                        out.q[t].copy_from_slice(&q[at * 32..][..32]);
+                        (out.scale[t], out.totals[t]) = (xs.scale[at], f32::from(sums32[at]));
+                    }
+                }
+                return;
+            }
+            // SAFETY: as above.
+            for (b, out) in lanes(blocks).zip(unsafe { large.slice(range) }) {
+                *out = Large::default();
+                for (t, row) in rows(tile) {
+                    let at = row * blocks + b;
+                    out.scale[t] = xs.scale[at];
+                    for (out, q) in out.q.iter_mut().zip(q[at * 256..].as_chunks::<64>().0) {
+                        out[t] = *q;
+                    }
+                    for (out, pair) in out.totals16.iter_mut().zip(sums16[at * 16..].as_chunks::<2>().0) {
+                        out[t] = *pair;
+                    }
+                    for (out, pair) in out.totals32.iter_mut().zip(sums32[at * 8..].as_chunks::<2>().0) {
+                        out[t] = *pair;
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The products of the rows of one panel with all of `xs`: `store` gets the first row of each tile with the results of
+/// its rows.
+///
+/// # Panics
+/// If the activations are not of the matrix's width and blocks, or the processor has no AMX.
+#[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), allow(unused_variables))]
+pub fn product(p: &Panels, panel: usize, xs: &Tiles, store: impl FnMut(usize, &[[f32; ROWS]])) {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    super::amx::product(p, panel, xs, store);
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    unreachable!("no AMX");
+}
