@@ -246,7 +246,8 @@ fn walk(
         }
         let mut y = [[0.0; ROWS]; TOKENS];
         for (t, y) in y.iter_mut().enumerate() {
-            let tree = avx512::tree(&sums.map(|lane| lane[t]));
+            let lane = |l: usize| sums[l][t];
+            let tree = avx512::tree(&core::array::from_fn(lane));
             // SAFETY: 16 results.
             unsafe { _mm512_storeu_ps(y.as_mut_ptr(), tree) };
         }
