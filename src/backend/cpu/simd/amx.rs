@@ -13,9 +13,9 @@ use std::cell::RefCell;
 
 use super::super::isa::Isa;
 use super::super::panels::{Blocks, Kind, Panels, ROWS};
-use super::avx512;
-use super::tiles::{Large, Small, Tiles, lanes};
 use super::TOKENS;
+use super::avx512;
+use super::tiles::{Large, Small, Tiles, place};
 
 type I = __m512i;
 type F = __m512;
@@ -24,6 +24,8 @@ type F = __m512;
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
+
+const ZERO: Line = Line([0; 64]);
 
 /// A block of 32 weights of 16 rows.
 #[derive(Clone, Copy)]
@@ -68,7 +70,11 @@ pub fn product(p: &Panels, panel: usize, xs: &Tiles, mut store: impl FnMut(usize
         unsafe {
             if kind.chunks == 1 {
                 unpack_small(p, kind, panel, small);
-                if kind.min { multiply_small::<true>(small, xs, store) } else { multiply_small::<false>(small, xs, store) }
+                if kind.min {
+                    multiply_small::<true>(small, xs, store)
+                } else {
+                    multiply_small::<false>(small, xs, store)
+                }
             } else {
                 unpack_large(p, kind, panel, large);
                 match (kind.min, kind.sub) {
@@ -127,25 +133,28 @@ unsafe fn scales(kind: &Blocks, meta: *const u8) -> [Line; 2] {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn unpack_small(p: &Panels, kind: &Blocks, panel: usize, out: &mut Vec<SmallWeights>) {
-    out.clear();
+    out.resize(p.blocks, SmallWeights { q: [ZERO; 8], d: ZERO, m: ZERO });
     let start = p.panel(panel).as_ptr();
-    for b in lanes(p.blocks) {
+    for b in 0..p.blocks {
+        let out = &mut out[place(b, p.blocks)];
         // SAFETY: block `b` lies in the panel: its integers, then, after those of all blocks, its scales.
-        let (q, [d, m]) = unsafe {
+        unsafe {
             let q = unpack(kind, start.add(b * kind.integers));
-            (q, scales(kind, start.add(p.blocks * kind.integers + b * kind.scales)))
-        };
-        out.push(SmallWeights { q: q.map(|q| line(q)), d, m });
+            [out.d, out.m] = scales(kind, start.add(p.blocks * kind.integers + b * kind.scales));
+            for (out, q) in out.q.iter_mut().zip(q) {
+                *out = line(q);
+            }
+        }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 unsafe fn unpack_large(p: &Panels, kind: &Blocks, panel: usize, out: &mut Vec<LargeWeights>) {
-    let zero = Line([0; 64]);
-    out.resize(p.blocks, LargeWeights { q: [[[zero; 16]; 2]; 4], d: zero, m: zero, minima: [zero; 8] });
+    out.resize(p.blocks, LargeWeights { q: [[[ZERO; 16]; 2]; 4], d: ZERO, m: ZERO, minima: [ZERO; 8] });
     let start = p.panel(panel).as_ptr();
     let subs = 256 / kind.sub;
-    for (b, out) in lanes(p.blocks).zip(out) {
+    for b in 0..p.blocks {
+        let out = &mut out[place(b, p.blocks)];
         // SAFETY: as in `unpack_small`; a block has eight chunks and `subs` scales for each row.
         unsafe {
             let q = start.add(b * kind.integers);
@@ -209,7 +218,7 @@ type Sums = [[Line; TOKENS]; 2];
 const AHEAD: usize = 2;
 
 /// Multiplies tiles of activations with a panel of `blocks` blocks. `multiply(i, step, out)` begins the product of block
-/// `i` of the activations with block `step` of the weights, both in the order of `lanes`, and stores the one that
+/// `i` of the activations with block `step` of the weights, both in the order of `place`, and stores the one that
 /// was begun before; `add(i, step, sums, lane)` adds its terms.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -220,7 +229,7 @@ fn walk(
     mut store: impl FnMut(usize, &[[f32; ROWS]; TOKENS]),
 ) {
     const RING: usize = AHEAD + 2;
-    let mut ring = [[[Line([0; 64]); TOKENS]; 2]; RING];
+    let mut ring = [[[ZERO; TOKENS]; 2]; RING];
     let last = tiles * blocks - 1;
     let mut next = 0;
     // The last blocks are begun once more, so that all are stored.

@@ -38,7 +38,7 @@ impl Default for Large {
     }
 }
 
-/// Rows of quantised activations in tiles: tile after tile, in each the blocks in the order of [`lanes`].
+/// Rows of quantised activations in tiles: tile after tile, in each the blocks in the order of [`place`].
 #[derive(Default)]
 pub struct Tiles {
     /// Rows.
@@ -51,9 +51,10 @@ pub struct Tiles {
     pub large: Vec<Large>,
 }
 
-/// The blocks of each lane of S8, lane by lane.
-pub fn lanes(blocks: usize) -> impl Iterator<Item = usize> {
-    (0..8).flat_map(move |lane| (lane..blocks).step_by(8))
+/// Where block `b` of a row lies, lane by lane of S8.
+pub fn place(b: usize, blocks: usize) -> usize {
+    let lane = b % 8;
+    lane * (blocks / 8) + lane.min(blocks % 8) + b / 8
 }
 
 impl Tiles {
@@ -76,8 +77,10 @@ impl Tiles {
             let range = tile * blocks..(tile + 1) * blocks;
             if block == 32 {
                 // SAFETY: each task has its own tile.
-                for (b, out) in lanes(blocks).zip(unsafe { small.slice(range) }) {
-                    *out = Small::default();
+                let out = unsafe { small.slice(range) };
+                out.fill(Small::default());
+                for b in 0..blocks {
+                    let out = &mut out[place(b, blocks)];
                     for (t, row) in rows(tile) {
                         let at = row * blocks + b;
                         out.q[t].copy_from_slice(&q[at * 32..][..32]);
@@ -87,8 +90,10 @@ impl Tiles {
                 return;
             }
             // SAFETY: as above.
-            for (b, out) in lanes(blocks).zip(unsafe { large.slice(range) }) {
-                *out = Large::default();
+            let out = unsafe { large.slice(range) };
+            out.fill(Large::default());
+            for b in 0..blocks {
+                let out = &mut out[place(b, blocks)];
                 for (t, row) in rows(tile) {
                     let at = row * blocks + b;
                     out.scale[t] = xs.scale[at];
