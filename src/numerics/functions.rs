@@ -14,10 +14,11 @@ fn exp_poly(r: f32) -> f32 {
     (p * (r * r) + r) + 1.0
 }
 
-/// 2^n for -126 ≤ n ≤ 127.
+/// 2^n for whole -126 ≤ n ≤ 127; some number for NaN.
 #[inline(always)]
 fn power_of_two(n: f32) -> f32 {
-    f32::from_bits(((n as i32 + 127) as u32) << 23)
+    // 1.5 * 2^23 leaves `n` in the lowest bits. A conversion would keep compilers from using vectors.
+    f32::from_bits((n + 12_582_912.0).to_bits().wrapping_add(127) << 23)
 }
 
 /// `e^x`; the argument is clamped to [-87, 88].
@@ -67,4 +68,24 @@ pub fn rsqrt(x: f32) -> f32 {
 pub fn silu(x: f32) -> f32 {
     let x = flush(x, WEIGHT_FLOOR);
     x * recip(1.0 + exp((-x).clamp(-60.0, 60.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    /// The power as a conversion gives it.
+    fn power_of_two(n: f32) -> f32 {
+        f32::from_bits(((n as i32 + 127) as u32) << 23)
+    }
+
+    #[test]
+    fn powers_of_two_are_those_of_a_conversion() {
+        for n in -126..=127 {
+            assert_eq!(super::power_of_two(n as f32).to_bits(), power_of_two(n as f32).to_bits(), "2^{n}");
+        }
+        assert_eq!(super::power_of_two(-0.0).to_bits(), 1.0f32.to_bits());
+        // Times NaN, whose bits must not change.
+        for bits in [0x7fc0_0000, 0xffc0_0000, 0x7f80_0001, 0x7fff_ffff] {
+            assert!(!super::power_of_two(f32::from_bits(bits)).is_nan());
+        }
+    }
 }

@@ -8,7 +8,7 @@ use crate::backend::cpu::panels::Panels;
 use crate::backend::cpu::pool::{Disjoint, Pool};
 
 /// Rows of activations from which tiles pay.
-const FEW: usize = 6;
+const FEW: usize = 16;
 
 /// A block of 32 elements of 16 rows.
 #[derive(Clone, Default)]
