@@ -67,11 +67,12 @@ unsafe fn load_f(p: *const u8) -> F {
     unsafe { _mm512_loadu_ps(p.cast()) }
 }
 
+/// Without a rounding of its own, the instruction may read memory.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn load_half(p: *const u8) -> F {
     // SAFETY: the caller's.
-    unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+    unsafe { _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(_mm256_loadu_si256(p.cast())) }
 }
 
 #[inline]
