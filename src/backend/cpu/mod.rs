@@ -298,22 +298,30 @@ impl Cpu {
         rows: Range<usize>,
     ) {
         let (heads, head_dim) = (p.heads as usize, p.head_dim as usize);
+        let cache = &self.memory.caches[layer];
+        // Heads that share keys and values go together where enough tasks are left.
+        let group = heads / p.kv_heads as usize;
+        let busy = rows.len() * p.kv_heads as usize >= 2 * self.pool.threads();
+        let together =
+            if cache.tiled && busy { (1..=simd::HEADS).rev().find(|n| group.is_multiple_of(*n)) } else { None };
+        let (together, tiled) = (together.unwrap_or(1), cache.tiled);
         // Scores, and a head's queries for the vector paths.
-        let room = self.sizes.context.next_multiple_of(ROWS) + head_dim;
+        let room = (self.sizes.context.next_multiple_of(ROWS) + head_dim) * together;
         let mut result = self.memory.take_float(out);
         let mut scores = std::mem::take(&mut self.memory.scores);
-        let (tasks, isa) = (rows.len() * heads, self.isa);
+        let (tasks, isa) = (rows.len() * heads / together, self.isa);
         scores.resize(scores.len().max(tasks * room), 0.0);
         let memory = &self.memory;
         let (cells, scratch) = (Disjoint::new(&mut result), Disjoint::new(&mut scores));
         self.pool.run(tasks, |task| {
-            let (row, head) = (rows.start + task / heads, task % heads);
-            let at = (row * heads + head) * head_dim..(row * heads + head + 1) * head_dim;
-            // SAFETY: a task has its own head of its own row, and its own scores.
+            let first = task * together;
+            let (row, head) = (rows.start + first / heads, first % heads);
+            let at = (row * heads + head) * head_dim..(row * heads + head + together) * head_dim;
+            // SAFETY: a task has its own heads of its own row, and its own scores.
             let (out, scores) = unsafe { (cells.slice(at.clone()), scratch.slice(task * room..(task + 1) * room)) };
             let cache = &memory.caches[layer];
             let (count, q) = (position + row + 1, &memory.float(q)[at]);
-            if cache.tiled {
+            if tiled {
                 simd::attention(isa, p, head, count, q, &cache.k, &cache.v, scores, out);
                 return;
             }

@@ -379,65 +379,101 @@ macro_rules! kernels {
             }
         }
 
-        /// Scores of one head over whole tiles of 16 positions: S8 of the products of `q` and the keys, times `scale`.
-        /// The products are exact (13 by 11 bits), so fusing them with the additions changes nothing.
+        /// `Q` sums of `n` products, S8 in blocks of 32 and S8 over the blocks: of the vectors `of(i)` with the numbers
+        /// `by(k, i)`. The products are exact (13 by 11 bits), so fusing them with the additions changes nothing.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn sums<const Q: usize>(n: usize, of: impl Fn(usize) -> F, by: impl Fn(usize, usize) -> f32) -> [F; Q] {
+            let mut outer = [[zero_f(); Q]; 8];
+            for first in (0..n).step_by(32) {
+                let end = n.min(first + 32);
+                let lane = |l: usize| {
+                    let mut sums = [zero_f(); Q];
+                    let mut add = |i: usize| {
+                        let v = of(i);
+                        for (k, sum) in sums.iter_mut().enumerate() {
+                            *sum = mul_add(splat_f(by(k, i)), v, *sum);
+                        }
+                    };
+                    if end == first + 32 {
+                        [0, 8, 16, 24].into_iter().for_each(|i| add(first + i + l));
+                    } else {
+                        (first + l..end).step_by(8).for_each(add);
+                    }
+                    sums
+                };
+                let outer = &mut outer[first / 32 % 8];
+                *outer = add_each(*outer, tree_of(lane));
+            }
+            tree_of(|l| outer[l])
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn add_each<const Q: usize>(a: [F; Q], b: [F; Q]) -> [F; Q] {
+            core::array::from_fn(|k| add(a[k], b[k]))
+        }
+
+        /// The tree of S8, in an order of lanes that leaves few sums open.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn tree_of<const Q: usize>(lane: impl Fn(usize) -> [F; Q]) -> [F; Q] {
+            let even = add_each(add_each(lane(0), lane(4)), add_each(lane(2), lane(6)));
+            let odd = add_each(add_each(lane(1), lane(5)), add_each(lane(3), lane(7)));
+            add_each(even, odd)
+        }
+
+        /// Scores of `Q` heads that share their keys, over whole tiles of 16 positions: products of the heads' queries
+        /// and the keys, times `scale`. The scores of a head begin `room` behind those of the one before.
         ///
         /// # Safety
-        /// The instructions exist, and `k` points to the head's keys in `scores.len() / 16` tiles, `stride` apart.
+        /// The instructions exist, `q` holds `Q` heads, `scores` has room for `tiles` of each, and `k` points to the
+        /// keys in so many tiles, `stride` apart.
         #[target_feature(enable = $features)]
-        pub unsafe fn scores(q: &[f32], scale: f32, k: *const u16, stride: usize, scores: &mut [f32]) {
-            for (tile, scores) in scores.chunks_exact_mut(ROWS).enumerate() {
+        pub unsafe fn scores<const Q: usize>(
+            q: &[f32],
+            scale: f32,
+            (k, stride, tiles): (*const u16, usize, usize),
+            (scores, room): (&mut [f32], usize),
+        ) {
+            let n = q.len() / Q;
+            for tile in 0..tiles {
                 for part in 0..ROWS / LANES {
-                    let mut outer = [zero_f(); 8];
-                    for (b, block) in q.chunks(32).enumerate() {
-                        let mut inner = [zero_f(); 8];
-                        let (eights, rest) = block.as_chunks::<8>();
-                        // SAFETY: element `i` of the keys of a tile has 16 numbers.
-                        let keys = |i: usize| unsafe {
-                            load_half(k.add(tile * stride + (32 * b + i) * ROWS + LANES * part).cast())
-                        };
-                        for (e, eight) in eights.iter().enumerate() {
-                            for l in 0..8 {
-                                inner[l] = mul_add(splat_f(eight[l]), keys(8 * e + l), inner[l]);
-                            }
-                        }
-                        for (l, q) in rest.iter().enumerate() {
-                            inner[l] = mul_add(splat_f(*q), keys(8 * eights.len() + l), inner[l]);
-                        }
-                        outer[b % 8] = add(outer[b % 8], tree(&inner));
+                    // SAFETY: element `i` of the keys of a tile has 16 numbers.
+                    let key = |i| unsafe { load_half(k.add(tile * stride + i * ROWS + LANES * part).cast()) };
+                    // SAFETY: `n` numbers for each head.
+                    let by = |h: usize, i: usize| unsafe { *q.get_unchecked(h * n + i) };
+                    for (h, sum) in sums::<Q>(n, key, by).into_iter().enumerate() {
+                        let at = h * room + tile * ROWS + LANES * part;
+                        // SAFETY: a part of the tile's scores.
+                        unsafe { store_f(scores.as_mut_ptr().add(at), mul(sum, splat_f(scale))) };
                     }
-                    // SAFETY: a part of the tile's scores.
-                    unsafe { store_f(scores.as_mut_ptr().add(LANES * part), mul(tree(&outer), splat_f(scale))) };
                 }
             }
         }
 
-        /// Values weighted by `weights`, one per position: S8 in tiles of 32 positions, S8 over the tiles.
+        /// Values weighted by `count` weights of each of `Q` heads, which begin `room` apart: a position is a product.
         ///
         /// # Safety
-        /// The instructions exist, and `v` points to `out.len()` numbers, a multiple of 16, per position, `stride`
-        /// apart.
+        /// The instructions exist, `weights` has so many, and `v` points to `out.len() / Q` numbers, a multiple of 16,
+        /// per position, `stride` apart.
         #[target_feature(enable = $features)]
-        pub unsafe fn weighted(weights: &[f32], v: *const u16, stride: usize, out: &mut [f32]) {
-            for (d, out) in out.chunks_exact_mut(LANES).enumerate() {
-                let mut outer = [zero_f(); 8];
-                for (tile, weights) in weights.chunks(32).enumerate() {
-                    let mut inner = [zero_f(); 8];
-                    let (eights, rest) = weights.as_chunks::<8>();
-                    // SAFETY: position `32 * tile + i` is one of `weights.len()`.
-                    let values = |i: usize| unsafe { load_half(v.add((32 * tile + i) * stride + LANES * d).cast()) };
-                    for (e, eight) in eights.iter().enumerate() {
-                        for l in 0..8 {
-                            inner[l] = mul_add(splat_f(eight[l]), values(8 * e + l), inner[l]);
-                        }
-                    }
-                    for (l, w) in rest.iter().enumerate() {
-                        inner[l] = mul_add(splat_f(*w), values(8 * eights.len() + l), inner[l]);
-                    }
-                    outer[tile % 8] = add(outer[tile % 8], tree(&inner));
+        pub unsafe fn weighted<const Q: usize>(
+            (weights, room, count): (&[f32], usize, usize),
+            v: *const u16,
+            stride: usize,
+            out: &mut [f32],
+        ) {
+            let n = out.len() / Q;
+            for d in (0..n).step_by(LANES) {
+                // SAFETY: position `i` is one of `count`.
+                let value = |i| unsafe { load_half(v.add(i * stride + d).cast()) };
+                // SAFETY: as above.
+                let by = |h: usize, i: usize| unsafe { *weights.get_unchecked(h * room + i) };
+                for (h, sum) in sums::<Q>(count, value, by).into_iter().enumerate() {
+                    // SAFETY: LANES results of a head.
+                    unsafe { store_f(out.as_mut_ptr().add(h * n + d), sum) };
                 }
-                // SAFETY: LANES results.
-                unsafe { store_f(out.as_mut_ptr(), tree(&outer)) };
             }
         }
     };

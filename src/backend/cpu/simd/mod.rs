@@ -18,7 +18,7 @@ mod tiles;
 
 use std::ops::Range;
 
-pub use attention::attention;
+pub use attention::{HEADS, attention};
 pub use tiles::{Tiles, product};
 
 use super::isa::Isa;

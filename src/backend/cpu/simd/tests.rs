@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::{Isa, PANELS, Plane, Rows, TOKENS, Tiles};
+use super::{HEADS, Isa, PANELS, Plane, Rows, TOKENS, Tiles};
 use crate::backend::cpu::panels::{Panels, ROWS};
 use crate::backend::cpu::pool::Pool;
 use crate::backend::cpu::vector;
@@ -168,26 +168,36 @@ proptest! {
     }
 
     #[test]
-    fn attention(kv_heads in 1usize..4, group in 1usize..4, sixteenth in 1usize..10, count in 1usize..400, seed: u64) {
+    fn attention(kv_heads in 1usize..4, group in 1usize..=HEADS, sixteenth in 1usize..10, count in 1usize..400, seed: u64) {
         let mut random = Random(seed);
         let (heads, head_dim) = (kv_heads * group, 16 * sixteenth);
         let mut cache = || -> Vec<u16> {
             random.floats(count * kv_heads * head_dim, -20, 3).iter().map(|x| f16_bits(*x) as u16).collect()
         };
         let (k, v) = (cache(), cache());
-        let q = random.floats(head_dim, -10, 3);
+        let q = random.floats(heads * head_dim, -10, 3);
         let p = ops::attention::Params::new(heads, kv_heads, head_dim, count);
         let width = kv_heads * head_dim;
         let mut tiles = vec![0u16; count.next_multiple_of(ROWS) * width];
         for (i, &k) in k.iter().enumerate() {
             tiles[super::super::tiled(i / width, i % width, width)] = k;
         }
-        for (head, isa) in (0..heads).flat_map(|head| paths().map(move |isa| (head, isa))) {
-            let (mut want, mut got) = (vec![0.0; head_dim], vec![0.0; head_dim]);
-            let mut scratch = vec![0.0; count.next_multiple_of(ROWS) + head_dim];
-            ops::attention::cpu(&p, head, count, &q, &k, &v, &mut scratch, &mut want);
-            super::attention(isa, &p, head, count, &q, &tiles, &v, &mut scratch, &mut got);
-            prop_assert_eq!(bits(&got), bits(&want), "{:?}", isa);
+        let mut want = vec![0.0; heads * head_dim];
+        for (head, (q, want)) in q.chunks(head_dim).zip(want.chunks_mut(head_dim)).enumerate() {
+            ops::attention::cpu(&p, head, count, q, &k, &v, &mut vec![0.0; count], want);
+        }
+        for isa in paths() {
+            // All heads of a group, and less.
+            for together in 1..=group {
+                let mut got = vec![0.0; heads * head_dim];
+                let mut scratch = vec![0.0; (count.next_multiple_of(ROWS) + head_dim) * together];
+                for head in (0..heads).step_by(group).flat_map(|g| (g..g + group).step_by(together)) {
+                    let last = (head + together).min(head / group * group + group);
+                    let at = head * head_dim..last * head_dim;
+                    super::attention(isa, &p, head, count, &q[at.clone()], &tiles, &v, &mut scratch, &mut got[at]);
+                }
+                prop_assert_eq!(bits(&got), bits(&want), "{:?}, {} heads", isa, together);
+            }
         }
     }
 
