@@ -201,6 +201,16 @@ impl<T> Disjoint<T> {
         Self(slice.as_mut_ptr(), slice.len())
     }
 
+    /// An element, where there is one.
+    ///
+    /// # Safety
+    /// As [`Self::slice`].
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn get(&self, at: usize) -> Option<&mut T> {
+        // SAFETY: the caller's.
+        if at < self.1 { unsafe { self.slice(at..at + 1) }.first_mut() } else { None }
+    }
+
     /// # Safety
     /// No two live slices may overlap, and the slice that `self` was made from must outlive them.
     #[allow(clippy::mut_from_ref)]

@@ -15,7 +15,7 @@ use super::super::isa::Isa;
 use super::super::panels::{Blocks, Kind, Panels, ROWS};
 use super::TOKENS;
 use super::avx512;
-use super::tiles::{Large, Small, Tiles, place};
+use super::tiles::{Large, Small, Tiles, place, steps};
 
 type I = __m512i;
 type F = __m512;
@@ -49,9 +49,21 @@ struct LargeWeights {
     minima: [Line; 8],
 }
 
-thread_local! {
+/// Memory of a thread's products.
+#[derive(Default)]
+struct Scratch {
     /// Unpacked weights of a panel.
-    static SCRATCH: RefCell<(Vec<SmallWeights>, Vec<LargeWeights>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    small: Vec<SmallWeights>,
+    large: Vec<LargeWeights>,
+    /// The sums of each tile of activations.
+    lanes: Lanes,
+}
+
+/// The eight lanes of S8 for each row of each tile.
+type Lanes = Vec<[[Line; 8]; TOKENS]>;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// See `tiles::product`.
@@ -64,23 +76,23 @@ pub fn product(p: &Panels, panel: usize, xs: &Tiles, mut store: impl FnMut(usize
         let first = tile * TOKENS;
         store(first, &y[..TOKENS.min(xs.count - first)]);
     };
-    SCRATCH.with_borrow_mut(|(small, large)| {
+    SCRATCH.with_borrow_mut(|Scratch { small, large, lanes }| {
         // SAFETY: the instructions exist; a panel holds `p.blocks` blocks of the layout `kind`, and every tile of
         // activations as many, as checked above.
         unsafe {
             if kind.chunks == 1 {
                 unpack_small(p, kind, panel, small);
                 if kind.min {
-                    multiply_small::<true>(small, xs, store)
+                    multiply_small::<true>(small, xs, lanes, store)
                 } else {
-                    multiply_small::<false>(small, xs, store)
+                    multiply_small::<false>(small, xs, lanes, store)
                 }
             } else {
                 unpack_large(p, kind, panel, large);
                 match (kind.min, kind.sub) {
-                    (false, _) => multiply_large::<false, 0>(large, xs, store),
-                    (true, 16) => multiply_large::<true, 8>(large, xs, store),
-                    _ => multiply_large::<true, 4>(large, xs, store),
+                    (false, _) => multiply_large::<false, 0>(large, xs, lanes, store),
+                    (true, 16) => multiply_large::<true, 8>(large, xs, lanes, store),
+                    _ => multiply_large::<true, 4>(large, xs, lanes, store),
                 }
             }
         }
@@ -136,7 +148,7 @@ unsafe fn unpack_small(p: &Panels, kind: &Blocks, panel: usize, out: &mut Vec<Sm
     out.resize(p.blocks, SmallWeights { q: [ZERO; 8], d: ZERO, m: ZERO });
     let start = p.panel(panel).as_ptr();
     for b in 0..p.blocks {
-        let out = &mut out[place(b, p.blocks)];
+        let out = &mut out[place(b, p.blocks, (0, 1))];
         // SAFETY: block `b` lies in the panel: its integers, then, after those of all blocks, its scales.
         unsafe {
             let q = unpack(kind, start.add(b * kind.integers));
@@ -154,7 +166,7 @@ unsafe fn unpack_large(p: &Panels, kind: &Blocks, panel: usize, out: &mut Vec<La
     let start = p.panel(panel).as_ptr();
     let subs = 256 / kind.sub;
     for b in 0..p.blocks {
-        let out = &mut out[place(b, p.blocks)];
+        let out = &mut out[place(b, p.blocks, (0, 1))];
         // SAFETY: as in `unpack_small`; a block has eight chunks and `subs` scales for each row.
         unsafe {
             let q = start.add(b * kind.integers);
@@ -217,46 +229,57 @@ type Sums = [[Line; TOKENS]; 2];
 /// Blocks that the tile unit is ahead of the vectors.
 const AHEAD: usize = 2;
 
-/// Multiplies tiles of activations with a panel of `blocks` blocks. `multiply(i, step, out)` begins the product of block
-/// `i` of the activations with block `step` of the weights, both in the order of `place`, and stores the one that
-/// was begun before; `add(i, step, sums, lane)` adds its terms.
+/// Multiplies tiles of activations with a panel of `blocks` blocks. `multiply(i, w, out)` begins the product of block `i`
+/// of the activations with block `w` of the weights, both as `place` counts, and stores the one that was begun
+/// before; `add(i, w, sums, lane)` adds its terms.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn walk(
     (tiles, blocks): (usize, usize),
+    lanes: &mut Lanes,
     multiply: impl Fn(usize, usize, &mut Sums),
     add: impl Fn(usize, usize, &Sums, &mut [F; TOKENS]),
     mut store: impl FnMut(usize, &[[f32; ROWS]; TOKENS]),
 ) {
     const RING: usize = AHEAD + 2;
     let mut ring = [[[ZERO; TOKENS]; 2]; RING];
-    let last = tiles * blocks - 1;
-    let mut next = 0;
-    // The last blocks are begun once more, so that all are stored.
+    lanes.resize(tiles, [[ZERO; 8]; TOKENS]);
+    // Block `i + AHEAD`: its lane, the lane's first block of the weights, its tile, its step. The last blocks are begun
+    // more than once, so that all are stored.
+    let (mut lane, mut first, mut tile, mut step) = (0, 0, 0, 0);
     let mut begin = |i: usize, ring: &mut [Sums; RING]| {
-        multiply(i.min(last), next, &mut ring[(i + RING - 1) % RING]);
-        next = if next + 1 == blocks { 0 } else { next + 1 };
+        multiply(i.min(tiles * blocks - 1), (first + step).min(blocks - 1), &mut ring[(i + RING - 1) % RING]);
+        step += 1;
+        if step == steps(lane, blocks) {
+            (tile, step) = (tile + 1, 0);
+            if tile == tiles {
+                (lane, first, tile) = (lane + 1, first + steps(lane, blocks), 0);
+            }
+        }
     };
     for i in 0..AHEAD {
         begin(i, &mut ring);
     }
-    let mut i = 0;
-    let mut sums = [[_mm512_setzero_ps(); TOKENS]; 8];
-    for tile in 0..tiles {
-        let mut step = 0;
-        for (lane, sums) in sums.iter_mut().enumerate() {
+    let (mut i, mut first) = (0, 0);
+    for lane in 0..8 {
+        let steps = steps(lane, blocks);
+        for tile in lanes.iter_mut() {
             let mut sum = [_mm512_setzero_ps(); TOKENS];
-            for _ in (lane..blocks).step_by(8) {
+            for step in 0..steps {
                 begin(i + AHEAD, &mut ring);
-                add(i, step, &ring[i % RING], &mut sum);
-                (i, step) = (i + 1, step + 1);
+                add(i, first + step, &ring[i % RING], &mut sum);
+                i += 1;
             }
-            *sums = sum;
+            for (lanes, sum) in tile.iter_mut().zip(sum) {
+                lanes[lane] = line(_mm512_castps_si512(sum));
+            }
         }
+        first += steps;
+    }
+    for (tile, lanes) in lanes.iter().enumerate() {
         let mut y = [[0.0; ROWS]; TOKENS];
-        for (t, y) in y.iter_mut().enumerate() {
-            let lane = |l: usize| sums[l][t];
-            let tree = avx512::tree(&core::array::from_fn(lane));
+        for (lanes, y) in lanes.iter().zip(&mut y) {
+            let tree = avx512::tree(&core::array::from_fn(|lane| floats(&lanes[lane])));
             // SAFETY: 16 results.
             unsafe { _mm512_storeu_ps(y.as_mut_ptr(), tree) };
         }
@@ -268,6 +291,7 @@ fn walk(
 unsafe fn multiply_small<const MIN: bool>(
     weights: &[SmallWeights],
     xs: &Tiles,
+    lanes: &mut Lanes,
     store: impl FnMut(usize, &[[f32; ROWS]; TOKENS]),
 ) {
     const SHAPES: [u8; 64] = shapes(32);
@@ -299,7 +323,7 @@ unsafe fn multiply_small<const MIN: bool>(
             *lane = _mm512_add_ps(*lane, _mm512_mul_ps(_mm512_set1_ps(x.scale[t]), term));
         }
     };
-    walk((xs.count.div_ceil(TOKENS), weights.len()), multiply, add, store);
+    walk((xs.count.div_ceil(TOKENS), weights.len()), lanes, multiply, add, store);
     // SAFETY: as above.
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
@@ -308,6 +332,7 @@ unsafe fn multiply_small<const MIN: bool>(
 unsafe fn multiply_large<const MIN: bool, const PAIRS: usize>(
     weights: &[LargeWeights],
     xs: &Tiles,
+    lanes: &mut Lanes,
     store: impl FnMut(usize, &[[f32; ROWS]; TOKENS]),
 ) {
     const SHAPES: [u8; 64] = shapes(64);
@@ -366,7 +391,7 @@ unsafe fn multiply_large<const MIN: bool, const PAIRS: usize>(
             *lane = _mm512_add_ps(*lane, _mm512_mul_ps(_mm512_set1_ps(x.scale[t]), term));
         }
     };
-    walk((xs.count.div_ceil(TOKENS), weights.len()), multiply, add, store);
+    walk((xs.count.div_ceil(TOKENS), weights.len()), lanes, multiply, add, store);
     // SAFETY: as above.
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }

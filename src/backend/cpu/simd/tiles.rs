@@ -1,7 +1,7 @@
 //! Activations in tiles of 16 rows, for products of matrices with many rows (AMX).
 //!
-//! Blocks lie in the order in which their terms are added, lane by lane of S8, so that a kernel reads its operands from
-//! front to back and keeps the sums of one lane in registers.
+//! Blocks lie in the order in which a kernel takes them: lane after lane of S8, so that it keeps the sums of one in
+//! registers, and all tiles for each, so that the weights of a lane stay in the first cache.
 
 use super::{ROWS, Rows, TOKENS};
 use crate::backend::cpu::panels::Panels;
@@ -38,7 +38,7 @@ impl Default for Large {
     }
 }
 
-/// Rows of quantised activations in tiles: tile after tile, in each the blocks in the order of [`place`].
+/// Rows of quantised activations in tiles; where their blocks lie says [`place`].
 #[derive(Default)]
 pub struct Tiles {
     /// Rows.
@@ -51,10 +51,16 @@ pub struct Tiles {
     pub large: Vec<Large>,
 }
 
-/// Where block `b` of a row lies, lane by lane of S8.
-pub fn place(b: usize, blocks: usize) -> usize {
+/// The steps of a lane of S8: the blocks of a row whose terms it adds.
+pub fn steps(lane: usize, blocks: usize) -> usize {
+    blocks / 8 + usize::from(lane < blocks % 8)
+}
+
+/// Where block `b` of row or tile `tile` of `tiles` lies: lane after lane, in each the tiles, in each its steps.
+pub fn place(b: usize, blocks: usize, (tile, tiles): (usize, usize)) -> usize {
     let lane = b % 8;
-    lane * (blocks / 8) + lane.min(blocks % 8) + b / 8
+    let before = lane * (blocks / 8) + lane.min(blocks % 8);
+    before * tiles + tile * steps(lane, blocks) + b / 8
 }
 
 impl Tiles {
@@ -74,38 +80,35 @@ impl Tiles {
         self.large.resize(if block == 32 { 0 } else { tiles * blocks }, Large::default());
         let (small, large) = (Disjoint::new(&mut self.small), Disjoint::new(&mut self.large));
         pool.run(tiles, |tile| {
-            let range = tile * blocks..(tile + 1) * blocks;
-            if block == 32 {
-                // SAFETY: each task has its own tile.
-                let out = unsafe { small.slice(range) };
-                out.fill(Small::default());
-                for b in 0..blocks {
-                    let out = &mut out[place(b, blocks)];
-                    for (t, row) in rows(tile) {
-                        let at = row * blocks + b;
-                        out.q[t].copy_from_slice(&q[at * 32..][..32]);
-                        (out.scale[t], out.totals[t]) = (xs.scale[at], f32::from(sums32[at]));
-                    }
-                }
-                return;
-            }
-            // SAFETY: as above.
-            let out = unsafe { large.slice(range) };
-            out.fill(Large::default());
             for b in 0..blocks {
-                let out = &mut out[place(b, blocks)];
-                for (t, row) in rows(tile) {
-                    let at = row * blocks + b;
-                    out.scale[t] = xs.scale[at];
-                    for (out, q) in out.q.iter_mut().zip(q[at * 256..].as_chunks::<64>().0) {
-                        out[t] = *q;
+                let at = place(b, blocks, (tile, tiles));
+                // SAFETY: each task has the blocks of its own tile.
+                match unsafe { (small.get(at), large.get(at)) } {
+                    (Some(out), _) => {
+                        *out = Small::default();
+                        for (t, row) in rows(tile) {
+                            let at = row * blocks + b;
+                            out.q[t].copy_from_slice(&q[at * 32..][..32]);
+                            (out.scale[t], out.totals[t]) = (xs.scale[at], f32::from(sums32[at]));
+                        }
                     }
-                    for (out, pair) in out.totals16.iter_mut().zip(sums16[at * 16..].as_chunks::<2>().0) {
-                        out[t] = *pair;
+                    (_, Some(out)) => {
+                        *out = Large::default();
+                        for (t, row) in rows(tile) {
+                            let at = row * blocks + b;
+                            out.scale[t] = xs.scale[at];
+                            for (out, q) in out.q.iter_mut().zip(q[at * 256..].as_chunks::<64>().0) {
+                                out[t] = *q;
+                            }
+                            for (out, pair) in out.totals16.iter_mut().zip(sums16[at * 16..].as_chunks::<2>().0) {
+                                out[t] = *pair;
+                            }
+                            for (out, pair) in out.totals32.iter_mut().zip(sums32[at * 8..].as_chunks::<2>().0) {
+                                out[t] = *pair;
+                            }
+                        }
                     }
-                    for (out, pair) in out.totals32.iter_mut().zip(sums32[at * 8..].as_chunks::<2>().0) {
-                        out[t] = *pair;
-                    }
+                    _ => {}
                 }
             }
         });
