@@ -8,6 +8,7 @@ mod products;
 mod simd;
 mod vector;
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -63,6 +64,11 @@ fn tiled(position: usize, i: usize, width: usize) -> usize {
     (position / ROWS * width + i) * ROWS + position % ROWS
 }
 
+thread_local! {
+    /// A thread's scores; of its own, they stay in its caches.
+    static SCORES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Runs plans on the CPU.
 pub struct Cpu {
     model: Model,
@@ -85,7 +91,6 @@ struct Memory {
     /// The same of integers, where they are multiplied in tiles.
     tiles: simd::Tiles,
     rope: Vec<f32>,
-    scores: Vec<f32>,
 }
 
 impl Cpu {
@@ -143,7 +148,6 @@ impl Cpu {
             rounded: Vec::new(),
             tiles: simd::Tiles::default(),
             rope: ops::rope::table(sizes.context, &plan.rope_frequencies),
-            scores: Vec::new(),
         };
         Self { model: model.clone(), plan, sizes, pool, isa, memory }
     }
@@ -308,27 +312,27 @@ impl Cpu {
         // Scores, and a head's queries for the vector paths.
         let room = (self.sizes.context.next_multiple_of(ROWS) + head_dim) * together;
         let mut result = self.memory.take_float(out);
-        let mut scores = std::mem::take(&mut self.memory.scores);
         let (tasks, isa) = (rows.len() * heads / together, self.isa);
-        scores.resize(scores.len().max(tasks * room), 0.0);
         let memory = &self.memory;
-        let (cells, scratch) = (Disjoint::new(&mut result), Disjoint::new(&mut scores));
+        let cells = Disjoint::new(&mut result);
         self.pool.run(tasks, |task| {
             let first = task * together;
             let (row, head) = (rows.start + first / heads, first % heads);
             let at = (row * heads + head) * head_dim..(row * heads + head + together) * head_dim;
-            // SAFETY: a task has its own heads of its own row, and its own scores.
-            let (out, scores) = unsafe { (cells.slice(at.clone()), scratch.slice(task * room..(task + 1) * room)) };
+            // SAFETY: a task has its own heads of its own row.
+            let out = unsafe { cells.slice(at.clone()) };
             let cache = &memory.caches[layer];
             let (count, q) = (position + row + 1, &memory.float(q)[at]);
-            if tiled {
-                simd::attention(isa, p, head, count, q, &cache.k, &cache.v, scores, out);
-                return;
-            }
-            ops::attention::cpu(p, head, count, q, &cache.k, &cache.v, scores, out);
+            SCORES.with_borrow_mut(|scores| {
+                scores.resize(scores.len().max(room), 0.0);
+                if tiled {
+                    simd::attention(isa, p, head, count, q, &cache.k, &cache.v, scores, out);
+                } else {
+                    ops::attention::cpu(p, head, count, q, &cache.k, &cache.v, scores, out);
+                }
+            });
         });
         self.memory.put_float(out, result);
-        self.memory.scores = scores;
     }
 
     /// The words of a step's output (see [`Listener`]).
