@@ -1,6 +1,6 @@
 //! The CPU kernels: a layer of TinyLlama's shape with random weights, its steps timed by the backend itself. One layer
 //! stays in the caches, so a token measures the kernel here, not the memory.
-//! `SAMEBITS_CPU=scalar|avx2|avx512|neon cargo bench --bench kernels` measures another path than the processor's best.
+//! `SAMEBITS_CPU=scalar|avx2|avx512|amx|neon cargo bench --bench kernels` measures another path than the processor's best.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::time::Duration;
