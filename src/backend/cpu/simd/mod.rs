@@ -139,12 +139,13 @@ const AHEAD: usize = 1024;
 
 type Kernel = unsafe fn(&Panels, &Blocks, Range<usize>, &Rows<'_>, &mut [[f32; ROWS]]);
 
-/// The kernel for a layout; every registered format has one of these.
-fn kernel(isa: Isa, kind: &Blocks, precise: bool, one: bool) -> Kernel {
+/// The kernel for a layout, for several panels with one row of activations or for one panel; every registered format
+/// has one of these.
+fn kernel(isa: Isa, kind: &Blocks, precise: bool, several: bool) -> Kernel {
     macro_rules! choose {
         ($($bits:literal, $table:literal, $sub:literal, $min:literal;)*) => {
             match (kind.bits, kind.table.is_some(), kind.sub, kind.min) {
-                $(($bits, $table, $sub, $min) => each_isa!(isa, instructions => match (precise, one) {
+                $(($bits, $table, $sub, $min) => each_isa!(isa, instructions => match (precise, several) {
                     (false, true) => instructions::blocks::<$bits, $table, $sub, $min, 1, 1, PANELS> as Kernel,
                     (false, false) => instructions::blocks::<$bits, $table, $sub, $min, 1, TOKENS, 1>,
                     (true, true) => instructions::blocks::<$bits, $table, $sub, $min, 2, 1, PANELS>,
