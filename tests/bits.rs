@@ -278,20 +278,25 @@ fn smollm2_in_chunks() {
     check_model(&model, &prompt[..9], Precision::Precise, &[1], &[1]);
 }
 
-/// Single tokens attend over a short cache in one workgroup a head, over a long one in tiles: the change is at 1024.
+/// Attention of a single token changes with the length of the cache: more threads from 256 positions on, two kernels from 512
+/// on, several rounds from 1024 on.
 #[test]
 fn long_caches() {
     let model = tiny("tiny-q4_k.gguf");
-    let prompt: Vec<u32> = (0..1019).map(|i| (i * 53 + 7) % 259).collect();
+    let id = |position: usize| (position as u32 * 53 + 7) % 259;
     let mut cpu = on_cpu(&model, Precision::Fast, 1040, 64, 2);
     let _turn = turn();
     let mut gpu = on_gpu(&model, Precision::Fast, 1040, 128);
-    let reference = bits(&cpu.feed(&prompt, false).unwrap());
-    assert!(bits(&gpu.feed(&prompt, false).unwrap()) == reference, "many rows");
-    for position in 1019..1030 {
-        let id = position as u32 % 259;
-        let reference = bits(&cpu.feed(&[id], false).unwrap());
-        assert!(bits(&gpu.feed(&[id], false).unwrap()) == reference, "position {position}");
+    let mut fed = 0;
+    for change in [256, 512, 1024] {
+        let prompt: Vec<u32> = (fed..change - 3).map(id).collect();
+        let reference = bits(&cpu.feed(&prompt, false).unwrap());
+        assert!(bits(&gpu.feed(&prompt, false).unwrap()) == reference, "many rows up to {change}");
+        fed = change + 3;
+        for position in change - 3..fed {
+            let reference = bits(&cpu.feed(&[id(position)], false).unwrap());
+            assert!(bits(&gpu.feed(&[id(position)], false).unwrap()) == reference, "position {position}");
+        }
     }
 }
 
