@@ -38,7 +38,7 @@ impl Place {
     /// If the API has no adapter.
     pub fn adapters(api: Api, device: Option<&str>) -> Result<Vec<Self>, BackendError> {
         if let Some(device) = device {
-            let choice = Choice { api, device: Some(device.to_owned()), hardware_only: false };
+            let choice = Choice { api, device: Some(device.to_owned()), ..kept() };
             let software = gpu::is_software(&gpu::choose(&choice)?.get_info());
             return Ok(vec![Self::new(What::Gpu { choice, software })]);
         }
@@ -48,7 +48,7 @@ impl Place {
         let wanted = infos.filter(|(_, info)| api.includes(info) && (only_software || !gpu::is_software(info)));
         Ok(wanted
             .map(|(i, info)| {
-                let choice = Choice { api, device: Some(i.to_string()), hardware_only: false };
+                let choice = Choice { api, device: Some(i.to_string()), ..kept() };
                 Self::new(What::Gpu { choice, software: gpu::is_software(&info) })
             })
             .collect())
@@ -56,7 +56,7 @@ impl Place {
 
     /// The best real GPU, where there is one.
     pub fn best_gpu() -> Option<Self> {
-        let choice = Choice { hardware_only: true, ..Choice::default() };
+        let choice = Choice { hardware_only: true, ..kept() };
         gpu::choose(&choice).is_ok().then(|| Self::new(What::Gpu { choice, software: false }))
     }
 
@@ -90,6 +90,11 @@ impl Place {
             }
         })
     }
+}
+
+/// A choice that keeps compiled kernels in the user's cache directory.
+fn kept() -> Choice {
+    Choice { cache: gpu::disk::folder(), ..Choice::default() }
 }
 
 /// The largest resident size of this process since [`forget_peak_memory`], in bytes, where the system tells.

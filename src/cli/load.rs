@@ -129,7 +129,7 @@ pub(super) fn open(
     if let Some(api) = api {
         let auto = a.backend == BackendName::Auto;
         let hardware_only = auto && a.device.is_none();
-        match Device::open(&Choice { api, device: a.device.clone(), hardware_only }) {
+        match Device::open(&Choice { api, device: a.device.clone(), hardware_only, cache: gpu::disk::folder() }) {
             Ok(mut device) => {
                 if conforms(&mut device, auto) || !auto {
                     return Ok(Box::new(on_gpu(device, model, plan, sizes, a.quiet)?));

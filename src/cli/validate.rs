@@ -55,7 +55,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         let mut verdict = check(variant, own, a.emit.as_deref())?;
         if let Some(device) = &mut device {
             for kernel in kernels(&variant.name, device.matrix_units) {
-                let compiled = device.pipeline(&kernel).map(|_| ()).map_err(|e| e.to_string());
+                let compiled = device.pipeline(&kernel).and_then(|p| p.code().map(drop)).map_err(|e| e.to_string());
                 verdict
                     .checks
                     .push((if kernel.constants.is_empty() { "compiles" } else { "compiles, precise" }, compiled));

@@ -138,7 +138,7 @@ fn choice(a: &Arguments) -> Option<Choice> {
     if a.backend == BackendName::Auto && a.device.is_none() && adapters(api).is_empty() {
         return None;
     }
-    Some(Choice { api, device: a.device.clone(), hardware_only: false })
+    Some(Choice { api, device: a.device.clone(), ..Choice::default() })
 }
 
 /// L1 in processes of their own, on the same adapter.

@@ -59,7 +59,7 @@ pub(super) fn run(device: &mut Device, case: &Case) -> Result<Vec<u32>, BackendE
     let mut encoder = device.device.create_command_encoder(&Default::default());
     {
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        pass.set_pipeline(&pipeline.pipeline);
+        pass.set_pipeline(pipeline.code()?);
         pass.set_bind_group(0, &bindings, &[0]);
         pass.dispatch_workgroups(case.groups[0], case.groups[1], case.groups[2]);
     }

@@ -1,15 +1,14 @@
 //! The self-test at start: a silent check of the primitives that every kernel is made of, done once per adapter, driver
 //! and version. It takes one small dispatch; `samebits verify` proves the rest.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::ops::{Case, Random, plain, run};
 use super::{Rung, VerifyError};
 use crate::backend::BackendError;
-use crate::backend::gpu::{Device, api_name};
+use crate::backend::gpu::{Device, api_name, disk};
 use crate::numerics::{
     VERSION, WEIGHT_FLOOR, exp, exp2, f16_bits, f16_value, flush, r13, recip, rsqrt, s8, settle, silu,
 };
@@ -144,7 +143,8 @@ struct Cached {
 /// # Errors
 /// When the device fails.
 pub fn cached_failures(device: &mut Device) -> Result<Vec<String>, BackendError> {
-    let path = dirs::cache_dir().map(|folder| folder.join("samebits").join(file_name(device)));
+    let content = format!("{VERSION}{}", plain(&SHADER).source(device.arithmetic));
+    let path = disk::folder().map(|folder| folder.join(disk::file_name("selftest", &device.info, &content, "json")));
     let read = |path: &PathBuf| serde_json::from_slice::<Cached>(&std::fs::read(path).ok()?).ok();
     if let Some(known) = path.as_ref().and_then(read) {
         return Ok(known.failures);
@@ -159,28 +159,8 @@ pub fn cached_failures(device: &mut Device) -> Result<Vec<String>, BackendError>
             version: env!("CARGO_PKG_VERSION").to_owned(),
             failures: failures.clone(),
         };
-        // The next start tries again.
-        let _ = write(&path, &cached);
+        // Where it cannot be written, the next start tries again.
+        let _ = serde_json::to_vec_pretty(&cached).map(|json| disk::write(&path, &[&json]));
     }
     Ok(failures)
-}
-
-/// A name that no other adapter, driver, version or shader has.
-fn file_name(device: &Device) -> String {
-    let i = &device.info;
-    let numbers = [i.vendor, i.device];
-    let names = [&i.name, &i.driver, &i.driver_info, api_name(i), VERSION, env!("CARGO_PKG_VERSION")];
-    let key = format!("{names:?}{numbers:?}{}", plain(&SHADER).source(device.arithmetic));
-    let hex: String = Sha256::digest(key).iter().take(8).map(|b| format!("{b:02x}")).collect();
-    format!("selftest-{hex}.json")
-}
-
-/// Writes whole files only: another process may read at the same time.
-fn write(path: &Path, cached: &Cached) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let file = tempfile::NamedTempFile::new_in(folder)?;
-    serde_json::to_writer_pretty(&file, cached)?;
-    file.persist(path).map_err(|e| e.error)?;
-    Ok(())
 }

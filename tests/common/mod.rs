@@ -120,7 +120,7 @@ fn run_on(
     let mut encoder = device.device.create_command_encoder(&Default::default());
     {
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        pass.set_pipeline(&pipeline.pipeline);
+        pass.set_pipeline(pipeline.code().unwrap());
         pass.set_bind_group(0, &bindings, &[0]);
         pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
     }

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::device::{Device, Kernel, STATE_BYTES, is_software};
+use super::device::{Device, STATE_BYTES, is_software};
 use super::lower::{Dispatch, Grid, dispatch};
+use super::pipelines::Kernel;
 use crate::backend::BackendError;
 use crate::ops::{Shader, THREADS};
 
@@ -77,7 +78,7 @@ fn run(device: &Device, read: &Dispatch, count: u32) -> Result<Duration, Backend
     {
         let mut pass = encoder.begin_compute_pass(&Default::default());
         for _ in 0..count {
-            read.record(&mut pass, 0, 0, 1);
+            read.record(&mut pass, 0, 0, 1)?;
         }
     }
     let commands = encoder.finish();

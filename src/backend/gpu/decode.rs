@@ -9,6 +9,7 @@ use super::State;
 use super::device::{Device, STATE_BYTES};
 use super::fused::{Fusing, Place, Stage, item_word};
 use super::lower::{Dispatch, Resources};
+use super::pipelines;
 use super::timing::{KernelTime, times};
 use crate::backend::{BackendError, Counters, GreedyToken};
 use crate::plan::{Plan, Step};
@@ -89,11 +90,12 @@ impl Decoder {
         (id, position): (u32, usize),
         hear: &mut dyn FnMut(&Step, &[u32]),
     ) -> Result<(), BackendError> {
+        pipelines::compile(self.at(position).map(|d| &*d.pipeline), || Ok(()))?;
         for stage in self.prepare(device, id, position) {
             let mut encoder = device.device.create_command_encoder(&Default::default());
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                stage.at(position).iter().for_each(|d| d.record(&mut pass, 0, position, 1));
+                stage.at(position).iter().try_for_each(|d| d.record(&mut pass, 0, position, 1))?;
             }
             device.queue.submit([encoder.finish()]);
             for output in &stage.outputs {
@@ -134,7 +136,9 @@ impl Decoder {
         position: usize,
         tokens: usize,
         logits: bool,
-    ) -> Flight {
+    ) -> Result<Flight, BackendError> {
+        let ends = [position, position + tokens - 1];
+        pipelines::compile(ends.into_iter().flat_map(|p| self.at(p)).map(|d| &*d.pipeline), || Ok(()))?;
         let start = Instant::now();
         let turn = turn % (AHEAD + 1);
         let mut states = vec![0u8; self.stride * tokens];
@@ -159,7 +163,7 @@ impl Decoder {
             for slot in 0..tokens {
                 let state = (offset + slot * self.stride) as u32;
                 for dispatch in self.at(position + slot) {
-                    dispatch.record(&mut pass, state, position + slot, 1);
+                    dispatch.record(&mut pass, state, position + slot, 1)?;
                     dispatches += 1;
                 }
             }
@@ -179,7 +183,7 @@ impl Decoder {
             // The receiver is gone only where an error already ended the run.
             let _ = send.send(result);
         });
-        Flight { submission, staging: turn, first, tokens, mapped }
+        Ok(Flight { submission, staging: turn, first, tokens, mapped })
     }
 
     /// Waits for a submission and gives its tokens to `emit`; `false` where that wants no more.
@@ -237,7 +241,7 @@ impl Decoder {
             while more && fed < limit && flights.len() < AHEAD {
                 // The first submissions are short, so that the first tokens come soon.
                 let tokens = (1 << turn.min(10)).min(TOKENS).min(limit - fed);
-                flights.push_back(self.submit(device, turn, fed, position + fed, tokens, logits));
+                flights.push_back(self.submit(device, turn, fed, position + fed, tokens, logits)?);
                 fed += tokens;
                 turn += 1;
             }

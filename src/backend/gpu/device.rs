@@ -1,17 +1,18 @@
-//! Adapters, the device, its buffers and pipelines.
+//! Adapters, the device and its buffers.
 
-use std::collections::HashMap;
-use std::rc::Rc;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use wgpu::naga;
-
+use super::disk::KernelCache;
+use super::pipelines::{Kernel, Pipeline, Pipelines};
 use crate::backend::BackendError;
-use crate::ops::{Arithmetic, Shader};
-use crate::quant::Format;
+use crate::ops::Arithmetic;
 
 /// Bytes of a state, what every kernel reads first (`State` in `wgsl/lib/numerics.wgsl`).
 pub const STATE_BYTES: u64 = 32;
+
+/// What is used where an adapter has it.
+const FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::PIPELINE_CACHE);
 
 /// The wish of a user for an adapter.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +23,8 @@ pub struct Choice {
     pub device: Option<String>,
     /// Refuses adapters that compute on the CPU (lavapipe, WARP).
     pub hardware_only: bool,
+    /// Keeps compiled kernels in this folder, where the API allows it.
+    pub cache: Option<PathBuf>,
 }
 
 /// Graphics APIs.
@@ -141,72 +144,6 @@ pub fn choose(choice: &Choice) -> Result<wgpu::Adapter, BackendError> {
         .ok_or_else(|| BackendError::NoSuchDevice { wanted: wanted.clone(), found: names() })
 }
 
-/// A kernel: a shader with its variant.
-#[derive(Clone, Debug)]
-pub struct Kernel {
-    /// The shader.
-    pub shader: &'static Shader,
-    /// The weight format, where the kernel reads weights.
-    pub format: Option<&'static Format>,
-    /// Values of the shader's overrides.
-    pub constants: Vec<(&'static str, u32)>,
-}
-
-impl Kernel {
-    /// A shader that needs no more.
-    pub fn new(shader: &'static Shader) -> Self {
-        Self { shader, format: None, constants: Vec::new() }
-    }
-
-    /// With weights of this format.
-    #[must_use]
-    pub fn format(mut self, format: &'static Format) -> Self {
-        self.format = Some(format);
-        self
-    }
-
-    /// Sets the override `PRECISE`.
-    #[must_use]
-    pub fn precise(self, precise: bool) -> Self {
-        if precise { self.with("PRECISE", 1) } else { self }
-    }
-
-    /// Sets an override.
-    #[must_use]
-    pub fn with(mut self, name: &'static str, value: u32) -> Self {
-        self.constants.push((name, value));
-        self
-    }
-
-    /// Its name in reports: `matmul.Q4_0.PRECISE=1`.
-    pub fn name(&self) -> String {
-        let mut name = self.shader.name.to_owned();
-        if let Some(format) = self.format {
-            name = format!("{name}.{}", format.name);
-        }
-        for (constant, value) in &self.constants {
-            name = format!("{name}.{constant}={value}");
-        }
-        name
-    }
-
-    /// The whole WGSL module.
-    pub fn source(&self, arithmetic: Arithmetic) -> String {
-        let source = self.shader.source(self.format.map(|f| f.wgsl), arithmetic);
-        #[cfg(feature = "faults")]
-        let source = crate::ops::faults::plant(&source);
-        source
-    }
-}
-
-/// A compiled kernel.
-#[derive(Debug)]
-pub struct Pipeline {
-    /// The pipeline.
-    pub pipeline: wgpu::ComputePipeline,
-    layout: wgpu::BindGroupLayout,
-}
-
 /// An open device.
 pub struct Device {
     /// The adapter's description.
@@ -221,7 +158,7 @@ pub struct Device {
     pub matrix_units: bool,
     /// What kernels are made of.
     pub arithmetic: Arithmetic,
-    pipelines: HashMap<String, Rc<Pipeline>>,
+    pipelines: Pipelines,
     failure: Arc<Mutex<Option<String>>>,
 }
 
@@ -233,7 +170,7 @@ impl Device {
         let arithmetic = arithmetic(&info)?;
         let matrix_units = arithmetic == Arithmetic::Native && has_matrix_units(&adapter, &info);
         let units = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
-        let wanted = wgpu::Features::TIMESTAMP_QUERY | if matrix_units { units } else { wgpu::Features::empty() };
+        let wanted = FEATURES | if matrix_units { units } else { wgpu::Features::empty() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("samebits"),
             required_features: adapter.features() & wanted,
@@ -259,7 +196,9 @@ impl Device {
                 on_loss(format!("device lost: {message}"));
             }
         });
-        Ok(Self { info, limits, device, queue, matrix_units, arithmetic, pipelines: HashMap::new(), failure })
+        let cache = choice.cache.as_ref().and_then(|folder| KernelCache::open(&device, &info, folder));
+        let pipelines = Pipelines::new(&device, &info.name, arithmetic, cache);
+        Ok(Self { info, limits, device, queue, matrix_units, arithmetic, pipelines, failure })
     }
 
     /// An error for this device.
@@ -331,57 +270,12 @@ impl Device {
         }
     }
 
-    /// The pipeline of a kernel, compiled once.
-    pub fn pipeline(&mut self, kernel: &Kernel) -> Result<Rc<Pipeline>, BackendError> {
-        let name = kernel.name();
-        if let Some(pipeline) = self.pipelines.get(&name) {
-            return Ok(Rc::clone(pipeline));
-        }
-        let pipeline = Rc::new(self.compile(&name, kernel)?);
-        self.pipelines.insert(name, Rc::clone(&pipeline));
-        Ok(pipeline)
-    }
-
-    fn compile(&self, name: &str, kernel: &Kernel) -> Result<Pipeline, BackendError> {
-        let source = kernel.source(self.arithmetic);
-        let module = naga::front::wgsl::parse_str(&source).map_err(|e| self.error(format!("shader {name}: {e}")))?;
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label: Some(name),
-            entries: &layout_entries(&module),
-        });
-        let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(name), source: wgpu::ShaderSource::Wgsl(source.into()) };
-        let checks = if cfg!(debug_assertions) {
-            wgpu::ShaderRuntimeChecks::checked()
-        } else {
-            wgpu::ShaderRuntimeChecks::unchecked()
-        };
-        // SAFETY: every index a kernel forms is bounded by its parameters, which are derived from the sizes of the
-        // buffers bound with them (`lower.rs`), and ids are checked against the vocabulary before they are uploaded.
-        // Every loop is bounded by a parameter. The same kernels run with all checks in the tests.
-        let shader = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(name),
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
-        });
-        let constants: Vec<_> = kernel.constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(name),
-            layout: Some(&pipeline_layout),
-            module: &shader,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &constants,
-                zero_initialize_workgroup_memory: cfg!(debug_assertions),
-            },
-            cache: None,
-        });
-        match pollster::block_on(scope.pop()) {
-            None => Ok(Pipeline { pipeline, layout }),
-            Some(e) => Err(self.error(format!("kernel {name} does not compile: {e}"))),
-        }
+    /// The pipeline of a kernel. It is compiled when it is first needed.
+    ///
+    /// # Errors
+    /// If the kernel is no WGSL.
+    pub fn pipeline(&mut self, kernel: &Kernel) -> Result<Arc<Pipeline>, BackendError> {
+        self.pipelines.get(kernel)
     }
 
     /// Binds buffers to a pipeline's bindings 0, 1, … The first holds states; which one, the dynamic offset says.
@@ -394,7 +288,7 @@ impl Device {
                 resource: if binding == 0 { wgpu::BindingResource::Buffer(state(b)) } else { b.as_entire_binding() },
             })
             .collect();
-        let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries };
+        let descriptor = wgpu::BindGroupDescriptor { label: None, layout: pipeline.layout(), entries: &entries };
         self.device.create_bind_group(&descriptor)
     }
 
@@ -433,30 +327,4 @@ impl Device {
         staging.unmap();
         Ok(())
     }
-}
-
-/// Layout entries of every binding a module declares.
-fn layout_entries(module: &naga::Module) -> Vec<wgpu::BindGroupLayoutEntry> {
-    let mut entries: Vec<_> = module
-        .global_variables
-        .iter()
-        .filter_map(|(_, variable)| {
-            let binding = variable.binding.as_ref()?.binding;
-            let ty = match variable.space {
-                naga::AddressSpace::Uniform => wgpu::BufferBindingType::Uniform,
-                naga::AddressSpace::Storage { access } => {
-                    wgpu::BufferBindingType::Storage { read_only: !access.contains(naga::StorageAccess::STORE) }
-                }
-                _ => return None,
-            };
-            Some(wgpu::BindGroupLayoutEntry {
-                binding,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: binding == 0, min_binding_size: None },
-                count: None,
-            })
-        })
-        .collect();
-    entries.sort_by_key(|e| e.binding);
-    entries
 }

@@ -6,8 +6,9 @@
 
 use bytemuck::{Pod, Zeroable, bytes_of};
 
-use super::device::{Device, Kernel};
+use super::device::Device;
 use super::lower::{Dispatch, Grid, Resources, dispatch, shards, vector};
+use super::pipelines::Kernel;
 use super::shape::Shape;
 use super::weights::Shard;
 use crate::backend::BackendError;

@@ -1,11 +1,12 @@
 //! Steps to dispatches: which kernel, with which parameters and buffers.
 
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use bytemuck::bytes_of;
 
-use super::device::{Device, Kernel, Pipeline};
+use super::device::Device;
+use super::pipelines::{Kernel, Pipeline};
 use super::tiled::{self, Quantize};
 use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
@@ -17,7 +18,7 @@ use crate::plan::{BufferId, BufferKind, Op, Plan, Step, WeightId};
 pub(super) struct Dispatch {
     /// The kernel and its format.
     pub name: String,
-    pub pipeline: Rc<Pipeline>,
+    pub pipeline: Arc<Pipeline>,
     pub bindings: wgpu::BindGroup,
     pub grid: Grid,
 }
@@ -36,8 +37,17 @@ pub(super) enum Grid {
 
 impl Dispatch {
     /// Records it for `rows` rows, the first of them at `position`; `state` is the byte offset of their state.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, state: u32, position: usize, rows: usize) {
-        pass.set_pipeline(&self.pipeline.pipeline);
+    ///
+    /// # Errors
+    /// If its kernel was not compiled yet, and cannot be.
+    pub fn record(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        state: u32,
+        position: usize,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        pass.set_pipeline(self.pipeline.code()?);
         pass.set_bind_group(0, &self.bindings, &[state]);
         let [x, y] = match self.grid {
             Grid::Rows { x, each } => [x, (rows as u32).div_ceil(each)],
@@ -45,6 +55,7 @@ impl Dispatch {
             Grid::Tiles(y) => [position as u32 / 32 + 1, y],
         };
         pass.dispatch_workgroups(x, y, 1);
+        Ok(())
     }
 }
 
@@ -278,7 +289,7 @@ pub(super) fn vector(r: &Resources, id: WeightId) -> &wgpu::Buffer {
     }
 }
 
-/// Compiles and binds one dispatch. `buffers` follow the state and the parameters, in the shader's order.
+/// Binds one dispatch. `buffers` follow the state and the parameters, in the shader's order.
 pub(super) fn dispatch(
     device: &mut Device,
     kernel: Kernel,

@@ -3,8 +3,10 @@
 pub mod bandwidth;
 mod decode;
 pub mod device;
+pub mod disk;
 mod fused;
 mod lower;
+mod pipelines;
 mod profile;
 mod shape;
 mod tiled;
@@ -12,8 +14,9 @@ mod timing;
 pub mod weights;
 
 pub use bandwidth::read_bandwidth;
-pub use device::{Api, Choice, Device, Kernel, adapters, api_name, choose, is_software};
+pub use device::{Api, Choice, Device, adapters, api_name, choose, is_software};
 pub use fused::FUSED;
+pub use pipelines::{Kernel, Pipeline};
 pub use tiled::TILED;
 pub use timing::KernelTime;
 
@@ -21,6 +24,7 @@ use std::collections::HashMap;
 
 use decode::Decoder;
 use lower::{Dispatch, Group, Lowered, Lowering, Resident, Resources};
+use weights::Uploads;
 
 use super::{Backend, BackendError, Batch, Counters, GreedyToken, Listener, Rows, Sizes, StepTime};
 use crate::model::Model;
@@ -62,7 +66,8 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// Uploads the model and compiles the plan; `progress` hears bytes of the file as they are uploaded.
+    /// Uploads the model and compiles what the largest batch and single tokens need at first, both at the same time; other
+    /// kernels follow when they are needed. `progress` hears bytes of the file as they are uploaded.
     ///
     /// The batch of `sizes` is reduced where the device cannot bind the attention scores of so many rows.
     pub fn new(
@@ -72,12 +77,14 @@ impl Gpu {
         mut sizes: Sizes,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, BackendError> {
-        let heads = plan.steps().map(|s| if let Op::Attention { heads, .. } = s.op { heads } else { 1 }).max();
-        let scores_per_row = heads.unwrap_or(1) * sizes.context * 4;
         let limit = device.limits.max_storage_buffer_binding_size as usize;
-        sizes.batch = sizes.batch.min(limit / scores_per_row).max(1);
+        let (rows, row_bytes) = scored(&device, &plan, sizes);
+        if rows * row_bytes > limit {
+            sizes.batch = (limit / row_bytes).max(1);
+        }
         sizes.logits_rows = sizes.logits_rows.min(sizes.batch);
-        let resources = allocate(&device, model, &plan, sizes, progress)?;
+        let mut uploads = Uploads::default();
+        let resources = allocate(&device, model, &plan, sizes, &mut uploads)?;
         let lower = |device: &mut Device, steps: &[Step], head| {
             let mut lowering = Lowering { device, plan: &plan, resources: &resources };
             steps.iter().map(|s| lowering.lower(s, head)).collect::<Result<Vec<_>, _>>()
@@ -89,19 +96,15 @@ impl Gpu {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = device.buffer("logits staging", logits.len() as u64 * 4, usage)?;
         let decoder = Decoder::new(&mut device, &plan, &resources)?;
-        device.check()?;
-        Ok(Self {
-            device,
-            plan,
-            resources,
-            body,
-            head,
-            groups,
-            decoder,
-            staging,
-            logits,
-            counters: Counters::default(),
-        })
+        let counters = Counters::default();
+        let gpu = Self { device, plan, resources, body, head, groups, decoder, staging, logits, counters };
+        let batch = gpu.dispatches(sizes.batch, sizes.logits_rows);
+        let token = gpu.decoder.iter().flat_map(|d| d.at(0));
+        pipelines::compile(batch.into_iter().chain(token).map(|d| &*d.pipeline), || {
+            uploads.run(&gpu.device, model, progress)
+        })?;
+        gpu.device.check()?;
+        Ok(gpu)
     }
 
     /// Runs single tokens step by step, as a batch is run.
@@ -169,14 +172,24 @@ impl Gpu {
         all
     }
 
-    fn encode(&self, encoder: &mut wgpu::CommandEncoder, steps: &[Lowered], position: usize, rows: usize) {
+    /// All dispatches of a batch of `rows` rows, with the logits of `logits` rows.
+    fn dispatches(&self, rows: usize, logits: usize) -> Vec<&Dispatch> {
+        let head = self.head.iter().filter(|_| logits > 0).flat_map(|l| l.at(logits));
+        self.body_for(rows).into_iter().flat_map(|(_, d)| d).chain(head).collect()
+    }
+
+    fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        steps: &[Lowered],
+        position: usize,
+        rows: usize,
+    ) -> Result<(), BackendError> {
         if rows == 0 {
-            return;
+            return Ok(());
         }
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for dispatch in steps.iter().flat_map(|l| l.at(rows)) {
-            dispatch.record(&mut pass, 0, position, rows);
-        }
+        steps.iter().flat_map(|l| l.at(rows)).try_for_each(|d| d.record(&mut pass, 0, position, rows))
     }
 
     /// Runs each step alone and tells the listener its output.
@@ -189,7 +202,7 @@ impl Gpu {
             }
             for lowered in steps {
                 let mut encoder = self.device.device.create_command_encoder(&Default::default());
-                self.encode(&mut encoder, std::slice::from_ref(lowered), batch.position, rows);
+                self.encode(&mut encoder, std::slice::from_ref(lowered), batch.position, rows)?;
                 self.device.queue.submit([encoder.finish()]);
                 listener(&lowered.step, &self.output(&lowered.step, batch.position, first, rows)?);
             }
@@ -208,6 +221,20 @@ impl Gpu {
     }
 }
 
+/// Rows of the largest batch that plain attention serves, and the bytes of their scores each.
+fn scored(device: &Device, plan: &Plan, sizes: Sizes) -> (usize, usize) {
+    let (mut rows, mut heads) = (sizes.batch.min(tiled::MIN_ROWS - 1), 1);
+    for step in plan.steps() {
+        if let Op::Attention { heads: h, .. } = step.op {
+            heads = heads.max(h);
+            if tiled::attention(device, &step.op).is_none() {
+                rows = sizes.batch;
+            }
+        }
+    }
+    (rows, heads * sizes.context * 4)
+}
+
 /// Words per row of a buffer.
 fn row_words(plan: &Plan, id: BufferId) -> usize {
     let buffer = &plan.buffers[id.0];
@@ -217,12 +244,13 @@ fn row_words(plan: &Plan, id: BufferId) -> usize {
     }
 }
 
+/// All buffers of a plan; the contents of matrices are left to `uploads`.
 fn allocate(
     device: &Device,
     model: &Model,
     plan: &Plan,
     sizes: Sizes,
-    progress: &mut dyn FnMut(u64),
+    uploads: &mut Uploads,
 ) -> Result<Resources, BackendError> {
     let words = |name: &str, n: usize| device.storage(name, n as u64 * 4);
     let mut buffers = Vec::new();
@@ -236,8 +264,8 @@ fn allocate(
         let n = (sizes.context * plan.kv_width).div_ceil(2);
         caches.push([words(&format!("keys of layer {layer}"), n)?, words(&format!("values of layer {layer}"), n)?]);
     }
-    let (weights, vectors) = upload(device, model, plan, progress)?;
-    let heads = plan.steps().map(|s| if let Op::Attention { heads, .. } = s.op { heads } else { 1 }).max();
+    let (weights, vectors) = weights(device, model, plan, uploads)?;
+    let (rows, row_bytes) = scored(device, plan, sizes);
     let table = ops::rope::table(sizes.context, &plan.rope_frequencies);
     Ok(Resources {
         sizes,
@@ -247,7 +275,7 @@ fn allocate(
         buffers,
         caches,
         rope: device.upload("rope table", bytemuck::cast_slice(&table))?,
-        scores: words("attention scores", sizes.batch * heads.unwrap_or(1) * sizes.context)?,
+        scores: device.storage("attention scores", (rows * row_bytes) as u64)?,
         weights,
         vectors,
     })
@@ -256,12 +284,12 @@ fn allocate(
 /// The values of vectors, by weight.
 type Vectors = HashMap<usize, Vec<f32>>;
 
-/// All weights of a plan on the device, and the values of its vectors.
-fn upload(
+/// Buffers of all weights of a plan, and the values of its vectors; the contents of matrices are left to `uploads`.
+fn weights(
     device: &Device,
     model: &Model,
     plan: &Plan,
-    progress: &mut dyn FnMut(u64),
+    uploads: &mut Uploads,
 ) -> Result<(Vec<Resident>, Vectors), BackendError> {
     let mut vectors = HashMap::new();
     let mut resident: Vec<Option<Resident>> = Vec::new();
@@ -277,10 +305,8 @@ fn upload(
         });
     }
     for group in together(plan) {
-        let parts: Vec<_> = group.iter().map(|i| &plan.weights[*i]).collect();
-        let (format, cols) = (parts[0].format, parts[0].cols);
-        let parts: Vec<_> = parts.iter().map(|w| (w.name.as_str(), model.data(w), w.rows)).collect();
-        let shards = weights::upload_together(device, format, &parts, cols, progress)?;
+        let matrices: Vec<_> = group.iter().map(|i| &plan.weights[*i]).collect();
+        let shards = uploads.allocate(device, &matrices)?;
         for (i, shards) in group.into_iter().zip(shards) {
             resident[i] = Some(Resident::Matrix(shards));
         }
@@ -344,27 +370,27 @@ impl Backend for Gpu {
             decoder.run(&self.device, batch.ids[0], batch.position, 1, true, &mut keep)?;
             return Ok(&self.logits[..self.plan.vocabulary()]);
         }
+        let all = self.dispatches(n, rows);
+        let dispatches = all.len();
+        pipelines::compile(all.into_iter().map(|d| &*d.pipeline), || Ok(()))?;
         let start = std::time::Instant::now();
         self.prepare(&batch);
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
-        let body = self.body_for(n);
-        let head = if rows > 0 { self.head.iter().map(|l| l.at(rows).len()).sum() } else { 0 };
-        let dispatches = body.iter().map(|(_, d)| d.len()).sum::<usize>() + head;
         match listener {
             Some(listener) => self.run_listened(&batch, listener)?,
             None => {
                 // In parts, so that the device works while the host still encodes.
-                for part in body.chunks(PART) {
+                for part in self.body_for(n).chunks(PART) {
                     {
                         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                         for dispatch in part.iter().flat_map(|(_, d)| *d) {
-                            dispatch.record(&mut pass, 0, batch.position, n);
+                            dispatch.record(&mut pass, 0, batch.position, n)?;
                         }
                     }
                     let next = self.device.device.create_command_encoder(&Default::default());
                     self.device.queue.submit([std::mem::replace(&mut encoder, next).finish()]);
                 }
-                self.encode(&mut encoder, &self.head, batch.position, rows);
+                self.encode(&mut encoder, &self.head, batch.position, rows)?;
             }
         }
         let wanted = rows * self.plan.vocabulary();

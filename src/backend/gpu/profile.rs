@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Gpu;
 use super::lower::Dispatch;
+use super::pipelines;
 use crate::backend::{BackendError, Batch, Rows, StepTime};
 
 /// Steps whose two timestamps fit a query set.
@@ -21,10 +22,8 @@ struct Timed<'a> {
 }
 
 impl Timed<'_> {
-    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        for dispatch in &self.dispatches {
-            dispatch.record(pass, 0, self.position, self.rows);
-        }
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>) -> Result<(), BackendError> {
+        self.dispatches.iter().try_for_each(|d| d.record(pass, 0, self.position, self.rows))
     }
 }
 
@@ -33,6 +32,7 @@ impl Gpu {
     pub(super) fn time_steps(&mut self, batch: Batch<'_>) -> Result<Vec<StepTime>, BackendError> {
         crate::backend::check_ids(batch.ids, self.plan.vocabulary())?;
         let steps = self.timed(&batch);
+        pipelines::compile(steps.iter().flat_map(|s| &s.dispatches).map(|d| &*d.pipeline), || Ok(()))?;
         let mut times = Vec::with_capacity(steps.len());
         if self.device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             for some in steps.chunks(STEPS_PER_SET) {
@@ -101,7 +101,7 @@ impl Gpu {
                 end_of_pass_write_index: Some(2 * i + 1),
             });
             let pass = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
-            step.record(&mut encoder.begin_compute_pass(&pass));
+            step.record(&mut encoder.begin_compute_pass(&pass))?;
         }
         encoder.resolve_query_set(&set, 0..count as u32, &ticks, 0);
         device.queue.submit([encoder.finish()]);
@@ -116,7 +116,7 @@ impl Gpu {
     /// The host's clock around a submit of its own.
     fn by_waiting(&self, step: &Timed<'_>) -> Result<Duration, BackendError> {
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
-        step.record(&mut encoder.begin_compute_pass(&Default::default()));
+        step.record(&mut encoder.begin_compute_pass(&Default::default()))?;
         let commands = encoder.finish();
         self.device.wait()?;
         let start = Instant::now();

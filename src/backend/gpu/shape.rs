@@ -1,6 +1,7 @@
 //! How the fused products of a single row (`wgsl/lib/matvec.wgsl`) are spread over workgroups and threads.
 
-use super::device::{Device, Kernel};
+use super::device::Device;
+use super::pipelines::Kernel;
 use crate::ops::Shader;
 use crate::quant::{CHUNK, Decode, Format};
 

@@ -1,7 +1,8 @@
 //! Kernels for many rows at once, with the bits of the plain ones: matrix products and attention over tiles in workgroup
 //! memory, quantisation together with the steps before it.
 
-use super::device::{Device, Kernel};
+use super::device::Device;
+use super::pipelines::Kernel;
 use crate::numerics::Precision;
 use crate::ops::{self, Shader};
 use crate::plan::{BufferId, BufferKind, Op, Plan, Step, WeightId};

@@ -43,7 +43,7 @@ pub(super) fn times<'a>(
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 for dispatch in (0..repetitions).flat_map(|_| &dispatches) {
-                    dispatch.record(&mut pass, 0, position, rows);
+                    dispatch.record(&mut pass, 0, position, rows)?;
                 }
             }
             let commands = encoder.finish();

@@ -1,8 +1,17 @@
 //! Weights on the GPU: row shards that fit a binding, each split into the streams of its format. Matrices that the same
 //! activations are multiplied with lie behind each other in one buffer, so that one dispatch can serve them all.
+//!
+//! Buffers are made first and filled later, in pieces, by several threads: while the device copies a piece, its thread
+//! splits the next into staging memory of a fixed size.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::device::Device;
 use crate::backend::BackendError;
+use crate::model::Model;
+use crate::plan::Weight;
 use crate::quant::Format;
 
 /// Some rows of a matrix in one buffer.
@@ -18,81 +27,254 @@ pub(super) struct Shard {
     pub streams: [u32; 4],
 }
 
+/// The most bytes of the file that are copied to the device at once.
+const PIECE: usize = 8 << 20;
+
+/// Threads that split weights; a few saturate the way to a device.
+const THREADS: usize = 4;
+
+/// Bytes of the file that are split on the way to staging memory, which is slow unless it is written in order.
+const RUN: usize = 64 << 10;
+
 /// The most bytes of weights in one buffer; 16 bytes per stream cover the alignment of stream starts.
 fn capacity(device: &Device) -> usize {
     device.limits.max_storage_buffer_binding_size.min(device.limits.max_buffer_size).saturating_sub(64) as usize
 }
 
-/// Uploads matrices of `cols` columns behind each other; `parts` are their bytes and rows. Where they do not fit one
-/// buffer, each gets its own.
-pub(super) fn upload_together(
-    device: &Device,
-    format: &Format,
-    parts: &[(&str, &[u8], usize)],
-    cols: usize,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Vec<Vec<Shard>>, BackendError> {
-    let total: usize = parts.iter().map(|p| p.1.len()).sum();
-    if parts.len() == 1 || total > capacity(device) {
-        return parts
-            .iter()
-            .map(|&(name, raw, rows)| upload(device, name, format, raw, rows, cols, progress))
-            .collect();
-    }
-    let raw: Vec<u8> = parts.iter().flat_map(|p| p.1).copied().collect();
-    let (bytes, streams) = split(format, &raw);
-    let buffer = device.upload(parts[0].0, &bytes)?;
-    device.queue.submit([]);
-    progress(total as u64);
-    let mut first = 0;
-    let shard = |&(_, _, rows): &(&str, &[u8], usize)| {
-        first += rows;
-        vec![Shard { buffer: buffer.clone(), row_base: 0, rows, first: first - rows, streams }]
-    };
-    Ok(parts.iter().map(shard).collect())
+/// What is to become the contents of a buffer.
+struct Contents {
+    buffer: wgpu::Buffer,
+    format: &'static Format,
+    streams: [u32; 4],
+    /// Matrices behind each other, and which of their bytes.
+    parts: Vec<(Weight, Range<usize>)>,
 }
 
-/// Uploads `rows` rows of `cols` weights; `progress` hears how many bytes of the file are done.
-fn upload(
-    device: &Device,
-    name: &str,
-    format: &Format,
-    raw: &[u8],
-    rows: usize,
-    cols: usize,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Vec<Shard>, BackendError> {
-    let row_bytes = format.row_bytes(cols);
-    let rows_per_shard = (capacity(device) / row_bytes).clamp(1, rows);
-    let mut shards = Vec::new();
-    for row_base in (0..rows).step_by(rows_per_shard) {
-        let rows = rows_per_shard.min(rows - row_base);
-        let raw = &raw[row_base * row_bytes..][..rows * row_bytes];
-        let (bytes, streams) = split(format, raw);
-        let buffer = device.upload(name, &bytes)?;
-        // Without this the queue keeps every staging copy until the first real submission.
-        device.queue.submit([]);
-        shards.push(Shard { buffer, row_base, rows, first: 0, streams });
-        progress(raw.len() as u64);
+impl Contents {
+    fn blocks(&self) -> usize {
+        self.parts.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() / self.format.bytes
     }
-    Ok(shards)
+
+    /// The bytes of some blocks, as they lie in the file.
+    fn raw<'a>(&self, model: &'a Model, blocks: &Range<usize>) -> Vec<&'a [u8]> {
+        let (start, end) = (blocks.start * self.format.bytes, blocks.end * self.format.bytes);
+        let mut at = 0;
+        let mut raw = Vec::new();
+        for (weight, bytes) in &self.parts {
+            let inside = |x: usize| bytes.start + x.clamp(at, at + bytes.len()) - at;
+            raw.push(&model.data(weight)[inside(start)..inside(end)]);
+            at += bytes.len();
+        }
+        raw
+    }
 }
 
-/// The streams of whole blocks one after the other, each from a multiple of 16 bytes on, and their word offsets.
-pub fn split(format: &Format, raw: &[u8]) -> (Vec<u8>, [u32; 4]) {
-    let blocks = raw.len() / format.bytes;
-    let mut bytes = Vec::with_capacity(raw.len() + 64);
-    let mut offsets = [0; 4];
-    for (&(at, len), offset) in format.streams.iter().zip(&mut offsets) {
-        bytes.resize(bytes.len().next_multiple_of(16), 0);
-        *offset = (bytes.len() / 4) as u32;
-        if len == format.bytes {
-            bytes.extend_from_slice(&raw[..blocks * len]);
-        } else {
-            for block in raw.chunks_exact(format.bytes) {
-                bytes.extend_from_slice(&block[at..at + len]);
+/// Blocks of a buffer's contents that are copied at once.
+struct Piece {
+    contents: usize,
+    blocks: Range<usize>,
+}
+
+/// Buffers that are to be filled.
+#[derive(Default)]
+pub(super) struct Uploads(Vec<Contents>);
+
+impl Uploads {
+    /// Buffers for matrices of one format and width, behind each other in one. Where they do not fit that, each gets its
+    /// own.
+    pub fn allocate(&mut self, device: &Device, matrices: &[&Weight]) -> Result<Vec<Vec<Shard>>, BackendError> {
+        let total: usize = matrices.iter().map(|w| w.rows * w.format.row_bytes(w.cols)).sum();
+        if matrices.len() == 1 || total > capacity(device) {
+            return matrices.iter().map(|w| self.in_shards(device, w)).collect();
+        }
+        let whole = |w: &&Weight| ((*w).clone(), 0..w.rows * w.format.row_bytes(w.cols));
+        let (buffer, streams) = self.buffer(device, matrices.iter().map(whole).collect())?;
+        let mut first = 0;
+        let shard = |w: &&Weight| {
+            first += w.rows;
+            vec![Shard { buffer: buffer.clone(), row_base: 0, rows: w.rows, first: first - w.rows, streams }]
+        };
+        Ok(matrices.iter().map(shard).collect())
+    }
+
+    fn in_shards(&mut self, device: &Device, weight: &Weight) -> Result<Vec<Shard>, BackendError> {
+        let row_bytes = weight.format.row_bytes(weight.cols);
+        let rows_per_shard = (capacity(device) / row_bytes).clamp(1, weight.rows);
+        let shard = |row_base: usize| {
+            let rows = rows_per_shard.min(weight.rows - row_base);
+            let bytes = row_base * row_bytes..(row_base + rows) * row_bytes;
+            let (buffer, streams) = self.buffer(device, vec![(weight.clone(), bytes)])?;
+            Ok(Shard { buffer, row_base, rows, first: 0, streams })
+        };
+        (0..weight.rows).step_by(rows_per_shard).map(shard).collect()
+    }
+
+    fn buffer(
+        &mut self,
+        device: &Device,
+        parts: Vec<(Weight, Range<usize>)>,
+    ) -> Result<(wgpu::Buffer, [u32; 4]), BackendError> {
+        let (name, format) = (&parts[0].0.name, parts[0].0.format);
+        let bytes: usize = parts.iter().map(|(_, bytes)| bytes.len()).sum();
+        let (streams, bytes) = layout(format, bytes / format.bytes);
+        let buffer = device.storage(name, bytes as u64)?;
+        self.0.push(Contents { buffer: buffer.clone(), format, streams, parts });
+        Ok((buffer, streams))
+    }
+
+    /// Fills all buffers; `progress` hears how many more bytes of the file are done. Its pages are given back to the system.
+    pub fn run(self, device: &Device, model: &Model, progress: &mut dyn FnMut(u64)) -> Result<(), BackendError> {
+        let mut pieces = Vec::new();
+        for (i, contents) in self.0.iter().enumerate() {
+            // Four blocks are whole words of any stream.
+            let (blocks, step) = (contents.blocks(), (PIECE / contents.format.bytes / 4 * 4).max(4));
+            let piece = |first: usize| Piece { contents: i, blocks: first..blocks.min(first + step) };
+            pieces.extend((0..blocks).step_by(step).map(piece));
+        }
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS).min(pieces.len());
+        let next = AtomicUsize::new(0);
+        let mut left: Vec<usize> = self.0.iter().map(Contents::blocks).collect();
+        std::thread::scope(|scope| {
+            let (send, done) = channel();
+            let start = |send: Sender<usize>| scope.spawn(|| self.work(device, model, &pieces, &next, send));
+            let workers: Vec<_> = (0..threads).map(|_| start(send.clone())).collect();
+            drop(send);
+            for piece in done.into_iter().map(|i| &pieces[i]) {
+                let contents = &self.0[piece.contents];
+                progress((piece.blocks.len() * contents.format.bytes) as u64);
+                left[piece.contents] -= piece.blocks.len();
+                if left[piece.contents] == 0 {
+                    contents.parts.iter().for_each(|(weight, _)| model.release(weight));
+                }
+            }
+            workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+    }
+
+    /// Takes one piece after the other, until there are no more.
+    fn work(
+        &self,
+        device: &Device,
+        model: &Model,
+        pieces: &[Piece],
+        next: &AtomicUsize,
+        done: Sender<usize>,
+    ) -> Result<(), BackendError> {
+        let mut staging: Vec<Staging> = Vec::new();
+        let mut split = Vec::with_capacity(RUN);
+        for turn in 0.. {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(piece) = pieces.get(number) else { break };
+            if turn < 2 {
+                staging.push(Staging::new(device)?);
+            }
+            let contents = &self.0[piece.contents];
+            let raw = contents.raw(model, &piece.blocks);
+            staging[turn % 2].copy(device, contents, &raw, piece.blocks.start, &mut split)?;
+            // Nobody listens only where another thread's error ends the upload.
+            let _ = done.send(number);
+        }
+        Ok(())
+    }
+}
+
+/// Memory that the host writes and the device copies from.
+struct Staging {
+    buffer: wgpu::Buffer,
+    mapped: Receiver<Result<(), wgpu::BufferAsyncError>>,
+    /// What last copied from it.
+    submission: Option<wgpu::SubmissionIndex>,
+}
+
+impl Staging {
+    fn new(device: &Device) -> Result<Self, BackendError> {
+        let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
+        let buffer = device.buffer("weights staging", PIECE as u64 + 64, usage)?;
+        Ok(Self { mapped: map(&buffer), buffer, submission: None })
+    }
+
+    /// Copies blocks of these bytes to a buffer, where they are number `first` and following.
+    fn copy(
+        &mut self,
+        device: &Device,
+        contents: &Contents,
+        raw: &[&[u8]],
+        first: usize,
+        split: &mut Vec<u8>,
+    ) -> Result<(), BackendError> {
+        let poll = match self.submission.take() {
+            Some(submission) => wgpu::PollType::Wait { submission_index: Some(submission), timeout: None },
+            None => wgpu::PollType::Poll,
+        };
+        device.device.poll(poll).map_err(|e| device.error(e.to_string()))?;
+        self.mapped.recv().map_err(|e| device.error(e.to_string()))?.map_err(|e| device.error(e.to_string()))?;
+
+        let mut encoder = device.device.create_command_encoder(&Default::default());
+        {
+            let mut view = self.buffer.get_mapped_range_mut(..).map_err(|e| device.error(e.to_string()))?;
+            let (mut start, mut end) = (0, 0);
+            for (&stream, offset) in contents.format.streams.iter().zip(contents.streams) {
+                for run in raw.iter().flat_map(|r| r.chunks(RUN / contents.format.bytes * contents.format.bytes)) {
+                    split.clear();
+                    append(split, contents.format, run, stream);
+                    view.slice(end..end + split.len()).copy_from_slice(split);
+                    end += split.len();
+                }
+                let whole = end.next_multiple_of(4);
+                view.slice(end..whole).fill(0);
+                let (to, bytes) = (4 * offset as usize + first * stream.1, whole - start);
+                encoder.copy_buffer_to_buffer(&self.buffer, start as u64, &contents.buffer, to as u64, bytes as u64);
+                (start, end) = (whole, whole);
             }
         }
+        self.buffer.unmap();
+        self.submission = Some(device.queue.submit([encoder.finish()]));
+        self.mapped = map(&self.buffer);
+        Ok(())
     }
-    (bytes, offsets)
+}
+
+/// Asks for a buffer to be mapped; the answer comes when the device was polled.
+fn map(buffer: &wgpu::Buffer) -> Receiver<Result<(), wgpu::BufferAsyncError>> {
+    let (send, mapped) = channel();
+    buffer.slice(..).map_async(wgpu::MapMode::Write, move |result| {
+        // The receiver is gone after the last piece.
+        let _ = send.send(result);
+    });
+    mapped
+}
+
+/// The word offsets of the streams of so many blocks, one after the other, each from a multiple of 16 bytes on, and all
+/// their bytes.
+fn layout(format: &Format, blocks: usize) -> ([u32; 4], usize) {
+    let (mut offsets, mut end) = ([0; 4], 0usize);
+    for (&(_, len), offset) in format.streams.iter().zip(&mut offsets) {
+        let start = end.next_multiple_of(16);
+        *offset = (start / 4) as u32;
+        end = start + blocks * len;
+    }
+    (offsets, end)
+}
+
+/// Appends one stream of whole blocks.
+fn append(out: &mut Vec<u8>, format: &Format, raw: &[u8], (at, len): (usize, usize)) {
+    if len == format.bytes {
+        out.extend_from_slice(raw);
+    } else {
+        for block in raw.chunks_exact(format.bytes) {
+            out.extend_from_slice(&block[at..at + len]);
+        }
+    }
+}
+
+/// The streams of whole blocks, as a buffer of weights holds them, and their word offsets.
+pub fn split(format: &Format, raw: &[u8]) -> (Vec<u8>, [u32; 4]) {
+    let raw = &raw[..raw.len() / format.bytes * format.bytes];
+    let (offsets, bytes) = layout(format, raw.len() / format.bytes);
+    let mut out = Vec::with_capacity(bytes);
+    for (&stream, offset) in format.streams.iter().zip(offsets) {
+        out.resize(4 * offset as usize, 0);
+        append(&mut out, format, raw, stream);
+    }
+    (out, offsets)
 }

@@ -1,0 +1,257 @@
+//! Kernels on a device: their bindings are known at once, their code is compiled when it is first needed, that of many in
+//! parallel.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use wgpu::naga;
+
+use super::disk::KernelCache;
+use crate::backend::BackendError;
+use crate::ops::{Arithmetic, Shader};
+use crate::quant::Format;
+
+/// A kernel: a shader with its variant.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// The shader.
+    pub shader: &'static Shader,
+    /// The weight format, where the kernel reads weights.
+    pub format: Option<&'static Format>,
+    /// Values of the shader's overrides.
+    pub constants: Vec<(&'static str, u32)>,
+}
+
+impl Kernel {
+    /// A shader that needs no more.
+    pub fn new(shader: &'static Shader) -> Self {
+        Self { shader, format: None, constants: Vec::new() }
+    }
+
+    /// With weights of this format.
+    #[must_use]
+    pub fn format(mut self, format: &'static Format) -> Self {
+        self.format = Some(format);
+        self
+    }
+
+    /// Sets the override `PRECISE`.
+    #[must_use]
+    pub fn precise(self, precise: bool) -> Self {
+        if precise { self.with("PRECISE", 1) } else { self }
+    }
+
+    /// Sets an override.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: u32) -> Self {
+        self.constants.push((name, value));
+        self
+    }
+
+    /// Its name in reports: `matmul.Q4_0.PRECISE=1`.
+    pub fn name(&self) -> String {
+        let mut name = self.shader.name.to_owned();
+        if let Some(format) = self.format {
+            name = format!("{name}.{}", format.name);
+        }
+        for (constant, value) in &self.constants {
+            name = format!("{name}.{constant}={value}");
+        }
+        name
+    }
+
+    /// The whole WGSL module.
+    pub fn source(&self, arithmetic: Arithmetic) -> String {
+        let source = self.shader.source(self.format.map(|f| f.wgsl), arithmetic);
+        #[cfg(feature = "faults")]
+        let source = crate::ops::faults::plant(&source);
+        source
+    }
+}
+
+/// A kernel on a device.
+#[derive(Debug)]
+pub struct Pipeline {
+    name: String,
+    kernel: Kernel,
+    layout: wgpu::BindGroupLayout,
+    compiler: Arc<Compiler>,
+    code: OnceLock<Result<wgpu::ComputePipeline, String>>,
+}
+
+impl Pipeline {
+    /// The layout of its bindings.
+    pub fn layout(&self) -> &wgpu::BindGroupLayout {
+        &self.layout
+    }
+
+    /// The compiled kernel; compiles it where that was not done yet.
+    ///
+    /// # Errors
+    /// If it does not compile.
+    pub fn code(&self) -> Result<&wgpu::ComputePipeline, BackendError> {
+        let code = self.code.get_or_init(|| self.compiler.compile(&self.name, &self.kernel, &self.layout));
+        code.as_ref().map_err(|message| self.compiler.error(message.clone()))
+    }
+}
+
+/// The kernels of a device.
+#[derive(Debug)]
+pub(super) struct Pipelines {
+    compiler: Arc<Compiler>,
+    known: HashMap<String, Arc<Pipeline>>,
+}
+
+impl Pipelines {
+    /// None yet.
+    pub fn new(device: &wgpu::Device, name: &str, arithmetic: Arithmetic, cache: Option<KernelCache>) -> Self {
+        let compiler = Compiler { device: device.clone(), name: name.to_owned(), arithmetic, cache };
+        Self { compiler: Arc::new(compiler), known: HashMap::new() }
+    }
+
+    /// The pipeline of a kernel, not compiled yet.
+    pub fn get(&mut self, kernel: &Kernel) -> Result<Arc<Pipeline>, BackendError> {
+        let name = kernel.name();
+        if let Some(pipeline) = self.known.get(&name) {
+            return Ok(Arc::clone(pipeline));
+        }
+        let layout = self.compiler.layout(&name, kernel)?;
+        let (kernel, compiler) = (kernel.clone(), Arc::clone(&self.compiler));
+        let pipeline = Arc::new(Pipeline { name: name.clone(), kernel, layout, compiler, code: OnceLock::new() });
+        self.known.insert(name, Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+}
+
+/// Compiles those of `pipelines` that are not compiled yet on all cores, while `meanwhile` runs on this thread.
+pub(super) fn compile<'a, T>(
+    pipelines: impl Iterator<Item = &'a Pipeline>,
+    meanwhile: impl FnOnce() -> Result<T, BackendError>,
+) -> Result<T, BackendError> {
+    let mut missing: Vec<&Pipeline> = pipelines.filter(|p| p.code.get().is_none()).collect();
+    let Some(Pipeline { compiler, .. }) = missing.first() else { return meanwhile() };
+    missing.sort_by_key(|p| &p.name);
+    missing.dedup_by_key(|p| &p.name);
+    // Long ones first, so that none is left to one core at the end.
+    missing.sort_by_key(|p| Reverse(p.kernel.shader.wgsl.len()));
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(pipeline) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // An error stays with the pipeline.
+            let _ = pipeline.code();
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+    let result = std::thread::scope(|scope| {
+        (0..threads).for_each(|_| drop(scope.spawn(work)));
+        meanwhile()
+    });
+    missing.iter().try_for_each(|p| p.code().map(drop))?;
+    if let Some(cache) = &compiler.cache {
+        cache.save();
+    }
+    result
+}
+
+/// What all pipelines of a device share.
+#[derive(Debug)]
+struct Compiler {
+    device: wgpu::Device,
+    /// The adapter's name.
+    name: String,
+    arithmetic: Arithmetic,
+    cache: Option<KernelCache>,
+}
+
+impl Compiler {
+    fn error(&self, message: String) -> BackendError {
+        BackendError::Device { device: self.name.clone(), message }
+    }
+
+    fn layout(&self, name: &str, kernel: &Kernel) -> Result<wgpu::BindGroupLayout, BackendError> {
+        let module = naga::front::wgsl::parse_str(&kernel.source(self.arithmetic));
+        let module = module.map_err(|e| self.error(format!("shader {name}: {e}")))?;
+        let entries = layout_entries(&module);
+        let descriptor = wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries };
+        self.made(name, || self.device.create_bind_group_layout(&descriptor)).map_err(|e| self.error(e))
+    }
+
+    /// What `make` makes for a kernel, or why the device refuses it.
+    fn made<T>(&self, name: &str, make: impl FnOnce() -> T) -> Result<T, String> {
+        // Scopes belong to a thread: other kernels may be compiled at the same time.
+        let outer = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let inner = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let made = make();
+        let errors = [inner, outer].map(|scope| pollster::block_on(scope.pop()));
+        match errors.into_iter().flatten().next() {
+            None => Ok(made),
+            Some(e) => Err(format!("kernel {name} does not compile: {e}")),
+        }
+    }
+
+    fn compile(
+        &self,
+        name: &str,
+        kernel: &Kernel,
+        layout: &wgpu::BindGroupLayout,
+    ) -> Result<wgpu::ComputePipeline, String> {
+        let source = wgpu::ShaderSource::Wgsl(kernel.source(self.arithmetic).into());
+        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(name), source };
+        let checks = if cfg!(debug_assertions) {
+            wgpu::ShaderRuntimeChecks::checked()
+        } else {
+            wgpu::ShaderRuntimeChecks::unchecked()
+        };
+        // SAFETY: every index a kernel forms is bounded by its parameters, which are derived from the sizes of the
+        // buffers bound with them (`lower.rs`), and ids are checked against the vocabulary before they are uploaded.
+        // Every loop is bounded by a parameter. The same kernels run with all checks in the tests.
+        let shader = || unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+        let pipeline_layout = wgpu::PipelineLayoutDescriptor {
+            label: Some(name),
+            bind_group_layouts: &[Some(layout)],
+            immediate_size: 0,
+        };
+        let constants: Vec<_> = kernel.constants.iter().map(|&(name, value)| (name, f64::from(value))).collect();
+        self.made(name, || {
+            self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(name),
+                layout: Some(&self.device.create_pipeline_layout(&pipeline_layout)),
+                module: &shader(),
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &constants,
+                    zero_initialize_workgroup_memory: cfg!(debug_assertions),
+                },
+                cache: self.cache.as_ref().map(KernelCache::driver),
+            })
+        })
+    }
+}
+
+/// Layout entries of every binding a module declares.
+fn layout_entries(module: &naga::Module) -> Vec<wgpu::BindGroupLayoutEntry> {
+    let mut entries: Vec<_> = module
+        .global_variables
+        .iter()
+        .filter_map(|(_, variable)| {
+            let binding = variable.binding.as_ref()?.binding;
+            let ty = match variable.space {
+                naga::AddressSpace::Uniform => wgpu::BufferBindingType::Uniform,
+                naga::AddressSpace::Storage { access } => {
+                    wgpu::BufferBindingType::Storage { read_only: !access.contains(naga::StorageAccess::STORE) }
+                }
+                _ => return None,
+            };
+            Some(wgpu::BindGroupLayoutEntry {
+                binding,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: binding == 0, min_binding_size: None },
+                count: None,
+            })
+        })
+        .collect();
+    entries.sort_by_key(|e| e.binding);
+    entries
+}
