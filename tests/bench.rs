@@ -1,14 +1,16 @@
 //! `samebits bench`: its formats, every backend, fingerprints, the time per step, comparison, the picture.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod common;
+
 use assert_cmd::Command;
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
 
 fn bench(arguments: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("samebits").unwrap();
-    command.env("XDG_RUNTIME_DIR", std::env::temp_dir()).args(["bench", "-q"]).args(arguments);
+    let mut command = common::samebits();
+    command.args(["bench", "-q"]).args(arguments);
     command
 }
 

@@ -3,15 +3,8 @@
 
 mod common;
 
-use assert_cmd::Command;
-use common::{data, smollm2_path};
+use common::{data, samebits, smollm2_path};
 use predicates::prelude::*;
-
-fn samebits() -> Command {
-    let mut command = Command::cargo_bin("samebits").unwrap();
-    command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
-    command
-}
 
 fn json(output: &[u8]) -> serde_json::Value {
     serde_json::from_slice(output).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(output)))

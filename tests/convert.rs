@@ -3,20 +3,13 @@
 
 mod common;
 
-use assert_cmd::Command;
-use common::{bits, data, json, on_cpu, on_gpu, tiny, turn};
+use common::{bits, data, json, on_cpu, on_gpu, samebits, tiny, turn};
 use predicates::prelude::*;
 use samebits::convert::{Options, Shape, TARGETS, Target, format, quantize};
 use samebits::engine::EngineError;
 use samebits::gguf::{Gguf, GgufWriter};
 use samebits::model::Model;
 use samebits::numerics::Precision;
-
-fn samebits() -> Command {
-    let mut command = Command::cargo_bin("samebits").unwrap();
-    command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
-    command
-}
 
 /// The format of every matrix of two real models, as llama.cpp chooses it.
 #[test]

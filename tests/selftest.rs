@@ -1,4 +1,5 @@
-//! The self-test at start: done once, cached, told, and followed by a fallback where it fails.
+//! What a start leaves for the next: the result of the self-test, which is done once, told, and followed by a fallback where
+//! it fails; compiled kernels.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
@@ -25,13 +26,23 @@ fn backend_of(assert: &assert_cmd::assert::Assert) -> String {
     value["backend"].as_str().unwrap().to_owned()
 }
 
+fn hash_of(assert: &assert_cmd::assert::Assert) -> Value {
+    let value: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
+    value["logits_hash"].clone()
+}
+
 /// All results in a cache.
 fn results(cache: &Path) -> Vec<PathBuf> {
+    files(cache, "selftest-")
+}
+
+/// The files of a cache with this in their path.
+fn files(cache: &Path, name: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(cache) else { return Vec::new() };
     let paths = entries.map(|e| e.unwrap().path());
     paths
-        .flat_map(|p| if p.is_dir() { results(&p) } else { vec![p] })
-        .filter(|p| p.to_string_lossy().contains("selftest-"))
+        .flat_map(|p| if p.is_dir() { files(&p, name) } else { vec![p] })
+        .filter(|p| p.to_string_lossy().contains(name))
         .collect()
 }
 
@@ -60,23 +71,47 @@ fn a_cache_that_cannot_be_written_is_no_error() {
     assert_ne!(backend_of(&generate("auto", file.path(), None).stderr(contains("warning").not())), "cpu");
 }
 
+/// Compiled kernels are kept where the API allows it, and read again; what is damaged is made anew.
+#[test]
+fn kernels_are_kept() {
+    let cache = tempfile::tempdir().unwrap();
+    let first = generate("gpu", cache.path(), None);
+    let kept = files(cache.path(), "kernels-");
+    if backend_of(&first) != "vulkan" {
+        assert!(kept.is_empty(), "{kept:?}");
+        return;
+    }
+    let [path] = &kept[..] else { panic!("one file: {kept:?}") };
+    let whole = std::fs::read(path).unwrap();
+    let written = || std::fs::metadata(path).unwrap().modified().unwrap();
+    let before = written();
+    generate("gpu", cache.path(), None).stderr(predicate::str::is_empty());
+    assert_eq!(written(), before, "a cache that was read, and got no new kernel, is not written");
+    let mut turned = whole.clone();
+    *turned.last_mut().unwrap() ^= 1;
+    let damaged = [&turned[..], &whole[..whole.len() / 2], &whole[..20], b""];
+    for bytes in damaged {
+        std::fs::write(path, bytes).unwrap();
+        let again = generate("gpu", cache.path(), None).stderr(predicate::str::is_empty());
+        assert_eq!(hash_of(&again), hash_of(&first));
+        let now = std::fs::read(path).unwrap();
+        assert!(now.len() >= whole.len() && now != bytes, "{} bytes were not replaced", bytes.len());
+    }
+}
+
 /// A planted fault makes `auto` fall back, with the CPU's results; a backend that was named runs, and is named.
 #[cfg(feature = "faults")]
 #[test]
 fn a_device_that_fails_is_named_and_left() {
     let cache = tempfile::tempdir().unwrap();
-    let hash = |assert: &assert_cmd::assert::Assert| {
-        let value: Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();
-        value["logits_hash"].clone()
-    };
-    let good = hash(&generate("cpu", cache.path(), None));
+    let good = hash_of(&generate("cpu", cache.path(), None));
     for (fault, guarantee) in [("order", "sums of floats in the order S8"), ("fused", "exp (")] {
         let auto = generate("auto", cache.path(), Some(fault));
-        assert_eq!((backend_of(&auto).as_str(), hash(&auto)), ("cpu", good.clone()), "{fault}");
+        assert_eq!((backend_of(&auto).as_str(), hash_of(&auto)), ("cpu", good.clone()), "{fault}");
         auto.stderr(contains(guarantee).and(contains("the CPU is used instead")));
         let named = generate("gpu", cache.path(), Some(fault));
         assert_ne!(backend_of(&named), "cpu");
-        assert_ne!(hash(&named), good, "{fault}");
+        assert_ne!(hash_of(&named), good, "{fault}");
         named.stderr(contains(guarantee).and(contains("its results are not those of other machines")));
     }
     // Faulty shaders are other shaders: each has its own result, and the good one is not touched.

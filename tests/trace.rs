@@ -3,18 +3,11 @@
 
 mod common;
 
-use assert_cmd::Command;
-use common::{data, floats, ids, sizes, tiny};
+use common::{data, floats, ids, samebits, sizes, tiny};
 use samebits::backend::cpu::Cpu;
 use samebits::numerics::Precision;
 use samebits::trace::{analyse, run};
 use serde_json::{Value, json};
-
-fn samebits() -> Command {
-    let mut command = Command::cargo_bin("samebits").unwrap();
-    command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
-    command
-}
 
 fn trace(extra: &[&str]) -> Value {
     let output = samebits().args(["trace", "--json"]).args(extra).assert().success();

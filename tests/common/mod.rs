@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
+use assert_cmd::Command;
 use samebits::backend::Sizes;
 use samebits::backend::cpu::{Cpu, Isa};
 use samebits::backend::gpu::{Choice, Device, Gpu, Kernel};
@@ -22,6 +23,15 @@ pub fn json(path: &str) -> serde_json::Value {
 
 pub fn tiny(name: &str) -> Model {
     Model::open(&data("tiny").join(name)).unwrap()
+}
+
+/// The program, with a cache directory that is not the user's.
+pub fn samebits() -> Command {
+    let mut command = Command::cargo_bin("samebits").unwrap();
+    // The cache's place on Linux and on macOS.
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
+    command.env("XDG_CACHE_HOME", &cache).env("HOME", &cache).env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    command
 }
 
 /// SmolLM2-135M-Instruct Q4_1, which `scripts/test` downloads.

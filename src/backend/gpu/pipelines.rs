@@ -255,3 +255,32 @@ fn layout_entries(module: &naga::Module) -> Vec<wgpu::BindGroupLayoutEntry> {
     entries.sort_by_key(|e| e.binding);
     entries
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::backend::gpu::{Choice, Device};
+    use crate::ops;
+
+    static TOO_LARGE: Shader =
+        Shader { name: "too_large", wgsl: "@compute @workgroup_size(65536) fn main() { _ = 1; }" };
+
+    /// Errors of kernels that are compiled at the same time are those kernels' own, whenever they are asked for.
+    #[test]
+    fn an_error_names_its_kernel() {
+        let mut device = Device::open(&Choice::default()).unwrap();
+        let shaders = [&ops::add::SHADER, &ops::silu_mul::SHADER, &ops::rope::SHADER, &TOO_LARGE];
+        let [good @ .., bad] = shaders.map(|s| device.pipeline(&Kernel::new(s)).unwrap());
+        let all = good.iter().chain([&bad]).map(|p| &**p);
+        let error = compile(all, || Ok(())).unwrap_err().to_string();
+        assert!(error.contains("kernel too_large does not compile"), "{error}");
+        assert_eq!(bad.code().unwrap_err().to_string(), error);
+        assert!(good.iter().all(|p| p.code.get().is_some() && p.code().is_ok()));
+        device.check().unwrap();
+        // What is compiled already is not compiled again, and what runs meanwhile has the last word.
+        let meanwhile = compile(good.iter().map(|p| &**p), || Err::<(), _>(device.error("meanwhile")));
+        assert!(meanwhile.unwrap_err().to_string().contains("meanwhile"));
+    }
+}

@@ -161,7 +161,7 @@ impl Uploads {
         done: Sender<usize>,
     ) -> Result<(), BackendError> {
         let mut staging: Vec<Staging> = Vec::new();
-        let mut split = Vec::with_capacity(RUN);
+        let mut split = vec![0; RUN];
         for turn in 0.. {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(piece) = pieces.get(number) else { break };
@@ -200,7 +200,7 @@ impl Staging {
         contents: &Contents,
         raw: &[&[u8]],
         first: usize,
-        split: &mut Vec<u8>,
+        split: &mut [u8],
     ) -> Result<(), BackendError> {
         let poll = match self.submission.take() {
             Some(submission) => wgpu::PollType::Wait { submission_index: Some(submission), timeout: None },
@@ -215,10 +215,11 @@ impl Staging {
             let (mut start, mut end) = (0, 0);
             for (&stream, offset) in contents.format.streams.iter().zip(contents.streams) {
                 for run in raw.iter().flat_map(|r| r.chunks(RUN / contents.format.bytes * contents.format.bytes)) {
-                    split.clear();
-                    append(split, contents.format, run, stream);
-                    view.slice(end..end + split.len()).copy_from_slice(split);
-                    end += split.len();
+                    let bytes = run.len() / contents.format.bytes * stream.1;
+                    let split = &mut split[..bytes];
+                    copy_stream(split, contents.format, run, stream);
+                    view.slice(end..end + bytes).copy_from_slice(split);
+                    end += bytes;
                 }
                 let whole = end.next_multiple_of(4);
                 view.slice(end..whole).fill(0);
@@ -256,25 +257,36 @@ fn layout(format: &Format, blocks: usize) -> ([u32; 4], usize) {
     (offsets, end)
 }
 
-/// Appends one stream of whole blocks.
-fn append(out: &mut Vec<u8>, format: &Format, raw: &[u8], (at, len): (usize, usize)) {
-    if len == format.bytes {
-        out.extend_from_slice(raw);
-    } else {
-        for block in raw.chunks_exact(format.bytes) {
-            out.extend_from_slice(&block[at..at + len]);
+/// Copies a stream of whole blocks, which fills `out`.
+fn copy_stream(out: &mut [u8], format: &Format, raw: &[u8], (at, len): (usize, usize)) {
+    /// A length that is known when this is compiled takes no call for each block.
+    fn fixed<const N: usize>(out: &mut [u8], bytes: usize, raw: &[u8], at: usize) {
+        for (out, block) in out.chunks_exact_mut(N).zip(raw.chunks_exact(bytes)) {
+            out.copy_from_slice(&block[at..][..N]);
+        }
+    }
+    match len {
+        _ if len == format.bytes => out.copy_from_slice(raw),
+        2 => fixed::<2>(out, format.bytes, raw, at),
+        4 => fixed::<4>(out, format.bytes, raw, at),
+        16 => fixed::<16>(out, format.bytes, raw, at),
+        32 => fixed::<32>(out, format.bytes, raw, at),
+        _ => {
+            for (out, block) in out.chunks_exact_mut(len).zip(raw.chunks_exact(format.bytes)) {
+                out.copy_from_slice(&block[at..][..len]);
+            }
         }
     }
 }
 
 /// The streams of whole blocks, as a buffer of weights holds them, and their word offsets.
 pub fn split(format: &Format, raw: &[u8]) -> (Vec<u8>, [u32; 4]) {
-    let raw = &raw[..raw.len() / format.bytes * format.bytes];
-    let (offsets, bytes) = layout(format, raw.len() / format.bytes);
-    let mut out = Vec::with_capacity(bytes);
+    let blocks = raw.len() / format.bytes;
+    let (offsets, bytes) = layout(format, blocks);
+    let mut out = vec![0; bytes];
     for (&stream, offset) in format.streams.iter().zip(offsets) {
-        out.resize(4 * offset as usize, 0);
-        append(&mut out, format, raw, stream);
+        let out = &mut out[4 * offset as usize..][..blocks * stream.1];
+        copy_stream(out, format, &raw[..blocks * format.bytes], stream);
     }
     (out, offsets)
 }

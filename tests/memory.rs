@@ -1,0 +1,29 @@
+//! Memory does not grow with the tokens. The only test of its process, whose size it looks at.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use common::{on_gpu, tiny};
+use samebits::numerics::Precision;
+
+/// Bytes of this process in memory.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap() * 1024
+}
+
+#[test]
+fn of_a_gpu_backend() {
+    let mut session = on_gpu(&tiny("tiny-q4_k.gguf"), Precision::Fast, 1000, 32);
+    let prompt: Vec<u32> = (0..50).map(|i| (i * 53 + 7) % 259).collect();
+    let mut run = |tokens: usize| {
+        session.clear();
+        session.feed(&prompt, false).unwrap();
+        session.greedy(7, tokens, true, &mut |_, _| true).unwrap();
+        resident()
+    };
+    let (short, long) = (run(50), run(900));
+    assert!(long < short + (1 << 20), "{short} bytes after 50 tokens, {long} after 900 more");
+}
