@@ -25,5 +25,5 @@ fn of_a_gpu_backend() {
         resident()
     };
     let (short, long) = (run(50), run(900));
-    assert!(long < short + (1 << 20), "{short} bytes after 50 tokens, {long} after 900 more");
+    assert!(long < short + (1 << 20), "{short} bytes after 50 tokens, {long} after 900");
 }

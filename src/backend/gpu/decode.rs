@@ -8,8 +8,7 @@ use std::time::Instant;
 use super::State;
 use super::device::{Device, STATE_BYTES};
 use super::fused::{Fusing, Place, Stage, item_word};
-use super::lower::{Dispatch, Resources};
-use super::pipelines;
+use super::lower::{Dispatch, Resources, ready};
 use super::timing::{KernelTime, times};
 use crate::backend::{BackendError, Counters, GreedyToken};
 use crate::plan::{Plan, Step};
@@ -90,7 +89,7 @@ impl Decoder {
         (id, position): (u32, usize),
         hear: &mut dyn FnMut(&Step, &[u32]),
     ) -> Result<(), BackendError> {
-        pipelines::compile(self.at(position).map(|d| &*d.pipeline), || Ok(()))?;
+        ready(self.at(position))?;
         for stage in self.prepare(device, id, position) {
             let mut encoder = device.device.create_command_encoder(&Default::default());
             {
@@ -138,7 +137,7 @@ impl Decoder {
         logits: bool,
     ) -> Result<Flight, BackendError> {
         let ends = [position, position + tokens - 1];
-        pipelines::compile(ends.into_iter().flat_map(|p| self.at(p)).map(|d| &*d.pipeline), || Ok(()))?;
+        ready(ends.into_iter().flat_map(|p| self.at(p)))?;
         let start = Instant::now();
         let turn = turn % (AHEAD + 1);
         let mut states = vec![0u8; self.stride * tokens];

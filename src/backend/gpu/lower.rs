@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytemuck::bytes_of;
 
 use super::device::Device;
-use super::pipelines::{Kernel, Pipeline};
+use super::pipelines::{self, Kernel, Pipeline};
 use super::tiled::{self, Quantize};
 use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
@@ -57,6 +57,11 @@ impl Dispatch {
         pass.dispatch_workgroups(x, y, 1);
         Ok(())
     }
+}
+
+/// Compiles what dispatches need, all at the same time, where that was not done yet.
+pub(super) fn ready<'a>(dispatches: impl Iterator<Item = &'a Dispatch>) -> Result<(), BackendError> {
+    pipelines::compile(dispatches.map(|d| &*d.pipeline), || Ok(()))
 }
 
 /// A step's dispatches.

@@ -23,7 +23,7 @@ pub use timing::KernelTime;
 use std::collections::HashMap;
 
 use decode::Decoder;
-use lower::{Dispatch, Group, Lowered, Lowering, Resident, Resources};
+use lower::{Dispatch, Group, Lowered, Lowering, Resident, Resources, ready};
 use weights::Uploads;
 
 use super::{Backend, BackendError, Batch, Counters, GreedyToken, Listener, Rows, Sizes, StepTime};
@@ -372,7 +372,7 @@ impl Backend for Gpu {
         }
         let all = self.dispatches(n, rows);
         let dispatches = all.len();
-        pipelines::compile(all.into_iter().map(|d| &*d.pipeline), || Ok(()))?;
+        ready(all.into_iter())?;
         let start = std::time::Instant::now();
         self.prepare(&batch);
         let mut encoder = self.device.device.create_command_encoder(&Default::default());

@@ -5,8 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::Gpu;
-use super::lower::Dispatch;
-use super::pipelines;
+use super::lower::{Dispatch, ready};
 use crate::backend::{BackendError, Batch, Rows, StepTime};
 
 /// Steps whose two timestamps fit a query set.
@@ -32,7 +31,7 @@ impl Gpu {
     pub(super) fn time_steps(&mut self, batch: Batch<'_>) -> Result<Vec<StepTime>, BackendError> {
         crate::backend::check_ids(batch.ids, self.plan.vocabulary())?;
         let steps = self.timed(&batch);
-        pipelines::compile(steps.iter().flat_map(|s| &s.dispatches).map(|d| &*d.pipeline), || Ok(()))?;
+        ready(steps.iter().flat_map(|s| s.dispatches.iter().copied()))?;
         let mut times = Vec::with_capacity(steps.len());
         if self.device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             for some in steps.chunks(STEPS_PER_SET) {
