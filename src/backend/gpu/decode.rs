@@ -119,6 +119,11 @@ impl Decoder {
         self.stages.iter().flat_map(move |s| s.at(position))
     }
 
+    /// All dispatches at positions below `context`.
+    pub fn below(&self, context: usize) -> impl Iterator<Item = &Dispatch> {
+        self.stages.iter().flat_map(move |s| s.below(context))
+    }
+
     /// Seconds of each kernel in one token at `position`.
     pub fn times(&self, device: &Device, position: usize, repetitions: usize) -> Result<Vec<KernelTime>, BackendError> {
         self.prepare(device, 0, position);

@@ -121,6 +121,19 @@ impl Stage {
             }
         }
     }
+
+    /// The positions from which on there are other dispatches.
+    fn changes(&self) -> Vec<usize> {
+        match &self.kernels {
+            Kernels::Fixed(_) => vec![0],
+            Kernels::Attention { short, .. } => [0].into_iter().chain(short.iter().map(|s| s.0)).collect(),
+        }
+    }
+
+    /// All dispatches at positions below `context`.
+    pub fn below(&self, context: usize) -> impl Iterator<Item = &Dispatch> {
+        self.changes().into_iter().filter(move |c| *c < context).flat_map(|c| self.at(c))
+    }
 }
 
 /// The word of element `i` of a row in the layout of items (`item_word` in `wgsl/lib/layout.wgsl`).

@@ -66,7 +66,7 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// Uploads the model and compiles what the largest batch and single tokens need at first, both at the same time; other
+    /// Uploads the model and compiles what the largest batch and single tokens need, both at the same time; other
     /// kernels follow when they are needed. `progress` hears bytes of the file as they are uploaded.
     ///
     /// The batch of `sizes` is reduced where the device cannot bind the attention scores of so many rows.
@@ -99,7 +99,7 @@ impl Gpu {
         let counters = Counters::default();
         let gpu = Self { device, plan, resources, body, head, groups, decoder, staging, logits, counters };
         let batch = gpu.dispatches(sizes.batch, sizes.logits_rows);
-        let token = gpu.decoder.iter().flat_map(|d| d.at(0));
+        let token = gpu.decoder.iter().flat_map(|d| d.below(sizes.context));
         pipelines::compile(batch.into_iter().chain(token).map(|d| &*d.pipeline), || {
             uploads.run(&gpu.device, model, progress)
         })?;
