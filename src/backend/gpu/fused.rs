@@ -6,6 +6,7 @@
 
 use bytemuck::{Pod, Zeroable, bytes_of};
 
+use super::attend::{ATTEND, ATTEND_SCORES, ATTEND_VALUES};
 use super::device::Device;
 use super::lower::{Dispatch, Grid, Resources, dispatch, shards, vector};
 use super::pipelines::Kernel;
@@ -24,9 +25,6 @@ macro_rules! fused {
     };
 }
 fused!(QKV, "qkv");
-fused!(ATTEND, "attend");
-fused!(ATTEND_SCORES, "attend_scores");
-fused!(ATTEND_VALUES, "attend_values");
 fused!(RESIDUAL, "residual");
 fused!(GATE_UP, "gate_up");
 fused!(LOGITS, "logits");
@@ -145,11 +143,11 @@ pub(super) fn item_word(i: usize, items: usize) -> usize {
 /// The rows of a token between dispatches.
 pub(super) struct Rows {
     x: wgpu::Buffer,
-    q: wgpu::Buffer,
-    attention: wgpu::Buffer,
+    pub q: wgpu::Buffer,
+    pub attention: wgpu::Buffer,
     hidden: wgpu::Buffer,
-    scores: wgpu::Buffer,
-    tops: wgpu::Buffer,
+    pub scores: wgpu::Buffer,
+    pub tops: wgpu::Buffer,
     none: wgpu::Buffer,
     /// Stand-ins for what a dispatch of q, k and v could write, but does not: for each dispatch its own.
     unwritten: [[wgpu::Buffer; 3]; 3],
@@ -176,7 +174,7 @@ struct Run<'a> {
     rows: Vec<usize>,
 }
 
-type Made<T> = Result<Option<T>, BackendError>;
+pub(super) type Made<T> = Result<Option<T>, BackendError>;
 
 /// Unwraps `Some`, or returns that there is no fused kernel.
 macro_rules! some {
@@ -420,65 +418,6 @@ impl<'a> Fusing<'a> {
             placed[item_word(i, items)] = flush(*value, WEIGHT_FLOOR);
         }
         self.device.upload("norm", bytemuck::cast_slice(&placed))
-    }
-
-    fn attention(&mut self, rows: &Rows, op: &Op) -> Made<Kernels> {
-        let Op::Attention { heads, kv_heads, head_dim, layer, .. } = *op else { return Ok(None) };
-        if !head_dim.is_multiple_of(32) || head_dim > 256 {
-            return Ok(None);
-        }
-        let context = self.resources.sizes.context.next_multiple_of(32) as u32;
-        let scale = ops::attention::Params::new(heads, kv_heads, head_dim, 0).scale;
-        let items = (heads * head_dim / 16) as u32;
-        let (heads, kv_heads, head_dim) = (heads as u32, kv_heads as u32, head_dim as u32);
-        let group = heads / kv_heads;
-        let [k, v] = &self.resources.caches[layer];
-        let quads = head_dim / 4;
-        let kernel = |shader: &'static Shader, threads: u32| {
-            Kernel::new(shader).with("THREADS", threads).with("HEAD_DIM", head_dim).with("QUADS", quads)
-        };
-        let limit = self.device.limits.max_compute_workgroup_storage_size;
-        // What `wgsl/lib/values.wgsl` needs: threads, words of workgroup memory, and the kernel.
-        let threads_of = |tiles: u32, part: u32| tiles * part;
-        let words_of = |tiles: u32, part: u32| tiles * (32 + 8 * part + 8 + part + 1) + 8 * part + 9;
-        let most = self.device.limits.max_compute_invocations_per_workgroup;
-        let fits = |tiles: u32, part: u32, more: u32| {
-            threads_of(tiles, part) <= most && 4 * (words_of(tiles, part) + more) <= limit
-        };
-        let weighing = |shader: &'static Shader, tiles: u32, part: u32| {
-            let kernel = kernel(shader, tiles * part)
-                .with("TILES", tiles)
-                .with("PART", part)
-                .with("POSITIONS", 32 * tiles)
-                .with("INNER", 2 * tiles * part)
-                .with("INNER_WEIGHTS", 8 * tiles)
-                .with("TERMS", tiles * part)
-                .with("OUTER", 8 * part);
-            (kernel, Grid::Fixed([heads, head_dim / part]))
-        };
-        let keys = 4 * (group * head_dim + 32 * (head_dim + 4) + group);
-        let abreast = [32, 16, 8].into_iter().find(|t| fits(*t, 16, 0));
-        let (true, Some(abreast)) = (keys <= limit, abreast) else { return Ok(None) };
-
-        let p = [heads, kv_heads, scale.to_bits(), items, head_dim / 32, 0, 0, 0];
-        let mut short = Vec::new();
-        for tiles in [8, 16].into_iter().filter(|t| fits(*t, 32, head_dim)) {
-            let (kernel, grid) = weighing(&ATTEND, tiles, 32);
-            let buffers = [&rows.q, k, v, &rows.attention];
-            let dispatch = dispatch(self.device, kernel, self.states, bytes_of(&p), grid, &buffers)?;
-            short.push((32 * tiles as usize, dispatch));
-        }
-        let scores = kernel(&ATTEND_SCORES, 256)
-            .with("QUERIES", group * quads)
-            .with("GROUP", group)
-            .with("KEYS", 32 * (quads + 1));
-        let p = [heads, kv_heads, context, scale.to_bits(), items, 0, 0, 0];
-        let buffers = [&rows.q, k, &rows.scores, &rows.tops];
-        let scores = dispatch(self.device, scores, self.states, bytes_of(&p), Grid::Tiles(kv_heads), &buffers)?;
-        let (values, grid) = weighing(&ATTEND_VALUES, abreast, 16);
-        let buffers = [&rows.scores, &rows.tops, v, &rows.attention];
-        let values = dispatch(self.device, values, self.states, bytes_of(&p), grid, &buffers)?;
-        Ok(Some(Kernels::Attention { short, long: [scores, values] }))
     }
 
     fn residual(&mut self, x: &wgpu::Buffer, rows: &Rows, weight: WeightId, bias: Option<WeightId>) -> Made<Dispatch> {

@@ -1,5 +1,6 @@
 //! The GPU backend: wgpu on Vulkan, Metal or DX12.
 
+mod attend;
 pub mod bandwidth;
 mod decode;
 pub mod device;
