@@ -31,7 +31,8 @@ impl Arithmetic {
     }
 }
 
-/// Parts of `wgsl/lib` by the name that a `// needs:` line gives them. `term` and `weight` depend on the format.
+/// Parts of `wgsl/lib` by the name that a `// needs:` line gives them. `term`, `weight` and `matvec` depend on the
+/// format.
 const PARTS: &[(&str, &str)] = &[
     ("layout", include_str!("../../wgsl/lib/layout.wgsl")),
     ("order", include_str!("../../wgsl/lib/order.wgsl")),
@@ -41,7 +42,6 @@ const PARTS: &[(&str, &str)] = &[
     ("values", include_str!("../../wgsl/lib/values.wgsl")),
     ("items", include_str!("../../wgsl/lib/items.wgsl")),
     ("dots", include_str!("../../wgsl/lib/dots.wgsl")),
-    ("matvec", include_str!("../../wgsl/lib/matvec.wgsl")),
 ];
 
 impl Shader {
@@ -86,6 +86,15 @@ pub fn assemble(wgsl: &str, format: Option<&str>, arithmetic: Arithmetic) -> Str
             ("term", false) => {
                 parts.push(include_str!("../../wgsl/lib/dots.wgsl"));
                 parts.push(include_str!("../../wgsl/lib/term_block.wgsl"));
+            }
+            ("matvec", true) => {
+                parts.push(include_str!("../../wgsl/lib/matvec_float.wgsl"));
+                parts.push(include_str!("../../wgsl/lib/matvec.wgsl"));
+            }
+            ("matvec", false) => {
+                parts.push(include_str!("../../wgsl/lib/dots.wgsl"));
+                parts.push(include_str!("../../wgsl/lib/matvec_block.wgsl"));
+                parts.push(include_str!("../../wgsl/lib/matvec.wgsl"));
             }
             ("weight", true) => parts.push(include_str!("../../wgsl/lib/weight_float.wgsl")),
             ("weight", false) => parts.push(include_str!("../../wgsl/lib/weight_block.wgsl")),

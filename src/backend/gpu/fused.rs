@@ -293,7 +293,7 @@ impl<'a> Fusing<'a> {
         for id in ids {
             let weight = &self.plan.weights[id.0];
             let [shard] = shards(self.resources, *id) else { return None };
-            weight.format.activation_block()?;
+            weight.cols.is_multiple_of(CHUNK).then_some(())?;
             match runs.last_mut() {
                 Some(run)
                     if run.shard.buffer == shard.buffer
@@ -453,7 +453,7 @@ impl<'a> Fusing<'a> {
 
     fn output(&mut self, rows: &Rows, weight: WeightId, norm: WeightId, eps: f32) -> Made<Vec<Dispatch>> {
         let w = &self.plan.weights[weight.0];
-        some!(w.format.activation_block());
+        some!(w.cols.is_multiple_of(CHUNK).then_some(()));
         let norm = self.norm(norm)?;
         let mut all = Vec::new();
         for shard in shards(self.resources, weight) {

@@ -30,8 +30,9 @@ impl Shape {
         // large GPU: fewer prepare the activations less often.
         let least = if 2 * chunks <= most { 2 } else { 1 };
         let across = (rows / 1024).clamp(least, (256 / chunks).max(least));
-        // Where blocks span chunks the code of a row is long, and all kernels of a token should fit an instruction cache.
-        let (across, depth, groups) = if span > 1 { (across.min(2), 2, 1000) } else { (across, 4, 400) };
+        // Where blocks span chunks, or weights are plain numbers, the code of a row is long, and all kernels of a token should fit an instruction cache.
+        let long = span > 1 || format.activation_block().is_none();
+        let (across, depth, groups) = if long { (across.min(2), 2, 1000) } else { (across, 4, 400) };
         let threads = (chunks * across).next_multiple_of(32).min(most);
         let mut shape = Self { chunks, span, across, loops: 1, depth, threads };
         // What a workgroup keeps for its rows takes at most 8 KiB of its memory.
@@ -54,37 +55,58 @@ impl Shape {
         format: &'static Format,
         precise: bool,
     ) -> Option<Kernel> {
-        let has_min = matches!(format.decode, Decode::Block { has_min: true, .. });
+        let Decode::Block { has_min, .. } = format.decode else { return self.plain(device, shader, format) };
         let planes = 2 * self.chunks * if precise { 2 } else { 1 };
-        let norm_items = if shader.wgsl.contains("const NORM = true") { 2 * self.chunks } else { 1 };
         let blocks = self.chunks / self.span;
         let terms = if self.span > 1 { 1 } else { self.slots() * self.chunks };
         let spanned = |yes: bool| if self.span > 1 && yes { self.slots() * blocks } else { 1 };
         let (sums, mins) = (spanned(true), spanned(has_min));
         let (lows, low_mins) = (spanned(precise), spanned(precise && has_min));
-        let memory = [4 * planes, 2 * blocks, 5 * norm_items, 8, terms, sums, mins, lows, low_mins, 8 * self.slots()];
-        let words: u32 = memory.iter().sum();
+        let kernel =
+            self.common(device, shader, format, terms, 4 * planes + 2 * blocks + sums + mins + lows + low_mins)?;
+        let kernel = kernel
+            .precise(precise)
+            .with("BLOCKS", blocks)
+            .with("PLANES", planes)
+            .with("SUMS", sums)
+            .with("MINS", mins)
+            .with("LOWS", lows)
+            .with("LOW_MINS", low_mins);
+        Some(kernel)
+    }
+
+    /// For weights that are plain numbers.
+    fn plain(&self, device: &Device, shader: &'static Shader, format: &'static Format) -> Option<Kernel> {
+        let floats = 8 * self.chunks;
+        let kernel = self.common(device, shader, format, self.slots() * self.chunks, 4 * floats)?;
+        Some(kernel.with("FLOATS", floats))
+    }
+
+    /// What `wgsl/lib/matvec.wgsl` declares; the rest of the kernel takes `more` words of workgroup memory.
+    fn common(
+        &self,
+        device: &Device,
+        shader: &'static Shader,
+        format: &'static Format,
+        terms: u32,
+        more: u32,
+    ) -> Option<Kernel> {
+        let norm_items = if shader.wgsl.contains("const NORM = true") { 2 * self.chunks } else { 1 };
+        let words = 5 * norm_items + 8 + terms + 8 * self.slots() + more;
         if 4 * words > device.limits.max_compute_workgroup_storage_size {
             return None;
         }
         let kernel = Kernel::new(shader)
             .format(format)
-            .precise(precise)
             .with("THREADS", self.threads)
             .with("CHUNKS", self.chunks)
             .with("SPAN", self.span)
             .with("ACROSS", self.across)
             .with("LOOPS", self.loops)
             .with("DEPTH", self.depth)
-            .with("BLOCKS", blocks)
-            .with("PLANES", planes)
             .with("NORM_ITEMS", norm_items)
             .with("SLOTS8", 8 * self.slots())
-            .with("TERMS", terms)
-            .with("SUMS", sums)
-            .with("MINS", mins)
-            .with("LOWS", lows)
-            .with("LOW_MINS", low_mins);
+            .with("TERMS", terms);
         Some(kernel)
     }
 }

@@ -1,0 +1,110 @@
+// The activations and terms of matvec.wgsl for formats of integers with scales: activations are integers, too.
+
+// Lengths of the arrays.
+override BLOCKS: u32 = 1u; // CHUNKS / SPAN
+override PLANES: u32 = 2u; // halves of chunks, twice that many with PRECISE
+override SUMS: u32 = 1u; // rows of a workgroup * BLOCKS where blocks span chunks, or 1
+override MINS: u32 = 1u; // the same where weights have minima, or 1
+override LOWS: u32 = 1u; // SUMS with PRECISE, or 1
+override LOW_MINS: u32 = 1u; // MINS with PRECISE, or 1
+
+var<workgroup> xq: array<vec4<u32>, PLANES>;
+var<workgroup> peaks: array<atomic<u32>, BLOCKS>;
+var<workgroup> x_scale: array<f32, BLOCKS>;
+// Integer sums of blocks that span chunks: exact in any order.
+var<workgroup> sums: array<atomic<i32>, SUMS>;
+var<workgroup> mins: array<atomic<i32>, MINS>;
+var<workgroup> lows: array<atomic<i32>, LOWS>;
+var<workgroup> low_mins: array<atomic<i32>, LOW_MINS>;
+
+fn clear(thread: u32) {
+  for (var b = thread; b < BLOCKS; b += THREADS) { atomicStore(&peaks[b], 0u); }
+  if SPAN > 1u {
+    for (var i = thread; i < SUMS; i += THREADS) { atomicStore(&sums[i], 0); }
+    if HAS_MIN { for (var i = thread; i < MINS; i += THREADS) { atomicStore(&mins[i], 0); } }
+    if PRECISE { for (var i = thread; i < LOWS; i += THREADS) { atomicStore(&lows[i], 0); } }
+    if PRECISE && HAS_MIN { for (var i = thread; i < LOW_MINS; i += THREADS) { atomicStore(&low_mins[i], 0); } }
+  }
+}
+
+// A block's peak is known once all of its items were looked at.
+fn look(v: Item, item: u32) { atomicMax(&peaks[item / (2u * SPAN)], peak(v)); }
+
+fn keep(v: Item, item: u32) {
+  let block = item / (2u * SPAN);
+  let q = quantise(v, atomicLoad(&peaks[block]));
+  xq[item] = q.high;
+  if PRECISE { xq[2u * CHUNKS + item] = q.low; }
+  if item % (2u * SPAN) == 0u { x_scale[block] = bitcast<f32>(q.scale); }
+}
+
+fn whole(i: i32) -> f32 {
+  if SPAN == 1u { return small_integer(i); }
+  return nearest(i);
+}
+
+struct Fetched {
+  w: Chunk,
+  dm: vec2<f32>, // the block's float scales, where a block is a chunk
+}
+
+fn fetch(group: u32, slot: u32, c: u32) -> Fetched {
+  let block = weight_row(group, slot) * BLOCKS + c / SPAN;
+  var dm = vec2(0.0);
+  if SPAN == 1u { dm = scales(block); }
+  return Fetched(unpack(block, c % SPAN), dm);
+}
+
+// A plane of a chunk of activations: items hold every other word of it.
+struct Plane {
+  a: vec4<u32>, // 0 … 15
+  b: vec4<u32>, // 16 … 31
+  sums: vec2<i32>,
+}
+
+fn plane_of(plane: u32, c: u32) -> Plane {
+  let p = xq[plane + 2u * c];
+  let q = xq[plane + 2u * c + 1u];
+  let a = vec4(p.x, q.x, p.y, q.y);
+  let b = vec4(p.z, q.z, p.w, q.w);
+  return Plane(a, b, half_sums(a, b));
+}
+
+struct Activations {
+  high: Plane,
+  low: Plane, // with PRECISE
+}
+
+fn activations(c: u32) -> Activations {
+  let high = plane_of(0u, c);
+  if PRECISE { return Activations(high, plane_of(2u * CHUNKS, c)); }
+  return Activations(high, high);
+}
+
+// Stores what chunk `c` gives to the row of `slot`.
+fn put(slot: u32, c: u32, f: Fetched, x: Activations) {
+  let high = dots(f.w, x.high.a, x.high.b, x.high.sums);
+  var low = Dots(0, 0);
+  if PRECISE { low = dots(f.w, x.low.a, x.low.b, x.low.sums); }
+  if SPAN == 1u {
+    terms[slot * CHUNKS + c] = mul(x_scale[c], block_value(f.dm, high, low));
+  } else {
+    let at = slot * BLOCKS + c / SPAN;
+    atomicAdd(&sums[at], high.s);
+    if HAS_MIN { atomicAdd(&mins[at], high.m); }
+    if PRECISE { atomicAdd(&lows[at], low.s); }
+    if PRECISE && HAS_MIN { atomicAdd(&low_mins[at], low.m); }
+  }
+}
+
+// The term of block `b` of the row of `slot`.
+fn term(group: u32, slot: u32, b: u32) -> f32 {
+  if SPAN == 1u { return terms[slot * CHUNKS + b]; }
+  let at = slot * BLOCKS + b;
+  var high = Dots(atomicLoad(&sums[at]), 0);
+  var low = Dots(0, 0);
+  if HAS_MIN { high.m = atomicLoad(&mins[at]); }
+  if PRECISE { low.s = atomicLoad(&lows[at]); }
+  if PRECISE && HAS_MIN { low.m = atomicLoad(&low_mins[at]); }
+  return mul(x_scale[b], block_value(scales(weight_row(group, slot) * BLOCKS + b), high, low));
+}
