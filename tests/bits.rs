@@ -6,12 +6,15 @@ mod common;
 use bytemuck::bytes_of;
 use common::{Random, bits, on_cpu, on_gpu, on_isa, run_kernel, smollm2, tiny, turn};
 use proptest::prelude::*;
+use samebits::backend::Chooser;
 use samebits::backend::cpu::Isa;
 use samebits::backend::gpu::{Kernel, weights};
+use samebits::engine::Choice;
 use samebits::model::Model;
 use samebits::numerics::{ActivationRow, Precision, f16_bits};
 use samebits::ops;
 use samebits::quant::FORMATS;
+use samebits::sample::{Sampler, SamplerOptions};
 
 fn plain(shader: &'static ops::Shader) -> Kernel {
     Kernel::new(shader)
@@ -300,6 +303,69 @@ fn long_caches() {
     }
 }
 
+/// Tokens that the device draws are those that the sampler draws from the same logits, with ties and cuts of every kind.
+#[test]
+fn drawn_tokens() {
+    let _turn = turn();
+    let mut random = Random(11);
+    for case in 0..60 {
+        let width = [1, 3, 40, 257, 3149][case % 5];
+        // Few levels, so that many logits are equal.
+        let levels = [3, 50, 100_000][case % 3];
+        let logits: Vec<f32> =
+            (0..width).map(|_| (random.word() % levels) as f32 * 12.0 / levels as f32 - 6.0).collect();
+        let top_k = [1, 2, 40, 256][random.word() as usize % 4];
+        let (top_p, min_p) =
+            ([1.0, 0.9, 0.3][random.word() as usize % 3], [0.0, 0.05, 0.7][random.word() as usize % 3]);
+        let options = ops::draw::Options::new([0.1, 0.8, 5.0][random.word() as usize % 3], top_k, top_p, min_p);
+        assert!(options.on_device());
+        for draw in [0.0, 0.25, (random.word() >> 8) as f32 / 16_777_216.0, 16_777_215.0 / 16_777_216.0] {
+            let p = ops::draw::Params { width: width as u32, pad: [0; 3] };
+            let buffers = [&bits(&logits)[..], &[0; 4], bytemuck::cast_slice(bytes_of(&options)), &[draw.to_bits(); 4]];
+            let gpu = run_kernel(plain(&ops::draw::SHADER), bytes_of(&p), 0, [1, 1, 1], &buffers, 1)[0];
+            let cpu = ops::draw::cpu(&logits, &options, draw);
+            assert_eq!(gpu, cpu, "{width} logits, {levels} levels, {options:?}, draw {draw}");
+        }
+    }
+}
+
+/// So is a whole run, which works ahead, wherever it is stopped; a sampler that cannot be had on the device gives the same.
+#[test]
+fn sampled_runs() {
+    let model = tiny("tiny-q4_k.gguf");
+    let sampler = |top_k| {
+        let (temperature, top_p, min_p, repeat_penalty, repeat_last_n, seed) = (1.1, 0.95, 0.01, 1.0, 0, 5);
+        Sampler::new(SamplerOptions { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n, seed })
+    };
+    let run = |session: &mut samebits::engine::Session, top_k, stop: usize| {
+        session.clear();
+        let mut sampler = sampler(top_k);
+        let mut count = 0;
+        let mut emit = |_| {
+            count += 1;
+            count < stop
+        };
+        let g = session.generate(&[3, 1, 4], 50, Choice::Draw(&mut sampler), |_| false, &mut emit).unwrap();
+        (g.tokens, g.logits_hash)
+    };
+    let by_hand = |session: &mut samebits::engine::Session, top_k| {
+        session.clear();
+        let mut sampler = sampler(top_k);
+        let mut by = |logits: &[f32], history: &[u32]| sampler.sample(logits, history);
+        let g = session.generate(&[3, 1, 4], 50, Choice::By(&mut by), |_| false, |_| true).unwrap();
+        (g.tokens, g.logits_hash)
+    };
+    let mut cpu = on_cpu(&model, Precision::Fast, 64, 16, 2);
+    let _turn = turn();
+    let mut gpu = on_gpu(&model, Precision::Fast, 64, 16);
+    for top_k in [0, 1, 40, 256] {
+        let reference = by_hand(&mut cpu, top_k);
+        assert_eq!(run(&mut cpu, top_k, 50), reference, "CPU, top_k {top_k}");
+        assert_eq!(run(&mut gpu, top_k, 50), reference, "GPU, top_k {top_k}");
+        assert_eq!(run(&mut gpu, top_k, 13).0, reference.0[..13], "stopped after 13");
+    }
+}
+
 /// A backend that works ahead hears and leaves what one token at a time does, wherever it is stopped.
 #[test]
 fn greedy_runs() {
@@ -313,7 +379,7 @@ fn greedy_runs() {
             heard.push((id, bits(logits)));
             heard.len() < stop
         };
-        session.greedy(7, 50, true, &mut hear).unwrap();
+        session.run(7, 50, Chooser::Greedy, true, &mut hear).unwrap();
         let fed = session.tokens().len();
         (heard, fed, bits(&session.feed(&[3], false).unwrap()))
     };

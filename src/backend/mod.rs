@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::ops::{argmax, draw};
 use crate::plan::Step;
 
 /// A batch of consecutive tokens.
@@ -82,16 +83,17 @@ pub trait Backend {
     /// Runs a batch; returns the wanted rows of logits, one after the other.
     fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError>;
 
-    /// Feeds `token` at `position`, then always the likeliest next token (ties to the lower id), until `limit` tokens are
-    /// fed or `emit` returns `false`. `emit` hears each choice, and with `logits` what it was made from. The cache must
-    /// hold `position + limit` positions; those behind the last token heard are undefined.
-    fn greedy(
+    /// Feeds `token` at `position`, then always the token that `chooser` makes of the logits, until `limit` tokens are fed or
+    /// `emit` returns `false`. `emit` hears each choice, and with `logits` what it was made from. The cache must hold
+    /// `position + limit` positions; those behind the last token heard are undefined, and so is how many numbers were drawn.
+    fn run(
         &mut self,
         token: u32,
         position: usize,
         limit: usize,
+        chooser: Chooser<'_>,
         logits: bool,
-        emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
+        emit: &mut dyn FnMut(Chosen<'_>) -> bool,
     ) -> Result<(), BackendError>;
 
     /// Runs a batch as [`Backend::forward`] does and times its steps, in order.
@@ -115,28 +117,47 @@ pub trait Backend {
     fn device(&self) -> String;
 }
 
+/// How a backend chooses tokens.
+pub enum Chooser<'a> {
+    /// The largest logit; ties go to the lower id.
+    Greedy,
+    /// Drawn by these options and a sequence of numbers from 0 to below 1, one for each token.
+    Draw(draw::Options, &'a mut dyn FnMut() -> f32),
+}
+
+impl Chooser<'_> {
+    /// Chooses from logits.
+    fn choose(&mut self, logits: &[f32]) -> u32 {
+        match self {
+            Self::Greedy => argmax::cpu(logits),
+            Self::Draw(options, next) => draw::cpu(logits, options, next()),
+        }
+    }
+}
+
 /// A token that a backend chose itself.
 #[derive(Clone, Copy, Debug)]
-pub struct GreedyToken<'a> {
-    /// The likeliest.
+pub struct Chosen<'a> {
+    /// Its id.
     pub id: u32,
     /// What it was chosen from; empty where the caller did not ask for that.
     pub logits: &'a [f32],
 }
 
-/// [`Backend::greedy`] made of [`Backend::forward`].
-fn greedy_by_batches(
+/// [`Backend::run`] made of [`Backend::forward`].
+fn run_by_batches(
     backend: &mut dyn Backend,
     mut token: u32,
     position: usize,
     limit: usize,
-    emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
+    mut chooser: Chooser<'_>,
+    emit: &mut dyn FnMut(Chosen<'_>) -> bool,
 ) -> Result<(), BackendError> {
     for i in 0..limit {
         let batch = Batch { ids: &[token], position: position + i, logits: Rows::Last };
         let logits = backend.forward(batch, None)?;
-        token = crate::ops::argmax::cpu(logits);
-        if !emit(GreedyToken { id: token, logits }) {
+        token = chooser.choose(logits);
+        if !emit(Chosen { id: token, logits }) {
             break;
         }
     }

@@ -108,12 +108,19 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         if a.json { Ok(()) } else { out.write_all(piece.as_bytes()).and_then(|()| out.flush()) }
     };
     let mut first = None;
-    let greedy = sampler.is_greedy();
-    let mut sample = |logits: &[f32], history: &[u32]| sampler.sample(logits, history);
+    let mut sample;
+    let choice = if sampler.is_greedy() {
+        Choice::Greedy
+    } else if a.temp > 0.0 && sampler.penalises_nothing() {
+        Choice::Draw(&mut sampler)
+    } else {
+        sample = |logits: &[f32], history: &[u32]| sampler.sample(logits, history);
+        Choice::By(&mut sample)
+    };
     let generation = session.generate(
         &prompt,
         a.n_predict,
-        if greedy { Choice::Greedy } else { Choice::By(&mut sample) },
+        choice,
         |token| tokenizer.is_end_of_generation(token),
         |token| {
             first.get_or_insert_with(|| start.elapsed());

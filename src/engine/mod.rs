@@ -8,9 +8,10 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::backend::{Backend, BackendError, Batch, Rows};
+use crate::backend::{Backend, BackendError, Batch, Chooser, Rows};
 use crate::ops::argmax;
 use crate::plan::{Op, Step};
+use crate::sample::Sampler;
 
 pub use perplexity::{Perplexity, perplexity};
 
@@ -70,6 +71,8 @@ pub struct Timings {
 pub enum Choice<'a> {
     /// The largest logit, ties to the lower id: a backend does it itself and works ahead.
     Greedy,
+    /// Drawn by a sampler that does not look at earlier tokens: likewise.
+    Draw(&'a mut Sampler),
     /// A function of the logits and of all tokens so far.
     By(&'a mut dyn FnMut(&[f32], &[u32]) -> u32),
 }
@@ -208,19 +211,6 @@ impl Session {
             }
         };
         match choice {
-            Choice::Greedy if limit > 0 => {
-                let token = argmax::cpu(&logits);
-                stop_reason = hear(token, &logits);
-                if stop_reason.is_none() {
-                    let room = (self.backend.context() - self.tokens.len()).min(limit - 1);
-                    self.greedy(token, room, true, &mut |token, logits| {
-                        stop_reason = hear(token, logits);
-                        stop_reason.is_none()
-                    })?;
-                    stop_reason = stop_reason.or(Some(StopReason::ContextFull));
-                }
-            }
-            Choice::Greedy => {}
             Choice::By(sample) => {
                 let mut logits = logits;
                 while stop_reason.is_none() {
@@ -234,6 +224,23 @@ impl Session {
                     }
                 }
             }
+            ahead if limit > 0 => {
+                let mut sampler = if let Choice::Draw(sampler) = ahead { Some(sampler) } else { None };
+                let token = sampler.as_mut().map_or_else(|| argmax::cpu(&logits), |s| s.sample(&logits, &[]));
+                stop_reason = hear(token, &logits);
+                if stop_reason.is_none() {
+                    let room = (self.backend.context() - self.tokens.len()).min(limit - 1);
+                    let options = sampler.as_ref().map(|s| s.draw_options());
+                    let mut draw = || sampler.as_mut().map_or(0.0, |s| s.next_draw());
+                    let chooser = options.map_or(Chooser::Greedy, |o| Chooser::Draw(o, &mut draw));
+                    self.run(token, room, chooser, true, &mut |token, logits| {
+                        stop_reason = hear(token, logits);
+                        stop_reason.is_none()
+                    })?;
+                    stop_reason = stop_reason.or(Some(StopReason::ContextFull));
+                }
+            }
+            Choice::Greedy | Choice::Draw(_) => {}
         }
         let logits_hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         let timings = Timings { prefill, decode: start.elapsed() };
@@ -241,15 +248,16 @@ impl Session {
         Ok(Generation { tokens: new, logits_hash, stop_reason, timings })
     }
 
-    /// Feeds `token`, then always the likeliest next one, `limit` tokens in all at most. `emit` hears each choice, with
+    /// Feeds `token`, then always the one that `chooser` takes, `limit` tokens in all at most. `emit` hears each choice, with
     /// the logits it was made from where `logits` asks for them, and says whether to go on. A backend may work ahead.
     ///
     /// # Errors
     /// As [`Self::feed`]; without `logits` values that are not finite go unnoticed.
-    pub fn greedy(
+    pub fn run(
         &mut self,
         token: u32,
         limit: usize,
+        chooser: Chooser<'_>,
         logits: bool,
         emit: &mut dyn FnMut(u32, &[f32]) -> bool,
     ) -> Result<(), EngineError> {
@@ -259,7 +267,7 @@ impl Session {
             return Err(EngineError::PromptTooLong { tokens, context });
         }
         let (fed, mut next, mut finite) = (&mut self.tokens, token, true);
-        self.backend.greedy(token, position, limit, logits, &mut |choice| {
+        self.backend.run(token, position, limit, chooser, logits, &mut |choice| {
             fed.push(next);
             next = choice.id;
             finite = choice.logits.iter().all(|x| x.is_finite());

@@ -6,6 +6,7 @@
 pub mod add;
 pub mod argmax;
 pub mod attention;
+pub mod draw;
 pub mod embedding;
 #[cfg(feature = "faults")]
 pub(crate) mod faults;
@@ -25,6 +26,7 @@ pub static SHADERS: &[&Shader] = &[
     &add::SHADER,
     &argmax::SHADER,
     &attention::SHADER,
+    &draw::SHADER,
     &embedding::SHADER,
     &kv_store::SHADER,
     &matmul::SHADER,

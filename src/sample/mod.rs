@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::numerics::{exp, recip, s8};
+use crate::ops::{argmax, draw};
 
 /// How to choose.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,7 +39,12 @@ impl Sampler {
 
     /// Whether the largest logit is always chosen.
     pub fn is_greedy(&self) -> bool {
-        self.options.temperature <= 0.0 && self.options.repeat_penalty == 1.0
+        self.options.temperature <= 0.0 && self.penalises_nothing()
+    }
+
+    /// Whether a choice depends on the logits and the generator only, not on earlier tokens.
+    pub fn penalises_nothing(&self) -> bool {
+        self.options.repeat_penalty == 1.0
     }
 
     /// Chooses from `logits` (finite, one per token, not empty) after the tokens of `history`. The order is llama.cpp's:
@@ -53,35 +58,20 @@ impl Sampler {
             logits = &penalised;
         }
         if o.temperature <= 0.0 {
-            return crate::ops::argmax::cpu(logits);
+            return argmax::cpu(logits);
         }
-        let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-        let logit = |id: u32| logits[id as usize];
-        let best_first = |a: &u32, b: &u32| logit(*b).total_cmp(&logit(*a)).then(a.cmp(b));
-        if o.top_k > 0 && o.top_k < order.len() {
-            order.select_nth_unstable_by(o.top_k - 1, best_first);
-            order.truncate(o.top_k);
-        }
-        order.sort_unstable_by(best_first);
-        let top = logit(order[0]);
-        let weights: Vec<f32> = order.iter().map(|id| exp(logit(*id) - top)).collect();
-        let total = s8::sum_of(&weights, |w| w);
-        let (mut kept, mut sum) = (0, 0.0);
-        while kept < order.len() && (kept == 0 || (sum < o.top_p * total && weights[kept] >= o.min_p)) {
-            sum += weights[kept];
-            kept += 1;
-        }
-        let inverse = recip(o.temperature.clamp(1e-4, 1e4));
-        let scaled: Vec<f32> = order[..kept].iter().map(|id| exp((logit(*id) - top) * inverse)).collect();
-        let draw = (self.generator.next_u32() >> 8) as f32 / 16_777_216.0 * scaled.iter().sum::<f32>();
-        let mut sum = 0.0;
-        for (id, weight) in order.iter().zip(&scaled) {
-            sum += weight;
-            if draw < sum {
-                return *id;
-            }
-        }
-        order[kept - 1]
+        draw::cpu(logits, &self.draw_options(), self.next_draw())
+    }
+
+    /// How a draw is made where nothing is penalised.
+    pub fn draw_options(&self) -> draw::Options {
+        let o = &self.options;
+        draw::Options::new(o.temperature, o.top_k, o.top_p, o.min_p)
+    }
+
+    /// The next number of the generator's sequence, from 0 to below 1.
+    pub fn next_draw(&mut self) -> f32 {
+        (self.generator.next_u32() >> 8) as f32 / 16_777_216.0
     }
 }
 

@@ -20,7 +20,7 @@ use panels::{Panels, ROWS};
 use pool::Disjoint;
 use products::{repack, same_activations};
 
-use super::{Backend, BackendError, Batch, GreedyToken, Listener, Sizes, StepTime};
+use super::{Backend, BackendError, Batch, Chooser, Chosen, Listener, Sizes, StepTime};
 use crate::model::Model;
 use crate::numerics::{ActivationRow, Precision};
 use crate::ops;
@@ -429,15 +429,16 @@ impl Memory {
 }
 
 impl Backend for Cpu {
-    fn greedy(
+    fn run(
         &mut self,
         token: u32,
         position: usize,
         limit: usize,
+        chooser: Chooser<'_>,
         _logits: bool,
-        emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
+        emit: &mut dyn FnMut(Chosen<'_>) -> bool,
     ) -> Result<(), BackendError> {
-        super::greedy_by_batches(self, token, position, limit, emit)
+        super::run_by_batches(self, token, position, limit, chooser, emit)
     }
 
     fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError> {

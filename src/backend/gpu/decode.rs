@@ -10,7 +10,8 @@ use super::device::{Device, STATE_BYTES};
 use super::fused::{Fusing, Place, Stage, item_word};
 use super::lower::{Dispatch, Resources, ready};
 use super::timing::{KernelTime, times};
-use crate::backend::{BackendError, Counters, GreedyToken};
+use crate::backend::{BackendError, Chooser, Chosen, Counters};
+use crate::ops::draw;
 use crate::plan::{Plan, Step};
 
 /// Tokens per submission.
@@ -29,6 +30,10 @@ pub(super) struct Decoder {
     /// Bytes from a state to the next.
     stride: usize,
     ids: wgpu::Buffer,
+    /// What replaces the last stage where tokens are drawn; its options, and a number for each place of `ids`.
+    draw: Dispatch,
+    options: wgpu::Buffer,
+    draws: wgpu::Buffer,
     logits: wgpu::Buffer,
     staging: Vec<wgpu::Buffer>,
     vocabulary: usize,
@@ -56,10 +61,14 @@ impl Decoder {
         let logits = device.storage("token logits", (4 * TOKENS * vocabulary) as u64)?;
         let mut fusing = Fusing { device, plan, resources, states: &states, ids: &ids, logits: &logits };
         let Some(stages) = fusing.stages()? else { return Ok(None) };
+        let options = fusing.device.storage("draw options", size_of::<draw::Options>() as u64)?;
+        let draws = fusing.device.storage("draws", 4 * IDS as u64)?;
+        let draw = fusing.draw(&options, &draws)?;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let bytes = 4 * (IDS + TOKENS * vocabulary) as u64;
         let staging = (0..=AHEAD).map(|_| device.buffer("token staging", bytes, usage)).collect::<Result<_, _>>()?;
-        Ok(Some(Self { stages, states, stride, ids, logits, staging, vocabulary, counters: Cell::default() }))
+        let counters = Cell::default();
+        Ok(Some(Self { stages, states, stride, ids, draw, options, draws, logits, staging, vocabulary, counters }))
     }
 
     /// Writes what the kernels of a single token read, and gives its stages.
@@ -119,6 +128,13 @@ impl Decoder {
         self.stages.iter().flat_map(move |s| s.at(position))
     }
 
+    /// The dispatches of a token that is drawn, or else the likeliest.
+    fn choosing(&self, position: usize, drawn: bool) -> impl Iterator<Item = &Dispatch> {
+        let n = self.stages.len() - usize::from(drawn);
+        let draw = drawn.then_some(&self.draw);
+        self.stages[..n].iter().flat_map(move |s| s.at(position)).chain(draw)
+    }
+
     /// All dispatches at positions below `context`.
     pub fn below(&self, context: usize) -> impl Iterator<Item = &Dispatch> {
         self.stages.iter().flat_map(move |s| s.below(context))
@@ -139,6 +155,7 @@ impl Decoder {
         first: usize,
         position: usize,
         tokens: usize,
+        drawn: bool,
         logits: bool,
     ) -> Result<Flight, BackendError> {
         let ends = [position, position + tokens - 1];
@@ -166,7 +183,7 @@ impl Decoder {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for slot in 0..tokens {
                 let state = (offset + slot * self.stride) as u32;
-                for dispatch in self.at(position + slot) {
+                for dispatch in self.choosing(position + slot, drawn) {
                     dispatch.record(&mut pass, state, position + slot, 1)?;
                     dispatches += 1;
                 }
@@ -196,7 +213,7 @@ impl Decoder {
         device: &Device,
         flight: &Flight,
         logits: bool,
-        emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
+        emit: &mut dyn FnMut(Chosen<'_>) -> bool,
     ) -> Result<bool, BackendError> {
         let wait = wgpu::PollType::Wait { submission_index: Some(flight.submission.clone()), timeout: None };
         device.device.poll(wait).map_err(|e| device.error(e.to_string()))?;
@@ -217,7 +234,7 @@ impl Decoder {
             for slot in 0..flight.tokens {
                 let row = if logits { &rows[slot * self.vocabulary..][..self.vocabulary] } else { &[] };
                 let id = ids[(flight.first + slot + 1) % IDS];
-                more = emit(GreedyToken { id, logits: row });
+                more = emit(Chosen { id, logits: row });
                 if !more {
                     break;
                 }
@@ -227,17 +244,22 @@ impl Decoder {
         Ok(more)
     }
 
-    /// Feeds `token` at `position`, then always the likeliest next token, `limit` tokens in all.
+    /// Feeds `token` at `position`, then always the token chosen, `limit` tokens in all.
     pub fn run(
         &self,
         device: &Device,
         token: u32,
         position: usize,
         limit: usize,
+        mut chooser: Chooser<'_>,
         logits: bool,
-        emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
+        emit: &mut dyn FnMut(Chosen<'_>) -> bool,
     ) -> Result<(), BackendError> {
         device.write(&self.ids, bytemuck::bytes_of(&token));
+        let drawn = matches!(chooser, Chooser::Draw(..));
+        if let Chooser::Draw(options, _) = &chooser {
+            device.write(&self.options, bytemuck::bytes_of(options));
+        }
         let mut flights: VecDeque<Flight> = VecDeque::new();
         let (mut fed, mut turn) = (0, 0);
         let mut more = true;
@@ -245,7 +267,12 @@ impl Decoder {
             while more && fed < limit && flights.len() < AHEAD {
                 // The first submissions are short, so that the first tokens come soon.
                 let tokens = (1 << turn.min(10)).min(TOKENS).min(limit - fed);
-                flights.push_back(self.submit(device, turn, fed, position + fed, tokens, logits)?);
+                if let Chooser::Draw(_, next) = &mut chooser {
+                    for place in (fed + 1..=fed + tokens).map(|i| i % IDS) {
+                        device.queue.write_buffer(&self.draws, 4 * place as u64, bytemuck::bytes_of(&next()));
+                    }
+                }
+                flights.push_back(self.submit(device, turn, fed, position + fed, tokens, drawn, logits)?);
                 fed += tokens;
                 turn += 1;
             }

@@ -474,4 +474,12 @@ impl<'a> Fusing<'a> {
         let kernel = Kernel::new(&ops::argmax::SHADER).with("THREADS", 256);
         dispatch(self.device, kernel, self.states, bytes_of(&p), Grid::Fixed([1, 1]), &[self.logits, self.ids])
     }
+
+    /// The next id is drawn by `options` and that of `draws` which has its place.
+    pub fn draw(&mut self, options: &wgpu::Buffer, draws: &wgpu::Buffer) -> Result<Dispatch, BackendError> {
+        let p = ops::draw::Params { width: self.plan.vocabulary() as u32, pad: [0; 3] };
+        let kernel = Kernel::new(&ops::draw::SHADER).with("THREADS", 256);
+        let buffers = [self.logits, self.ids, options, draws];
+        dispatch(self.device, kernel, self.states, bytes_of(&p), Grid::Fixed([1, 1]), &buffers)
+    }
 }

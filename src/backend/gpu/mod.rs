@@ -27,7 +27,7 @@ use decode::Decoder;
 use lower::{Dispatch, Group, Lowered, Lowering, Resident, Resources, ready};
 use weights::Uploads;
 
-use super::{Backend, BackendError, Batch, Counters, GreedyToken, Listener, Rows, Sizes, StepTime};
+use super::{Backend, BackendError, Batch, Chooser, Chosen, Counters, Listener, Rows, Sizes, StepTime};
 use crate::model::Model;
 use crate::ops;
 use crate::plan::{BufferId, BufferKind, Op, Plan, Step};
@@ -343,18 +343,24 @@ fn together(plan: &Plan) -> Vec<Vec<usize>> {
 }
 
 impl Backend for Gpu {
-    fn greedy(
+    fn run(
         &mut self,
         token: u32,
         position: usize,
         limit: usize,
+        chooser: Chooser<'_>,
         logits: bool,
-        emit: &mut dyn FnMut(GreedyToken<'_>) -> bool,
+        emit: &mut dyn FnMut(Chosen<'_>) -> bool,
     ) -> Result<(), BackendError> {
         super::check_ids(&[token], self.plan.vocabulary())?;
-        match &self.decoder {
-            Some(decoder) => decoder.run(&self.device, token, position, limit, logits, emit),
-            None => super::greedy_by_batches(self, token, position, limit, emit),
+        match (&self.decoder, &chooser) {
+            (Some(decoder), Chooser::Greedy) => {
+                decoder.run(&self.device, token, position, limit, chooser, logits, emit)
+            }
+            (Some(decoder), Chooser::Draw(o, _)) if o.on_device() => {
+                decoder.run(&self.device, token, position, limit, chooser, logits, emit)
+            }
+            _ => super::run_by_batches(self, token, position, limit, chooser, emit),
         }
     }
 
@@ -364,11 +370,11 @@ impl Backend for Gpu {
         let rows = batch.logits.range(n).1;
         if let (Some(decoder), None, 1, Rows::Last | Rows::All) = (&self.decoder, &listener, n, batch.logits) {
             let logits = &mut self.logits;
-            let mut keep = |token: GreedyToken<'_>| {
+            let mut keep = |token: Chosen<'_>| {
                 logits[..token.logits.len()].copy_from_slice(token.logits);
                 true
             };
-            decoder.run(&self.device, batch.ids[0], batch.position, 1, true, &mut keep)?;
+            decoder.run(&self.device, batch.ids[0], batch.position, 1, Chooser::Greedy, true, &mut keep)?;
             return Ok(&self.logits[..self.plan.vocabulary()]);
         }
         let all = self.dispatches(n, rows);
