@@ -173,7 +173,7 @@ macro_rules! kernels {
             // SAFETY: as in `blocks`.
             unsafe {
                 if N == 1 && part == 0 {
-                    ask_for::<BITS>(block.q);
+                    ask_for::<BITS>(block.q, ahead(p, kind, b * kind.integers));
                     prefetch(block.meta.wrapping_add(PANELS * p.stride));
                 }
                 let (d, m) = block.floats::<MIN>(kind, part);
@@ -225,7 +225,7 @@ macro_rules! kernels {
                     for (block, integers) in blocks.iter().zip(&mut integers) {
                         let q = block.q.add(c * kind.integers / 8);
                         if N == 1 && part == 0 {
-                            ask_for::<BITS>(q);
+                            ask_for::<BITS>(q, ahead(p, kind, b * kind.integers + c * kind.integers / 8));
                         }
                         let w = unpack::<BITS, TABLE, N>(q, part, table);
                         let scales = block.meta.add(if MIN { 4 } else { 2 } * ROWS + LANES * part);
@@ -290,10 +290,19 @@ macro_rules! kernels {
         /// keep as many lines under way as the core can.
         #[inline]
         #[target_feature(enable = $features)]
-        fn ask_for<const BITS: usize>(q: *const u8) {
+        fn ask_for<const BITS: usize>(q: *const u8, ahead: usize) {
             for line in 0..BITS {
-                prefetch(q.wrapping_add(AHEAD + 64 * line));
+                prefetch(q.wrapping_add(ahead + 64 * line));
             }
+        }
+
+        /// How far ahead of byte `at` of a panel's integers that is: behind the last it is the beginning of the panel that
+        /// comes after those in turn.
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn ahead(p: &Panels, kind: &Blocks, at: usize) -> usize {
+            let end = p.blocks * kind.integers;
+            if at + AHEAD < end { AHEAD } else { AHEAD + PANELS * p.stride - end }
         }
 
         /// The planes' sums as one number: `256 * high + low`.
