@@ -163,3 +163,20 @@ fn the_cpu_path_can_be_forced() {
     assert_eq!(json(&best.get_output().stdout)["logits_hash"], scalar["logits_hash"]);
     run("mmx").code(1).stderr(predicate::str::contains("SAMEBITS_CPU=mmx").and(predicate::str::contains("scalar")));
 }
+
+#[test]
+fn arithmetic_of_a_gpu_can_be_chosen_and_sampling_is_the_same_everywhere() {
+    let run = |backend: &str, arithmetic: &str| {
+        let mut command = samebits();
+        command.args(["generate", "Once upon a time", "-n", "12", "--temp", "0.9", "-s", "3", "--json", "-q"]);
+        command.args(["--backend", backend]).env("SAMEBITS_ARITHMETIC", arithmetic).assert()
+    };
+    let gpu = json(&run("gpu", "portable").success().get_output().stdout);
+    let cpu = json(&run("cpu", "portable").success().get_output().stdout);
+    for key in ["text", "logits_hash"] {
+        assert_eq!(gpu[key], cpu[key], "{key}");
+    }
+    run("gpu", "fast").code(1).stderr(
+        predicate::str::contains("SAMEBITS_ARITHMETIC=fast").and(predicate::str::contains("portable or native")),
+    );
+}
