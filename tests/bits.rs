@@ -345,7 +345,10 @@ fn sampled_runs() {
             count += 1;
             count < stop
         };
-        let g = session.generate(&[3, 1, 4], 50, Choice::Draw(&mut sampler), |_| false, &mut emit).unwrap();
+        let options = sampler.draw_options().unwrap();
+        let mut draw = || sampler.next_draw();
+        let choice = Choice::Ahead(Chooser::Draw(options, &mut draw));
+        let g = session.generate(&[3, 1, 4], 50, choice, |_| false, &mut emit).unwrap();
         (g.tokens, g.logits_hash)
     };
     let by_hand = |session: &mut samebits::engine::Session, top_k| {

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{floats, ids, json, on_cpu, on_gpu, turn};
+use samebits::backend::Chooser;
 use samebits::backend::{Backend, Batch, Rows, cpu::Cpu};
 use samebits::engine::{Choice, Session};
 use samebits::model::Model;
@@ -13,7 +14,7 @@ use samebits::ops::argmax;
 
 fn greedy(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, String) {
     session.clear();
-    let g = session.generate(prompt, 48, Choice::Greedy, |_| false, |_| true).unwrap();
+    let g = session.generate(prompt, 48, Choice::Ahead(Chooser::Greedy), |_| false, |_| true).unwrap();
     (g.tokens, g.logits_hash)
 }
 

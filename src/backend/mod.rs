@@ -126,8 +126,16 @@ pub enum Chooser<'a> {
 }
 
 impl Chooser<'_> {
+    /// Whether a device can do it.
+    fn on_device(&self) -> bool {
+        match self {
+            Self::Greedy => true,
+            Self::Draw(options, _) => options.on_device(),
+        }
+    }
+
     /// Chooses from logits.
-    fn choose(&mut self, logits: &[f32]) -> u32 {
+    pub fn choose(&mut self, logits: &[f32]) -> u32 {
         match self {
             Self::Greedy => argmax::cpu(logits),
             Self::Draw(options, next) => draw::cpu(logits, options, next()),

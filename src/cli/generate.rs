@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::load::{ModelArguments, RunArguments};
 use super::{Outcome, print_json};
+use crate::backend::Chooser;
 use crate::engine::{Choice, EngineError, Generation, Session, StopReason};
 use crate::sample::{Sampler, SamplerOptions};
 use crate::tokenizer::{EncodeOptions, Tokenizer};
@@ -108,14 +109,17 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         if a.json { Ok(()) } else { out.write_all(piece.as_bytes()).and_then(|()| out.flush()) }
     };
     let mut first = None;
-    let mut sample;
-    let choice = if sampler.is_greedy() {
-        Choice::Greedy
-    } else if a.temp > 0.0 && sampler.penalises_nothing() {
-        Choice::Draw(&mut sampler)
-    } else {
-        sample = |logits: &[f32], history: &[u32]| sampler.sample(logits, history);
-        Choice::By(&mut sample)
+    let (mut draw, mut sample);
+    let choice = match sampler.draw_options() {
+        _ if sampler.is_greedy() => Choice::Ahead(Chooser::Greedy),
+        Some(options) => {
+            draw = || sampler.next_draw();
+            Choice::Ahead(Chooser::Draw(options, &mut draw))
+        }
+        None => {
+            sample = |logits: &[f32], history: &[u32]| sampler.sample(logits, history);
+            Choice::By(&mut sample)
+        }
     };
     let generation = session.generate(
         &prompt,

@@ -106,7 +106,7 @@ fn kernels(name: &str, matrix_units: bool) -> Vec<Kernel> {
     let Some(shader) = shaders().find(|s| s.name == op) else { return Vec::new() };
     let format = FORMATS.iter().copied().find(|f| f.name == format);
     let source = shader.source(format.map(|f| f.wgsl), Default::default());
-    if source.starts_with("enable") && !matrix_units {
+    if capabilities(&source).contains(Capabilities::COOPERATIVE_MATRIX) && !matrix_units {
         return Vec::new();
     }
     let has_precise = source.contains("override PRECISE");

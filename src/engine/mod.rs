@@ -9,9 +9,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::backend::{Backend, BackendError, Batch, Chooser, Rows};
-use crate::ops::argmax;
 use crate::plan::{Op, Step};
-use crate::sample::Sampler;
 
 pub use perplexity::{Perplexity, perplexity};
 
@@ -69,10 +67,8 @@ pub struct Timings {
 
 /// How tokens are chosen.
 pub enum Choice<'a> {
-    /// The largest logit, ties to the lower id: a backend does it itself and works ahead.
-    Greedy,
-    /// Drawn by a sampler that does not look at earlier tokens: likewise.
-    Draw(&'a mut Sampler),
+    /// By the logits alone: a backend does it itself and works ahead.
+    Ahead(Chooser<'a>),
     /// A function of the logits and of all tokens so far.
     By(&'a mut dyn FnMut(&[f32], &[u32]) -> u32),
 }
@@ -224,15 +220,11 @@ impl Session {
                     }
                 }
             }
-            ahead if limit > 0 => {
-                let mut sampler = if let Choice::Draw(sampler) = ahead { Some(sampler) } else { None };
-                let token = sampler.as_mut().map_or_else(|| argmax::cpu(&logits), |s| s.sample(&logits, &[]));
+            Choice::Ahead(mut chooser) if limit > 0 => {
+                let token = chooser.choose(&logits);
                 stop_reason = hear(token, &logits);
                 if stop_reason.is_none() {
                     let room = (self.backend.context() - self.tokens.len()).min(limit - 1);
-                    let options = sampler.as_ref().map(|s| s.draw_options());
-                    let mut draw = || sampler.as_mut().map_or(0.0, |s| s.next_draw());
-                    let chooser = options.map_or(Chooser::Greedy, |o| Chooser::Draw(o, &mut draw));
                     self.run(token, room, chooser, true, &mut |token, logits| {
                         stop_reason = hear(token, logits);
                         stop_reason.is_none()
@@ -240,7 +232,7 @@ impl Session {
                     stop_reason = stop_reason.or(Some(StopReason::ContextFull));
                 }
             }
-            Choice::Greedy | Choice::Draw(_) => {}
+            Choice::Ahead(_) => {}
         }
         let logits_hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         let timings = Timings { prefill, decode: start.elapsed() };

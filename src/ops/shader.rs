@@ -74,7 +74,8 @@ fn takes(wgsl: &str, format: &str) -> bool {
 /// Joins a kernel's WGSL with the libraries it needs.
 pub fn assemble(wgsl: &str, format: Option<&str>, arithmetic: Arithmetic) -> String {
     // `enable` lines come first in a module.
-    let (enables, wgsl) = wgsl.split_at(wgsl.find("//").unwrap_or_default());
+    let enabling = wgsl.split_inclusive('\n').take_while(|l| l.starts_with("enable ")).map(str::len).sum();
+    let (enables, wgsl) = wgsl.split_at(enabling);
     let mut parts = vec![enables, arithmetic.wgsl(), include_str!("../../wgsl/lib/numerics.wgsl")];
     if let Some(format) = format {
         parts.extend([include_str!("../../wgsl/lib/weights.wgsl"), format]);

@@ -24,6 +24,12 @@ pub struct SamplerOptions {
     pub seed: u64,
 }
 
+impl SamplerOptions {
+    fn draw(&self) -> draw::Options {
+        draw::Options::new(self.temperature, self.top_k, self.top_p, self.min_p)
+    }
+}
+
 /// A sampler with its generator.
 #[derive(Clone, Debug)]
 pub struct Sampler {
@@ -39,18 +45,13 @@ impl Sampler {
 
     /// Whether the largest logit is always chosen.
     pub fn is_greedy(&self) -> bool {
-        self.options.temperature <= 0.0 && self.penalises_nothing()
-    }
-
-    /// Whether a choice depends on the logits and the generator only, not on earlier tokens.
-    pub fn penalises_nothing(&self) -> bool {
-        self.options.repeat_penalty == 1.0
+        self.options.temperature <= 0.0 && self.options.repeat_penalty == 1.0
     }
 
     /// Chooses from `logits` (finite, one per token, not empty) after the tokens of `history`. The order is llama.cpp's:
     /// penalty, top-k, top-p, min-p, temperature. Ties go to the lower id.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32 {
-        let o = &self.options;
+        let o = self.options;
         let penalised: Vec<f32>;
         let mut logits = logits;
         if o.repeat_penalty != 1.0 {
@@ -60,13 +61,13 @@ impl Sampler {
         if o.temperature <= 0.0 {
             return argmax::cpu(logits);
         }
-        draw::cpu(logits, &self.draw_options(), self.next_draw())
+        draw::cpu(logits, &o.draw(), self.next_draw())
     }
 
-    /// How a draw is made where nothing is penalised.
-    pub fn draw_options(&self) -> draw::Options {
+    /// How tokens are drawn, where that is by the logits and the generator alone.
+    pub fn draw_options(&self) -> Option<draw::Options> {
         let o = &self.options;
-        draw::Options::new(o.temperature, o.top_k, o.top_p, o.min_p)
+        (o.temperature > 0.0 && o.repeat_penalty == 1.0).then(|| o.draw())
     }
 
     /// The next number of the generator's sequence, from 0 to below 1.

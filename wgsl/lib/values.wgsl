@@ -30,10 +30,13 @@ struct Words { // 32 numbers of the cache
   d: vec4<u32>,
 }
 
-// Eight dimensions of the values at the thread's four positions; `first` is the first position of the tiles. Behind the last
+// The first of a thread's four positions, which are eight apart.
+fn own_position(thread: u32) -> u32 { return 32u * (thread / PART) + (thread / (PART / 8u) & 7u); }
+
+// Eight dimensions of the values at the thread's positions; `first` is the first position of the tiles. Behind the last
 // position it is read again: its weight is 0.
 fn value_words(thread: u32, first: u32, at: u32, row: u32) -> Words {
-  let p = first + 32u * (thread / PART) + (thread / (PART / 8u) & 7u);
+  let p = first + own_position(thread);
   let d = at + thread % (PART / 8u);
   let last = state.position;
   return Words(v4[min(p, last) * row + d], v4[min(p + 8u, last) * row + d],
@@ -44,7 +47,7 @@ fn component(tile: u32, lane: u32, d: u32) -> f32 { return inner4[(8u * tile + l
 
 // Adds the values of TILES tiles to the sums.
 fn weigh(thread: u32, v: Words) {
-  let p = 32u * (thread / PART) + (thread / (PART / 8u) & 7u);
+  let p = own_position(thread);
   let w = vec4(weights[p], weights[p + 8u], weights[p + 16u], weights[p + 24u]);
   var lo = vec4(0.0);
   var hi = vec4(0.0);

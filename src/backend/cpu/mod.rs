@@ -302,30 +302,28 @@ impl Cpu {
         rows: Range<usize>,
     ) {
         let (heads, head_dim) = (p.heads as usize, p.head_dim as usize);
-        let cache = &self.memory.caches[layer];
+        let mut result = self.memory.take_float(out);
+        let (memory, isa) = (&self.memory, self.isa);
+        let cache = &memory.caches[layer];
         // Heads that share keys and values go together where enough tasks are left.
         let group = heads / p.kv_heads as usize;
         let busy = rows.len() * p.kv_heads as usize >= 2 * self.pool.threads();
         let together =
             if cache.tiled && busy { (1..=simd::HEADS).rev().find(|n| group.is_multiple_of(*n)) } else { None };
-        let (together, tiled) = (together.unwrap_or(1), cache.tiled);
+        let together = together.unwrap_or(1);
         // Scores, and a head's queries for the vector paths.
         let room = (self.sizes.context.next_multiple_of(ROWS) + head_dim) * together;
-        let mut result = self.memory.take_float(out);
-        let (tasks, isa) = (rows.len() * heads / together, self.isa);
-        let memory = &self.memory;
         let cells = Disjoint::new(&mut result);
-        self.pool.run(tasks, |task| {
+        self.pool.run(rows.len() * heads / together, |task| {
             let first = task * together;
             let (row, head) = (rows.start + first / heads, first % heads);
             let at = (row * heads + head) * head_dim..(row * heads + head + together) * head_dim;
             // SAFETY: a task has its own heads of its own row.
             let out = unsafe { cells.slice(at.clone()) };
-            let cache = &memory.caches[layer];
             let (count, q) = (position + row + 1, &memory.float(q)[at]);
             SCORES.with_borrow_mut(|scores| {
                 scores.resize(scores.len().max(room), 0.0);
-                if tiled {
+                if cache.tiled {
                     simd::attention(isa, p, head, count, q, &cache.k, &cache.v, scores, out);
                 } else {
                     ops::attention::cpu(p, head, count, q, &cache.k, &cache.v, scores, out);

@@ -98,7 +98,6 @@ impl Decoder {
         (id, position): (u32, usize),
         hear: &mut dyn FnMut(&Step, &[u32]),
     ) -> Result<(), BackendError> {
-        ready(self.at(position))?;
         for stage in self.prepare(device, id, position) {
             let mut encoder = device.device.create_command_encoder(&Default::default());
             {
@@ -158,8 +157,6 @@ impl Decoder {
         drawn: bool,
         logits: bool,
     ) -> Result<Flight, BackendError> {
-        let ends = [position, position + tokens - 1];
-        ready(ends.into_iter().flat_map(|p| self.at(p)))?;
         let start = Instant::now();
         let turn = turn % (AHEAD + 1);
         let mut states = vec![0u8; self.stride * tokens];
@@ -258,8 +255,11 @@ impl Decoder {
         device.write(&self.ids, bytemuck::bytes_of(&token));
         let drawn = matches!(chooser, Chooser::Draw(..));
         if let Chooser::Draw(options, _) = &chooser {
+            // Everything else was compiled when the model was opened.
+            ready(std::iter::once(&self.draw))?;
             device.write(&self.options, bytemuck::bytes_of(options));
         }
+        let mut draws = [0.0f32; IDS];
         let mut flights: VecDeque<Flight> = VecDeque::new();
         let (mut fed, mut turn) = (0, 0);
         let mut more = true;
@@ -268,9 +268,8 @@ impl Decoder {
                 // The first submissions are short, so that the first tokens come soon.
                 let tokens = (1 << turn.min(10)).min(TOKENS).min(limit - fed);
                 if let Chooser::Draw(_, next) = &mut chooser {
-                    for place in (fed + 1..=fed + tokens).map(|i| i % IDS) {
-                        device.queue.write_buffer(&self.draws, 4 * place as u64, bytemuck::bytes_of(&next()));
-                    }
+                    (fed + 1..=fed + tokens).for_each(|i| draws[i % IDS] = next());
+                    device.write(&self.draws, bytemuck::cast_slice(&draws));
                 }
                 flights.push_back(self.submit(device, turn, fed, position + fed, tokens, drawn, logits)?);
                 fed += tokens;

@@ -293,7 +293,9 @@ impl<'a> Fusing<'a> {
         for id in ids {
             let weight = &self.plan.weights[id.0];
             let [shard] = shards(self.resources, *id) else { return None };
-            weight.cols.is_multiple_of(CHUNK).then_some(())?;
+            if !weight.cols.is_multiple_of(CHUNK) {
+                return None;
+            }
             match runs.last_mut() {
                 Some(run)
                     if run.shard.buffer == shard.buffer
@@ -453,7 +455,9 @@ impl<'a> Fusing<'a> {
 
     fn output(&mut self, rows: &Rows, weight: WeightId, norm: WeightId, eps: f32) -> Made<Vec<Dispatch>> {
         let w = &self.plan.weights[weight.0];
-        some!(w.cols.is_multiple_of(CHUNK).then_some(()));
+        if !w.cols.is_multiple_of(CHUNK) {
+            return Ok(None);
+        }
         let norm = self.norm(norm)?;
         let mut all = Vec::new();
         for shard in shards(self.resources, weight) {

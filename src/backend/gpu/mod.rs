@@ -353,11 +353,8 @@ impl Backend for Gpu {
         emit: &mut dyn FnMut(Chosen<'_>) -> bool,
     ) -> Result<(), BackendError> {
         super::check_ids(&[token], self.plan.vocabulary())?;
-        match (&self.decoder, &chooser) {
-            (Some(decoder), Chooser::Greedy) => {
-                decoder.run(&self.device, token, position, limit, chooser, logits, emit)
-            }
-            (Some(decoder), Chooser::Draw(o, _)) if o.on_device() => {
+        match &self.decoder {
+            Some(decoder) if chooser.on_device() => {
                 decoder.run(&self.device, token, position, limit, chooser, logits, emit)
             }
             _ => super::run_by_batches(self, token, position, limit, chooser, emit),

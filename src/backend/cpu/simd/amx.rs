@@ -126,9 +126,15 @@ fn line(v: I) -> Line {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn floats(line: &Line) -> F {
+fn integers(line: &Line) -> I {
     // SAFETY: as above.
     unsafe { core::mem::transmute(*line) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn floats(line: &Line) -> F {
+    _mm512_castsi512_ps(integers(line))
 }
 
 /// The scales and minima of a block's rows.
@@ -229,12 +235,13 @@ type Sums = [[Line; TOKENS]; 2];
 /// Blocks that the tile unit is ahead of the vectors.
 const AHEAD: usize = 2;
 
-/// Multiplies tiles of activations with a panel of `blocks` blocks. `multiply(i, w, out)` begins the product of block `i`
+/// Multiplies tiles of activations with a panel of `blocks` blocks, with the tiles' `shapes`. `multiply(i, w, out)` begins the product of block `i`
 /// of the activations with block `w` of the weights, both as `place` counts, and stores the one that was begun
 /// before; `add(i, w, sums, lane)` adds its terms.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn walk(
+    shapes: &[u8; 64],
     (tiles, blocks): (usize, usize),
     lanes: &mut Lanes,
     multiply: impl Fn(usize, usize, &mut Sums),
@@ -242,6 +249,8 @@ fn walk(
     mut store: impl FnMut(usize, &[[f32; ROWS]; TOKENS]),
 ) {
     const RING: usize = AHEAD + 2;
+    // SAFETY: tiles belong to this function until it releases them; nothing else in this program uses any.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) shapes.as_ptr(), options(nostack)) };
     let mut ring = [[[ZERO; TOKENS]; 2]; RING];
     lanes.resize(tiles, [[ZERO; 8]; TOKENS]);
     // Block `i + AHEAD`: its lane, the lane's first block of the weights, its tile, its step. The last blocks are begun
@@ -276,6 +285,8 @@ fn walk(
         }
         first += steps;
     }
+    // SAFETY: as above.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) };
     for (tile, lanes) in lanes.iter().enumerate() {
         let mut y = [[0.0; ROWS]; TOKENS];
         for (lanes, y) in lanes.iter().zip(&mut y) {
@@ -295,8 +306,6 @@ unsafe fn multiply_small<const MIN: bool>(
     store: impl FnMut(usize, &[[f32; ROWS]; TOKENS]),
 ) {
     const SHAPES: [u8; 64] = shapes(32);
-    // SAFETY: tiles belong to this function until it releases them; nothing else in this program uses any.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) SHAPES.as_ptr(), options(nostack)) };
     let multiply = |i: usize, step: usize, out: &mut Sums| {
         let (x, w): (&Small, &SmallWeights) = (&xs.small[i], &weights[step]);
         // SAFETY: reads the tiles of one block, writes one of sums.
@@ -316,16 +325,14 @@ unsafe fn multiply_small<const MIN: bool>(
         let (x, w): (&Small, &SmallWeights) = (&xs.small[i], &weights[step]);
         let (d, m) = (floats(&w.d), floats(&w.m));
         for (t, lane) in lane.iter_mut().enumerate() {
-            let mut term = _mm512_mul_ps(d, to_float(integers(&sums[0][t])));
+            let mut term = _mm512_mul_ps(d, avx512::to_float(integers(&sums[0][t])));
             if MIN {
                 term = _mm512_add_ps(term, _mm512_mul_ps(m, _mm512_set1_ps(x.totals[t])));
             }
             *lane = _mm512_add_ps(*lane, _mm512_mul_ps(_mm512_set1_ps(x.scale[t]), term));
         }
     };
-    walk((xs.count.div_ceil(TOKENS), weights.len()), lanes, multiply, add, store);
-    // SAFETY: as above.
-    unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    walk(&SHAPES, (xs.count.div_ceil(TOKENS), weights.len()), lanes, multiply, add, store);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -336,8 +343,6 @@ unsafe fn multiply_large<const MIN: bool, const PAIRS: usize>(
     store: impl FnMut(usize, &[[f32; ROWS]; TOKENS]),
 ) {
     const SHAPES: [u8; 64] = shapes(64);
-    // SAFETY: as in `multiply_small`.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) SHAPES.as_ptr(), options(nostack)) };
     let multiply = |i: usize, step: usize, out: &mut Sums| {
         let (x, w): (&Large, &LargeWeights) = (&xs.large[i], &weights[step]);
         // SAFETY: reads the tiles of one block, writes two of sums.
@@ -379,32 +384,17 @@ unsafe fn multiply_large<const MIN: bool, const PAIRS: usize>(
         for (t, lane) in lane.iter_mut().enumerate() {
             let high = _mm512_slli_epi32::<8>(integers(&sums[0][t]));
             let sum = _mm512_add_epi32(high, integers(&sums[1][t]));
-            let mut term = _mm512_mul_ps(d, to_float(sum));
+            let mut term = _mm512_mul_ps(d, avx512::to_float(sum));
             if MIN {
                 let mut minimum = _mm512_setzero_si512();
                 for (totals, minima) in totals.iter().zip(&w.minima).take(PAIRS) {
                     let pair = _mm512_set1_epi32(bytemuck::cast(totals[t]));
                     minimum = _mm512_dpwssd_epi32(minimum, integers(minima), pair);
                 }
-                term = _mm512_add_ps(term, _mm512_mul_ps(m, to_float(minimum)));
+                term = _mm512_add_ps(term, _mm512_mul_ps(m, avx512::to_float(minimum)));
             }
             *lane = _mm512_add_ps(*lane, _mm512_mul_ps(_mm512_set1_ps(x.scale[t]), term));
         }
     };
-    walk((xs.count.div_ceil(TOKENS), weights.len()), lanes, multiply, add, store);
-    // SAFETY: as above.
-    unsafe { asm!("tilerelease", options(nostack, nomem)) };
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn integers(line: &Line) -> I {
-    // SAFETY: 64 bytes either way.
-    unsafe { core::mem::transmute(*line) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn to_float(v: I) -> F {
-    _mm512_cvtepi32_ps(v)
+    walk(&SHAPES, (xs.count.div_ceil(TOKENS), weights.len()), lanes, multiply, add, store);
 }

@@ -15,7 +15,7 @@ const RAISED: bool = true;
 macro_rules! ops {
     ($($(#[$doc:meta])* fn $name:ident($($a:ident: $t:ty),*) -> $r:ty { $($body:tt)* })*) => {
         $($(#[$doc])* #[inline] #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-        fn $name($($a: $t),*) -> $r { $($body)* })*
+        pub(super) fn $name($($a: $t),*) -> $r { $($body)* })*
     };
 }
 ops! {
