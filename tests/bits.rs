@@ -90,12 +90,11 @@ proptest! {
 
         let p = ops::kv_store::Params { width: width as u32, pad: [0; 3] };
         let groups = ops::kv_store::workgroups(&p, rows as u32);
-        let cache = vec![0u32; (position + rows) * width / 2];
+        let cache = vec![0u32; ops::kv_store::cache_words(position + rows, width)];
         let gpu = run_kernel(plain(&ops::kv_store::SHADER), bytes_of(&p), position as u32, groups, &[&bits(&x), &bits(&x), &cache, &cache], 3);
-        let mut stored = vec![0u16; rows * width];
-        ops::kv_store::cpu(&x, &mut stored);
-        let gpu: &[u16] = bytemuck::cast_slice(&gpu);
-        prop_assert_eq!(&gpu[position * width..][..rows * width], stored);
+        let mut stored = vec![0u16; (position + rows) * width];
+        x.chunks(width).zip(stored.chunks_mut(width).skip(position)).for_each(|(x, row)| ops::kv_store::cpu(x, row));
+        prop_assert_eq!(&gpu[..cache.len()], ops::kv_store::cache_from_rows(&stored, width));
     }
 
     #[test]
@@ -108,7 +107,7 @@ proptest! {
         let (k, v) = (cache(), cache());
         let q = random.floats(rows * heads * head_dim, -10, 3);
         let p = ops::attention::Params::new(heads, kv_heads, head_dim, context);
-        let words = |c: &[u16]| -> Vec<u32> { c.chunks(2).map(|p| u32::from(p[0]) | u32::from(p[1]) << 16).collect() };
+        let words = |rows: &[u16]| ops::kv_store::cache_from_rows(rows, width);
         let (scores, out) = (vec![0u32; rows * heads * context], vec![0u32; q.len()]);
         let buffers: [&[u32]; 5] = [&bits(&q), &words(&k), &words(&v), &scores, &out];
         let groups = ops::attention::workgroups(&p, rows as u32);

@@ -1,5 +1,6 @@
 // Causal attention of one head and row over the cache; twin of src/ops/attention.rs.
 // A workgroup makes one head of one row: scores, their maximum, softmax weights, weighted values.
+// needs: cache
 
 struct Params {
   heads: u32,
@@ -18,10 +19,11 @@ struct Params {
 override THREADS: u32 = 64u;
 var<workgroup> shared_terms: array<f32, THREADS>;
 
-fn cached(word: u32, odd: u32) -> f32 { return f16_to_f32((word >> (16u * odd)) & 0xffffu); }
+fn half_of(word: u32, element: u32) -> f32 { return f16_to_f32((word >> (16u * (element & 1u))) & 0xffffu); }
 
 // The score of one position in base 2: S8 over blocks of 32 of the head dimension.
-fn score(q_at: u32, k_at: u32) -> f32 {
+fn score(q_at: u32, position: u32, kv_at: u32) -> f32 {
+  let width = params.kv_heads * params.head_dim;
   var outer_lo = vec4(0.0);
   var outer_hi = vec4(0.0);
   for (var b = 0u; b * 32u < params.head_dim; b++) {
@@ -30,7 +32,7 @@ fn score(q_at: u32, k_at: u32) -> f32 {
     let count = min(32u, params.head_dim - b * 32u);
     for (var i = 0u; i < count; i++) {
       let e = b * 32u + i;
-      let t = mul(r13(flush(q[q_at + e], ACTIVATION_FLOOR)), cached(k_cache[(k_at + e) >> 1u], e & 1u));
+      let t = mul(r13(flush(q[q_at + e], ACTIVATION_FLOOR)), half_of(k_cache[cache_word(position, kv_at + e, width)], kv_at + e));
       let lane = i & 7u;
       if lane < 4u { lo[lane] = add(lo[lane], t); } else { hi[lane - 4u] = add(hi[lane - 4u], t); }
     }
@@ -53,7 +55,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
   var top = -0x1p100f;
   for (var p = thread; p < count; p += THREADS) {
-    let t = score(q_at, p * kv_width + kv_at);
+    let t = score(q_at, p, kv_at);
     scores[s_at + p] = t;
     top = max(top, t);
   }
@@ -102,8 +104,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let n = min(32u, count - tile * 32u);
       for (var i = 0u; i < n; i++) {
         let p = tile * 32u + i;
-        let e = p * kv_width + kv_at + d;
-        let t = mul(scores[s_at + p], cached(v_cache[e >> 1u], e & 1u));
+        let e = kv_at + d;
+        let t = mul(scores[s_at + p], half_of(v_cache[cache_word(p, e, kv_width)], e));
         let lane = i & 7u;
         if lane < 4u { lo[lane] = add(lo[lane], t); } else { hi[lane - 4u] = add(hi[lane - 4u], t); }
       }

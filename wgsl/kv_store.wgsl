@@ -1,4 +1,5 @@
 // Appends keys and values to the cache as f16; twin of src/ops/kv_store.rs. A thread packs one pair of each.
+// needs: cache
 
 struct Params {
   width: u32, // kv heads * head_dim, even
@@ -16,7 +17,7 @@ fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
   if thread.x >= params.width / 2u { return; }
   let row = state.row0 + thread.y;
   let source = row * params.width + 2u * thread.x;
-  let target_ = (state.position + row) * (params.width / 2u) + thread.x;
+  let target_ = cache_word(state.position + row, 2u * thread.x, params.width);
   k_cache[target_] = f16_bits(k[source]) | (f16_bits(k[source + 1u]) << 16u);
   v_cache[target_] = f16_bits(v[source]) | (f16_bits(v[source + 1u]) << 16u);
 }

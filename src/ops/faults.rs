@@ -16,11 +16,7 @@ const FAULTS: &[Fault] = &[
     ),
     // The last column of the scores is read before it is written.
     ("uninitialised", "scores[s_at + p] = t;", "if p != 3u { scores[s_at + p] = t; }"),
-    (
-        "uninitialised",
-        "  weights[thread] = select(0.0, w, thread <= state.position);",
-        "  if thread != 3u { weights[thread] = select(0.0, w, thread <= state.position); }",
-    ),
+    ("uninitialised", "    weights[p] = s;", "    if p != 3u { weights[p] = s; }"),
     // Query heads read the keys of another group.
     ("gqa", "head / (params.heads / params.kv_heads) * params.head_dim", "(head % params.kv_heads) * params.head_dim"),
     ("gqa", "head / (params.heads / params.kv_heads) * HEAD_DIM", "(head % params.kv_heads) * HEAD_DIM"),

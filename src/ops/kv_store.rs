@@ -26,6 +26,29 @@ pub fn cpu(x: &[f32], cache: &mut [u16]) {
     }
 }
 
+/// Words of a GPU's cache for `positions` rows of `width` elements.
+pub fn cache_words(positions: usize, width: usize) -> usize {
+    positions.next_multiple_of(32) * width.div_ceil(8) * 4
+}
+
+/// The word of a GPU's cache that has an even element of a row and the one behind it; twin of `cache_word` in
+/// `wgsl/lib/cache.wgsl`, which says how a cache is laid out.
+pub fn cache_word(position: usize, element: usize, width: usize) -> usize {
+    ((position / 32 * width.div_ceil(8) + element / 8) * 32 + position % 32) * 4 + element % 8 / 2
+}
+
+/// Rows of `width` elements as a GPU's cache has them.
+pub fn cache_from_rows(rows: &[u16], width: usize) -> Vec<u32> {
+    let mut cache = vec![0; cache_words(rows.len() / width, width)];
+    for (position, row) in rows.chunks_exact(width).enumerate() {
+        for (pair, halves) in row.chunks_exact(2).enumerate() {
+            let [low, high] = [halves[0], halves[1]].map(u32::from);
+            cache[cache_word(position, 2 * pair, width)] = low | high << 16;
+        }
+    }
+    cache
+}
+
 /// Workgroups for `rows` rows.
 pub fn workgroups(p: &Params, rows: u32) -> [u32; 3] {
     [super::groups(p.width / 2), rows, 1]

@@ -38,6 +38,7 @@ const PARTS: &[(&str, &str)] = &[
     ("order", include_str!("../../wgsl/lib/order.wgsl")),
     ("product", include_str!("../../wgsl/lib/product.wgsl")),
     ("lanes", include_str!("../../wgsl/lib/lanes.wgsl")),
+    ("cache", include_str!("../../wgsl/lib/cache.wgsl")),
     ("heads", include_str!("../../wgsl/lib/heads.wgsl")),
     ("values", include_str!("../../wgsl/lib/values.wgsl")),
     ("items", include_str!("../../wgsl/lib/items.wgsl")),

@@ -176,12 +176,14 @@ fn heads(random: &mut Random, kv_heads: usize, group: usize, head_dim: usize, po
     let p = ops::kv_store::Params { width: width as u32, pad: [0; 3] };
     let mut cache = vec![0u16; context * width];
     ops::kv_store::cpu(&x, &mut cache[position * width..]);
-    let empty = vec![0u32; context * width / 2];
+    let expected = ops::kv_store::cache_from_rows(&cache, width);
+    let empty = vec![0u32; expected.len()];
     let buffers = vec![bits(&x), bits(&x), empty.clone(), empty];
-    add(&ops::kv_store::SHADER, bytes_of(&p), ops::kv_store::workgroups(&p, rows as u32), buffers, 3, pairs(&cache));
+    add(&ops::kv_store::SHADER, bytes_of(&p), ops::kv_store::workgroups(&p, rows as u32), buffers, 3, expected);
 
     let mut cache = || random.floats(context * width).iter().map(|x| f16_bits(x * 0.1) as u16).collect::<Vec<_>>();
     let (k, v) = (cache(), cache());
+    let cached = |rows: &[u16]| ops::kv_store::cache_from_rows(rows, width);
     let q = random.floats(rows * heads * head_dim);
     let p = ops::attention::Params::new(heads, kv_heads, head_dim, context);
     let mut expected = vec![0.0; q.len()];
@@ -190,7 +192,7 @@ fn heads(random: &mut Random, kv_heads: usize, group: usize, head_dim: usize, po
         let (row, head) = (i / heads, i % heads);
         ops::attention::cpu(&p, head, position + row + 1, &q[i * head_dim..][..head_dim], &k, &v, &mut scores, out);
     }
-    let buffers = vec![bits(&q), pairs(&k), pairs(&v), vec![0; rows * heads * context], vec![0; q.len()]];
+    let buffers = vec![bits(&q), cached(&k), cached(&v), vec![0; rows * heads * context], vec![0; q.len()]];
     let groups = ops::attention::workgroups(&p, rows as u32);
     add(&ops::attention::SHADER, bytes_of(&p), groups, buffers, 4, bits(&expected));
 }
@@ -290,10 +292,6 @@ fn matrices(random: &mut Random, format: &'static Format, precision: Precision, 
 
 fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
-}
-
-fn pairs(x: &[u16]) -> Vec<u32> {
-    x.chunks(2).map(|p| u32::from(p[0]) | u32::from(p[1]) << 16).collect()
 }
 
 /// SplitMix64 (Steele et al. 2014).

@@ -1,7 +1,6 @@
-// Attention of a single row over a short cache: a workgroup takes a head, and 32 (PART) dimensions of its values; a thread
-// takes a position. Scores, softmax
-// and weighted values at once; every workgroup of a head computes its scores again.
-// needs: order, heads, layout, values
+// Attention of a single row over a short cache: a workgroup takes a head, and PART dimensions of its values; a thread takes
+// 32 / PART positions. Scores, softmax and weighted values at once; every workgroup of a head computes its scores again.
+// needs: order, cache, heads, layout, values
 
 struct Params {
   heads: u32,
@@ -18,14 +17,14 @@ struct Params {
 
 var<workgroup> query4: array<vec4<f32>, QUADS>;
 
-fn key_block(at: u32) -> Words { return Words(k4[at], k4[at + 1u], k4[at + 2u], k4[at + 3u]); }
+fn key_block(at: u32) -> Words { return Words(k4[at], k4[at + 32u], k4[at + 64u], k4[at + 96u]); }
 
 fn score(k_at: u32, first: Words) -> f32 {
   var sums = Outer(vec4(0.0), vec4(0.0));
   var next = first;
   for (var b = 0u; b < params.blocks; b++) {
     let k = next;
-    next = key_block(k_at + 4u * min(b + 1u, params.blocks - 1u));
+    next = key_block(k_at + 128u * min(b + 1u, params.blocks - 1u));
     var lo = vec4(0.0);
     var hi = vec4(0.0);
     lo = add_exact4(lo, query4[8u * b], f16x4(k.a.x, k.a.y));
@@ -44,20 +43,32 @@ fn score(k_at: u32, first: Words) -> f32 {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let head = group.x;
-  let row = params.kv_heads * HEAD_DIM / 8u; // of the cache, in vec4
+  let eights = params.kv_heads * HEAD_DIM / 8u;
   let kv_at = head / (params.heads / params.kv_heads) * HEAD_DIM / 8u;
   // The first words are on their way before they are needed. Threads behind the last position take it again.
-  let k_at = min(thread, state.position) * row + kv_at;
-  let keys = key_block(k_at);
-  let values = value_words(thread, 0u, kv_at + group.y * (PART / 8u), row);
+  var k_at = cache_eight(min(thread, state.position), kv_at, eights);
+  var keys = key_block(k_at);
+  let values = value_words(thread, 0u, kv_at + group.y * (PART / 8u), eights);
   if thread == 0u { atomicStore(&top_key, 0u); }
   for (var i = thread; i < QUADS; i += THREADS) { query4[i] = query(q4[head * QUADS + i]); }
   workgroupBarrier();
-  let s = score(k_at, keys);
-  atomicMax(&top_key, key(s));
+  var top = 0u;
+  for (var p = thread; p < POSITIONS; p += THREADS) {
+    let s = score(k_at, keys);
+    weights[p] = s;
+    top = max(top, key(s));
+    if p + THREADS < POSITIONS {
+      k_at = cache_eight(min(p + THREADS, state.position), kv_at, eights);
+      keys = key_block(k_at);
+    }
+  }
+  atomicMax(&top_key, top);
   workgroupBarrier();
-  let w = softmax_weight(s, unkey(atomicLoad(&top_key)));
-  weights[thread] = select(0.0, w, thread <= state.position);
+  let best = unkey(atomicLoad(&top_key));
+  for (var p = thread; p < POSITIONS; p += THREADS) {
+    let w = softmax_weight(weights[p], best);
+    weights[p] = select(0.0, w, p <= state.position);
+  }
   workgroupBarrier();
   weigh(thread, values);
   store_values(thread, head * HEAD_DIM + group.y * PART, params.items);

@@ -1,6 +1,6 @@
 // Attention of a single row over a long cache, first of two: the scores of a tile of 32 positions.
 // A workgroup takes one tile of one KV head, for all query heads that share it.
-// needs: order, heads
+// needs: order, cache, heads
 
 struct Params {
   heads: u32,
@@ -28,13 +28,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let count = state.position + 1u;
   let first = 32u * tile;
   let n = min(32u, count - first);
-  let row = params.kv_heads * HEAD_DIM / 8u;
+  let eights = params.kv_heads * HEAD_DIM / 8u;
   for (var i = thread; i < GROUP; i += THREADS) { atomicStore(&top_keys[i], 0u); }
   for (var i = thread; i < QUERIES; i += THREADS) { query4[i] = query(q4[kv_head * QUERIES + i]); }
-  for (var i = thread; i < n * QUADS / 2u; i += THREADS) {
-    let p = i / (QUADS / 2u);
-    let e = i % (QUADS / 2u);
-    let k = k4[(first + p) * row + kv_head * HEAD_DIM / 8u + e];
+  for (var i = thread; i < 16u * QUADS; i += THREADS) {
+    let p = i % 32u;
+    let e = i / 32u;
+    let k = k4[cache_eight(first + min(p, n - 1u), kv_head * HEAD_DIM / 8u + e, eights)];
     keys4[p * (QUADS + 1u) + 2u * e] = f16x4(k.x, k.y);
     keys4[p * (QUADS + 1u) + 2u * e + 1u] = f16x4(k.z, k.w);
   }

@@ -1,6 +1,6 @@
 // Attention of a single row over a long cache, second of two: softmax and weighted values. A workgroup takes a head, and 16
 // (PART) dimensions of its values, so that it has half as many threads as positions in a round.
-// needs: order, heads, layout, values
+// needs: order, cache, heads, layout, values
 
 struct Params {
   heads: u32,
@@ -19,11 +19,11 @@ struct Params {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let head = group.x;
   let last = state.position;
-  let row = params.kv_heads * HEAD_DIM / 8u; // of the cache, in vec4
+  let eights = params.kv_heads * HEAD_DIM / 8u;
   let at = head / (params.heads / params.kv_heads) * HEAD_DIM / 8u + group.y * (PART / 8u);
   let first_score = head * params.context;
   // A thread makes the weights of two positions, THREADS apart; what it needs is on its way a round before.
-  var values = value_words(thread, 0u, at, row);
+  var values = value_words(thread, 0u, at, eights);
   var a = scores[first_score + min(thread, last)];
   var b = scores[first_score + min(thread + THREADS, last)];
   if thread == 0u { atomicStore(&top_key, 0u); }
@@ -37,7 +37,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let p = first + thread;
     weights[thread] = select(0.0, w.x, p <= last);
     weights[thread + THREADS] = select(0.0, w.y, p + THREADS <= last);
-    values = value_words(thread, first + POSITIONS, at, row);
+    values = value_words(thread, first + POSITIONS, at, eights);
     a = scores[first_score + min(p + POSITIONS, last)];
     b = scores[first_score + min(p + POSITIONS + THREADS, last)];
     workgroupBarrier();

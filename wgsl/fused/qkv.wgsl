@@ -1,6 +1,6 @@
 // Queries, keys and values of one row: products behind a norm, RoPE on queries and keys, keys and values to the cache.
 // The matrix has the rows of q, then k, then v; any of them may be missing. Pairs of RoPE are neighbours.
-// needs: format, items, matvec, layout
+// needs: format, items, matvec, layout, cache
 
 const NORM = true;
 @group(0) @binding(6) var<storage, read_write> q: array<f32>;
@@ -46,8 +46,8 @@ fn finish(group: u32, thread: u32) {
         q[n + 1u] = y.y;
       } else {
         let word = f16_bits(y.x) | (f16_bits(y.y) << 16u);
-        let first = state.position * params.kv_width;
-        if n < values { k_cache[(first + n - keys) / 2u] = word; } else { v_cache[(first + n - values) / 2u] = word; }
+        let at = cache_word(state.position, n - select(keys, values, n >= values), params.kv_width);
+        if n < values { k_cache[at] = word; } else { v_cache[at] = word; }
       }
     }
   }

@@ -1,6 +1,6 @@
 // The values of a single row's attention: weighted and added up in S8, for PART dimensions of a head, TILES tiles of 32
 // positions at a time. A workgroup has TILES * PART threads. A kernel declares `v4`, the values, and `out`, in the layout of
-// items.
+// items. `eights` is a row of the cache in vec4, and `at` a place in it.
 
 override TILES: u32 = 8u; // a multiple of 8
 override PART: u32 = 32u; // a multiple of 8
@@ -35,12 +35,12 @@ fn own_position(thread: u32) -> u32 { return 32u * (thread / PART) + (thread / (
 
 // Eight dimensions of the values at the thread's positions; `first` is the first position of the tiles. Behind the last
 // position it is read again: its weight is 0.
-fn value_words(thread: u32, first: u32, at: u32, row: u32) -> Words {
+fn value_words(thread: u32, first: u32, at: u32, eights: u32) -> Words {
   let p = first + own_position(thread);
   let d = at + thread % (PART / 8u);
   let last = state.position;
-  return Words(v4[min(p, last) * row + d], v4[min(p + 8u, last) * row + d],
-               v4[min(p + 16u, last) * row + d], v4[min(p + 24u, last) * row + d]);
+  return Words(v4[cache_eight(min(p, last), d, eights)], v4[cache_eight(min(p + 8u, last), d, eights)],
+               v4[cache_eight(min(p + 16u, last), d, eights)], v4[cache_eight(min(p + 24u, last), d, eights)]);
 }
 
 fn component(tile: u32, lane: u32, d: u32) -> f32 { return inner4[(8u * tile + lane) * (PART / 4u) + d / 4u][d & 3u]; }

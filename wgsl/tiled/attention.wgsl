@@ -1,7 +1,7 @@
 // Causal attention for many rows: a workgroup takes one head and 32 rows, and reads the cache in tiles of 32 positions.
 // A first pass over the keys finds each row's largest score, a second one weighs the values. Tiles are taken lane by lane
 // of S8, and the lanes in the order 0 4 2 6 1 5 3 7, so that the tree of their sums needs three pending values.
-// needs: order, heads, lanes
+// needs: order, cache, heads, lanes
 
 struct Params {
   heads: u32,
@@ -10,8 +10,8 @@ struct Params {
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q4: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> k2: array<vec2<u32>>;
-@group(0) @binding(4) var<storage, read> v2: array<vec2<u32>>;
+@group(0) @binding(3) var<storage, read> k4: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> v4: array<vec4<u32>>;
 @group(0) @binding(5) var<storage, read_write> out4: array<vec4<f32>>;
 
 override TILE: u32 = 288u; // 32 * (QUADS + 1): rows are padded so that neighbours lie in other banks
@@ -156,49 +156,43 @@ fn merged_total(i: u32, sum0: f32) -> f32 {
   return 0.0;
 }
 
-// Words of 32 positions of keys or values on their way: up to eight quads of a thread.
+// Words of 32 positions of keys or values on their way: up to four times eight elements of a thread.
 struct Words {
   a: vec4<u32>,
   b: vec4<u32>,
   c: vec4<u32>,
   d: vec4<u32>,
 }
-// Where quad `i` of tile `t` is; behind the last position that is read again, and its weight is 0.
+// Where the eight elements `i` of tile `t` are; behind the last position that is read again, and its weight is 0.
 fn place(i: u32, t: u32, last: u32, at: u32) -> u32 {
-  return min(32u * t + i / QUADS, last) * params.kv_heads * QUADS + at + i % QUADS;
+  return cache_eight(min(32u * t + i % 32u, last), at + i / 32u, params.kv_heads * QUADS / 2u);
 }
 fn fetch_keys(thread: u32, t: u32, last: u32, at: u32) -> Words {
   var w: Words;
-  w.a = vec4(k2[place(thread, t, last, at)], k2[place(thread + THREADS, t, last, at)]);
-  if QUADS > 8u { w.b = vec4(k2[place(thread + 2u * THREADS, t, last, at)], k2[place(thread + 3u * THREADS, t, last, at)]); }
-  if QUADS > 16u { w.c = vec4(k2[place(thread + 4u * THREADS, t, last, at)], k2[place(thread + 5u * THREADS, t, last, at)]); }
-  if QUADS > 24u { w.d = vec4(k2[place(thread + 6u * THREADS, t, last, at)], k2[place(thread + 7u * THREADS, t, last, at)]); }
+  w.a = k4[place(thread, t, last, at)];
+  if QUADS > 8u { w.b = k4[place(thread + THREADS, t, last, at)]; }
+  if QUADS > 16u { w.c = k4[place(thread + 2u * THREADS, t, last, at)]; }
+  if QUADS > 24u { w.d = k4[place(thread + 3u * THREADS, t, last, at)]; }
   return w;
 }
 fn fetch_values(thread: u32, t: u32, last: u32, at: u32) -> Words {
   var w: Words;
-  w.a = vec4(v2[place(thread, t, last, at)], v2[place(thread + THREADS, t, last, at)]);
-  if QUADS > 8u { w.b = vec4(v2[place(thread + 2u * THREADS, t, last, at)], v2[place(thread + 3u * THREADS, t, last, at)]); }
-  if QUADS > 16u { w.c = vec4(v2[place(thread + 4u * THREADS, t, last, at)], v2[place(thread + 5u * THREADS, t, last, at)]); }
-  if QUADS > 24u { w.d = vec4(v2[place(thread + 6u * THREADS, t, last, at)], v2[place(thread + 7u * THREADS, t, last, at)]); }
+  w.a = v4[place(thread, t, last, at)];
+  if QUADS > 8u { w.b = v4[place(thread + THREADS, t, last, at)]; }
+  if QUADS > 16u { w.c = v4[place(thread + 2u * THREADS, t, last, at)]; }
+  if QUADS > 24u { w.d = v4[place(thread + 3u * THREADS, t, last, at)]; }
   return w;
 }
-fn put(i: u32, words: vec2<u32>) { tile[i / QUADS * (QUADS + 1u) + i % QUADS] = f16x4(words.x, words.y); }
+fn put(i: u32, words: vec4<u32>) {
+  let at = i % 32u * (QUADS + 1u) + i / 32u * 2u;
+  tile[at] = f16x4(words.x, words.y);
+  tile[at + 1u] = f16x4(words.z, words.w);
+}
 fn put_all(thread: u32, w: Words) {
-  put(thread, w.a.xy);
-  put(thread + THREADS, w.a.zw);
-  if QUADS > 8u {
-    put(thread + 2u * THREADS, w.b.xy);
-    put(thread + 3u * THREADS, w.b.zw);
-  }
-  if QUADS > 16u {
-    put(thread + 4u * THREADS, w.c.xy);
-    put(thread + 5u * THREADS, w.c.zw);
-  }
-  if QUADS > 24u {
-    put(thread + 6u * THREADS, w.d.xy);
-    put(thread + 7u * THREADS, w.d.zw);
-  }
+  put(thread, w.a);
+  if QUADS > 8u { put(thread + THREADS, w.b); }
+  if QUADS > 16u { put(thread + 2u * THREADS, w.c); }
+  if QUADS > 24u { put(thread + 3u * THREADS, w.d); }
 }
 
 fn store(row: u32, rows: u32, at: u32, sum: vec4<f32>) {
@@ -209,7 +203,7 @@ fn store(row: u32, rows: u32, at: u32, sum: vec4<f32>) {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let head = group.x;
-  let kv_at = head / (params.heads / params.kv_heads) * QUADS;
+  let kv_at = head / (params.heads / params.kv_heads) * QUADS / 2u;
   let first = 32u * group.y; // row of the batch
   let rows = min(32u, state.rows - first);
   let seen = state.position + state.row0 + first; // the last position that the first row sees

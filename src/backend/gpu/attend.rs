@@ -27,8 +27,13 @@ struct Values {
 }
 
 impl Values {
-    /// Over a short cache: a thread for each position, so more of them as the cache grows.
-    const SHORT: [Self; 2] = [Self { tiles: 8, dimensions: 32 }, Self { tiles: 16, dimensions: 32 }];
+    /// Over a short cache: all its tiles at once, so more of them as the cache grows.
+    const SHORT: [Self; 4] = [
+        Self { tiles: 8, dimensions: 32 },
+        Self { tiles: 16, dimensions: 32 },
+        Self { tiles: 32, dimensions: 32 },
+        Self { tiles: 64, dimensions: 16 },
+    ];
 
     /// Over a long one: the first that the device has room for.
     const LONG: [Self; 3] =

@@ -88,7 +88,7 @@ pub(super) enum Kernels {
     Fixed(Dispatch),
     /// Attention, by the length of the cache.
     Attention {
-        /// With the longest cache each takes: a workgroup for a head and 32 dimensions.
+        /// With the longest cache each takes: a workgroup for a head and some dimensions.
         short: Vec<(usize, Dispatch)>,
         /// A workgroup a tile for the scores, then one for a head and some dimensions.
         long: [Dispatch; 2],
@@ -473,16 +473,21 @@ impl<'a> Fusing<'a> {
     }
 
     /// The largest logit's index becomes the next id.
+    /// One workgroup looks through all logits: as many threads as it can have.
+    fn choosing_threads(&self) -> u32 {
+        self.device.limits.max_compute_invocations_per_workgroup.min(1024)
+    }
+
     fn choice(&mut self) -> Result<Dispatch, BackendError> {
         let p = ops::argmax::Params { width: self.plan.vocabulary() as u32, pad: [0; 3] };
-        let kernel = Kernel::new(&ops::argmax::SHADER).with("THREADS", 256);
+        let kernel = Kernel::new(&ops::argmax::SHADER).with("THREADS", self.choosing_threads());
         dispatch(self.device, kernel, self.states, bytes_of(&p), Grid::Fixed([1, 1]), &[self.logits, self.ids])
     }
 
     /// The next id is drawn by `options` and that of `draws` which has its place.
     pub fn draw(&mut self, options: &wgpu::Buffer, draws: &wgpu::Buffer) -> Result<Dispatch, BackendError> {
         let p = ops::draw::Params { width: self.plan.vocabulary() as u32, pad: [0; 3] };
-        let kernel = Kernel::new(&ops::draw::SHADER).with("THREADS", 256);
+        let kernel = Kernel::new(&ops::draw::SHADER).with("THREADS", self.choosing_threads());
         let buffers = [self.logits, self.ids, options, draws];
         dispatch(self.device, kernel, self.states, bytes_of(&p), Grid::Fixed([1, 1]), &buffers)
     }

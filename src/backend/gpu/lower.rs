@@ -112,10 +112,17 @@ impl Resources {
         position: usize,
         rows: usize,
     ) -> Result<Vec<u32>, BackendError> {
-        let words = kv_width / 2;
+        let word = |position, pair| ops::kv_store::cache_word(position, 2 * pair, kv_width);
+        // Whole tiles are read.
+        let first = position / 32 * 32;
+        let start = word(first, 0);
+        let words = ops::kv_store::cache_words(position + rows - first, kv_width);
         let mut out = Vec::new();
         for cache in &self.caches[layer] {
-            out.extend(device.read(cache, (position * words * 4) as u64, rows * words)?);
+            let tiles = device.read(cache, 4 * start as u64, words)?;
+            for p in position..position + rows {
+                out.extend((0..kv_width / 2).map(|pair| tiles[word(p, pair) - start]));
+            }
         }
         Ok(out)
     }

@@ -262,7 +262,7 @@ fn allocate(
     }
     let mut caches = Vec::new();
     for layer in 0..plan.layers {
-        let n = (sizes.context * plan.kv_width).div_ceil(2);
+        let n = ops::kv_store::cache_words(sizes.context, plan.kv_width);
         caches.push([words(&format!("keys of layer {layer}"), n)?, words(&format!("values of layer {layer}"), n)?]);
     }
     let (weights, vectors) = weights(device, model, plan, uploads)?;
