@@ -39,6 +39,7 @@ const PARTS: &[(&str, &str)] = &[
     ("product", include_str!("../../wgsl/lib/product.wgsl")),
     ("lanes", include_str!("../../wgsl/lib/lanes.wgsl")),
     ("cache", include_str!("../../wgsl/lib/cache.wgsl")),
+    ("halves", include_str!("../../wgsl/lib/halves.wgsl")),
     ("heads", include_str!("../../wgsl/lib/heads.wgsl")),
     ("values", include_str!("../../wgsl/lib/values.wgsl")),
     ("items", include_str!("../../wgsl/lib/items.wgsl")),

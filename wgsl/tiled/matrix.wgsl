@@ -1,59 +1,46 @@
 enable f16;
 enable wgpu_cooperative_matrix;
 // The matrix product for many activation rows on the device's matrix units, for formats whose blocks span chunks: tiles of 64
-// activation rows and 64 weight rows. The units multiply halves and add floats; all numbers are integers that both hold
-// exactly, so no order of theirs can change a bit. Weights are multiplied with their integer scales before: up to 15 * 63 in
-// Q4_K. A sum over a whole block may then have more than 24 bits, so there are two that are added once: over the halves of the
-// block, or (HALVES, scales of 8 bits) over the scales' high and low four bits.
-// Blocks are taken in the order of wgsl/tiled/matmul.wgsl. Subgroups have 32 threads.
-// needs: format, product, lanes
+// activation rows and 128 weight rows. Both operands were made halves before (wgsl/tiled/quantize.wgsl and unpack.wgsl). The
+// units multiply halves and add floats; all numbers are integers that both hold exactly, so no order of theirs can change a
+// bit. Weights come multiplied with their integer scales. Where a sum over a whole block may have more than 24 bits there are
+// two that are added once: over the halves of the block (TWICE), or over the scales' high and low four bits (PLANES = 2), one
+// after the other. Blocks are taken in the order of wgsl/tiled/matmul.wgsl. Subgroups have 32 threads.
+// needs: lanes
 
-override HALVES: bool = false; // whether the halves of a chunk have integer scales of their own
-// Matrix loads need addresses that are multiples of 16 bytes, so every array's size is one.
-override LOW: u32 = 2u; // length of the tile of the low bits: 1152 with HALVES, or 2
-override MINIMA: u32 = 8u; // length of the tiles of minima and of sums: 1536 where weights have minima, or 8
-const ROWS = 64u;
-const STRIDE = 18u; // of a row of 64 halves, in vec4: padded so that neighbours lie in other banks
-const SHORT = 24u; // of a row of 16 halves, padded
-const WIDE = 20u; // of a row of 64 floats, in vec4, padded
+struct Params {
+  blocks: u32, // of 256 columns in a row
+  rows: u32, // weight rows of this product, a multiple of 4
+  places: u32, // weight rows that `w_halves` has place for
+  x_places: u32, // activation rows that `x_halves` has place for
+  row_base: u32, // the first weight row in the result
+  out_width: u32, // a multiple of 4
+  has_bias: u32,
+  out_row0: u32, // 1: outputs are stored from row 0 on
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> w_halves: array<vec4<f16>>; // as unpack.wgsl leaves them
+@group(0) @binding(3) var<storage, read> w_floats: array<f32>; // the same buffer
+@group(0) @binding(4) var<storage, read> x_halves: array<vec4<f16>>; // as quantize.wgsl leaves them
+@group(0) @binding(5) var<storage, read> x_floats: array<f32>; // the same buffer
+@group(0) @binding(6) var<storage, read> bias4: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read_write> out4: array<vec4<f32>>;
 
-var<workgroup> x_tile: array<vec4<f16>, 1152>; // [token][64 activations]
-var<workgroup> w_tile: array<vec4<f16>, 1152>; // [row][64 weights], with HALVES times the high bits of their scales
-var<workgroup> w_low: array<vec4<f16>, LOW>; // times the low bits
-var<workgroup> x_sums: array<f16, MINIMA>; // [token][eight chunks: their sums modulo 64, then those by 64]
-var<workgroup> w_minima: array<f16, MINIMA>; // [row][eight chunks: their minima, then 64 times those]
-var<workgroup> products: array<vec4<f32>, 1280>; // [token][row]
+override PLANES: u32 = 1u;
+override TWICE: bool = false;
+override HAS_MIN: bool = false;
+const TOKENS = 64u;
+const ROWS = 128u;
+const STRIDE = 10u; // of a row of 32 halves, in vec4: padded so that neighbours lie in other banks
+
+// Two tiles of each: one is multiplied while the next is stored. Matrix loads need addresses that are multiples of 16 bytes, so
+// every array's size is one.
+var<workgroup> x_tile: array<vec4<f16>, 1280>; // [tile][token][32 activations]
+var<workgroup> w_tile: array<vec4<f16>, 2560>; // [tile][row][32 weights]
+var<workgroup> products: array<vec4<f32>, 1024>; // [subgroup][16 tokens][16 rows]
 var<workgroup> x_scale: array<f32, 64>;
-var<workgroup> w_scale: array<f32, 64>;
-var<workgroup> w_min: array<f32, 64>;
-
-// The bytes 0, 2, 1 and 3 as numbers (weights and activations have the same order), plus `less`: as halves from 1024 on.
-fn numbers(bytes: u32, less: f32) -> vec4<f32> {
-  let even = (bytes & 0x00ff00ffu) | 0x64006400u;
-  let odd = ((bytes >> 8u) & 0x00ff00ffu) | 0x64006400u;
-  return add4(f16x4(even, odd), vec4(less));
-}
-const ACTIVATION = -1152.0; // -1024 - 128: their sign is flipped
-const WEIGHT = -1024.0 - f32(OFFSET);
-fn store_activations(at: u32, v: vec4<u32>) {
-  for (var i = 0u; i < 4u; i++) { x_tile[at + i] = vec4<f16>(numbers(v[i] ^ 0x80808080u, ACTIVATION)); }
-}
-// 16 weights that share a scale.
-fn store_weights(at: u32, q: vec4<u32>, scale: i32) {
-  var high = f32(scale);
-  if HALVES { high = f32(scale >> 4u); }
-  let low = f32(scale & 15);
-  for (var i = 0u; i < 4u; i++) {
-    let w = numbers(q[i], WEIGHT);
-    w_tile[at + i] = vec4<f16>(mul4(w, vec4(high)));
-    if HALVES { w_low[at + i] = vec4<f16>(mul4(w, vec4(low))); }
-  }
-}
-
-fn sum16(x: vec4<u32>) -> i32 {
-  let ones = 0x01010101u;
-  return dot4I8Packed(x.x, ones) + dot4I8Packed(x.y, ones) + dot4I8Packed(x.z, ones) + dot4I8Packed(x.w, ones);
-}
+var<workgroup> w_scale: array<f32, 128>;
+var<workgroup> w_min: array<f32, 128>;
 
 // The block behind: of this lane, of the next lane that has blocks; behind the last one the first.
 struct Place {
@@ -67,179 +54,212 @@ fn after(p: Place) -> Place {
   return Place(lane_at(lane & 7u), lane & 7u);
 }
 
-// A token's terms of four rows, from the integer sums.
-fn scaled(sums: vec4<f32>, rows: u32) -> vec4<f32> {
-  let d = vec4(w_scale[rows], w_scale[rows + 1u], w_scale[rows + 2u], w_scale[rows + 3u]);
-  return mul4(d, sums);
+// A thread's part of a tile.
+struct Part {
+  x: vec4<f16>,
+  w0: vec4<f16>,
+  w1: vec4<f16>, // 64 rows on
 }
-fn with_minima(w: vec4<f32>, sums: vec4<f32>, rows: u32) -> vec4<f32> {
-  let m = vec4(w_min[rows], w_min[rows + 1u], w_min[rows + 2u], w_min[rows + 3u]);
-  return add4(w, mul4(m, sums));
+// Of a chunk: `c` counts them over both planes of the weights.
+fn chunk_part(c: u32, plane: u32, x_at: u32, w_at: u32) -> Part {
+  let w = 8u * (c + plane * 8u * params.blocks) * params.places + w_at;
+  return Part(x_halves[8u * c * params.x_places + x_at], w_halves[w], w_halves[w + 512u]);
 }
+fn store_part(tile: u32, at: u32, p: Part) {
+  x_tile[tile * TOKENS * STRIDE + at] = p.x;
+  w_tile[tile * ROWS * STRIDE + at] = p.w0;
+  w_tile[tile * ROWS * STRIDE + at + TOKENS * STRIDE] = p.w1;
+}
+
+// A thread's four rows of two tokens, eight apart, and of the rows 16 behind.
+struct Sums {
+  t0: vec4<f32>,
+  t1: vec4<f32>,
+  t2: vec4<f32>,
+  t3: vec4<f32>,
+}
+fn both(a: Sums, b: Sums) -> Sums { return Sums(add4(a.t0, b.t0), add4(a.t1, b.t1), add4(a.t2, b.t2), add4(a.t3, b.t3)); }
+fn by_row(a: Sums, d0: vec4<f32>, d1: vec4<f32>) -> Sums {
+  return Sums(mul4(d0, a.t0), mul4(d0, a.t1), mul4(d1, a.t2), mul4(d1, a.t3));
+}
+fn by_token(a: Sums, e0: f32, e1: f32) -> Sums {
+  return Sums(mul4(vec4(e0), a.t0), mul4(vec4(e1), a.t1), mul4(vec4(e0), a.t2), mul4(vec4(e1), a.t3));
+}
+fn scales_of(row: u32) -> vec4<f32> { return vec4(w_scale[row], w_scale[row + 1u], w_scale[row + 2u], w_scale[row + 3u]); }
+fn minima_of(row: u32) -> vec4<f32> { return vec4(w_min[row], w_min[row + 1u], w_min[row + 2u], w_min[row + 3u]); }
 
 fn store(n: u32, token: u32, sum: vec4<f32>) {
-  if token >= state.rows { return; }
+  if token >= state.rows || n >= params.rows { return; }
   let row = select(state.row0, 0u, params.out_row0 != 0u) + token;
-  for (var i = 0u; i < 4u; i++) {
-    if n + i < params.rows {
-      var y = settle(sum[i]);
-      if params.has_bias != 0u { y = settle(add(y, bias[params.row_base + n + i])); }
-      out[row * params.out_width + params.row_base + n + i] = y;
-    }
-  }
+  let at = (params.row_base + n) / 4u;
+  var y = settle4(sum);
+  if params.has_bias != 0u { y = settle4(add4(y, bias4[at])); }
+  out4[row * (params.out_width / 4u) + at] = y;
 }
 
-@compute @workgroup_size(128)
+@compute @workgroup_size(512)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  // A thread brings one chunk of a token's activations and one of a row's weights for every 64 columns.
-  let mine = thread >> 1u;
-  let part = thread & 1u;
-  let my_row = (params.first + min(group.x * ROWS + mine, params.rows - 1u)) * params.blocks;
-  let my_x = (state.row0 + min(group.y * 64u + mine, state.rows - 1u)) * params.x_stride;
-  let at = mine * STRIDE + 8u * part;
-  // A subgroup multiplies 32 tokens and 32 rows; then a thread takes four rows of eight tokens.
-  let left = (thread >> 6u) * 32u;
-  let right = ((thread >> 5u) & 1u) * 32u;
-  let tx = thread & 15u;
-  let ty = thread >> 4u;
+  let first_row = ROWS * group.x;
+  let first_token = state.row0 + TOKENS * group.y;
+  // A thread brings an eighth of a row of each tile, which is whole in memory, and of another row of weights.
+  let x_at = 8u * first_token + thread;
+  let w_at = 8u * first_row + thread;
+  let tile_at = thread / 8u * STRIDE + thread % 8u;
+  // What lies behind the halves: sums of a block's chunks and minima, 16 halves, of which a thread brings a quarter; floats,
+  // brought by the first threads for a row each, by the next for a token each.
+  let sums_at = 64u * params.blocks * params.x_places + 4u * first_token + min(thread, 4u * TOKENS - 1u);
+  let minima_at = 64u * PLANES * params.blocks * params.places + 4u * first_row + thread;
+  let small_at = thread / 4u * STRIDE + thread % 4u;
+  let w_words = (128u * PLANES + select(0u, 8u, HAS_MIN)) * params.blocks;
+  let w_float = w_words * params.places + first_row + thread;
+  let x_float = 136u * params.blocks * params.x_places + first_token + thread - ROWS;
+  // A subgroup multiplies 16 tokens and 32 rows.
+  let subgroup = thread / 32u;
+  let left = subgroup / 4u * 16u;
+  let right = subgroup % 4u * 32u;
+  let corner = subgroup * 64u;
+  let my_row = right + 4u * (thread % 4u);
+  let my_token = left + thread % 32u / 4u;
+  let mine = corner + thread % 32u;
 
-  var a0 = vec4(0.0); var a1 = vec4(0.0); var a2 = vec4(0.0); var a3 = vec4(0.0);
-  var a4 = vec4(0.0); var a5 = vec4(0.0); var a6 = vec4(0.0); var a7 = vec4(0.0);
+  let none = Sums(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+  var sums = none;
+  // S8 one lane after the other, in the order 0 4 2 6 1 5 3 7: sums of one, of two and of four lanes.
+  var one_lane = none;
+  var two_lanes = none;
+  var four_lanes = none;
+  var tile = 0u; // the one that is multiplied
   var place = Place(0u, 0u);
-  var w = unpack(my_row, part);
-  var v0 = x4[(my_x >> 2u) + 2u * part];
-  var v1 = x4[(my_x >> 2u) + 2u * part + 1u];
-  for (var block = 0u; block < params.blocks; block++) {
+  store_part(0u, tile_at, chunk_part(0u, 0u, x_at, w_at));
+  workgroupBarrier();
+  for (var n = 0u; n < params.blocks; n++) {
     let next = after(place);
-    var c00 = coop_mat16x16<f32,C>(); var c01 = coop_mat16x16<f32,C>();
-    var c10 = coop_mat16x16<f32,C>(); var c11 = coop_mat16x16<f32,C>();
-    var p00 = coop_mat16x16<f32,C>(); var p01 = coop_mat16x16<f32,C>();
-    var p10 = coop_mat16x16<f32,C>(); var p11 = coop_mat16x16<f32,C>();
-    for (var quarter = 0u; quarter < 4u; quarter++) {
-      store_weights(at, w.a, w.s.x);
-      store_weights(at + 4u, w.b, w.s.y);
-      store_activations(at, v0);
-      store_activations(at + 4u, v1);
-      if HAS_MIN {
-        let sum = sum16(v0) + sum16(v1);
-        let c = mine * SHORT + 2u * quarter + part;
-        x_sums[c] = f16(f32(sum & 63));
-        x_sums[c + 8u] = f16(f32(sum >> 6u));
-        w_minima[c] = f16(f32(w.m.x));
-        w_minima[c + 8u] = f16(f32(64 * w.m.x));
-      }
-      if quarter == 0u {
-        // Both threads of a row: a subgroup must not part before it multiplies.
-        let dm = scales(my_row + place.b);
-        w_scale[mine] = flush(dm.x, WEIGHT_FLOOR);
-        w_min[mine] = dm.y;
-        x_scale[mine] = bitcast<f32>(x[my_x + (params.cols >> 2u) + place.b]);
-      }
-      workgroupBarrier();
-      // The next quarter is on its way while this one is multiplied.
-      let b = select(place.b, next.b, quarter == 3u);
-      let chunk = 2u * ((quarter + 1u) & 3u) + part;
-      w = unpack(my_row + b, chunk);
-      let x_at = (my_x >> 2u) + 2u * (8u * b + chunk);
-      v0 = x4[x_at];
-      v1 = x4[x_at + 1u];
-      if !HALVES && quarter == 2u {
-        p00 = c00; p01 = c01; p10 = c10; p11 = c11;
-        c00 = coop_mat16x16<f32,C>(); c01 = coop_mat16x16<f32,C>();
-        c10 = coop_mat16x16<f32,C>(); c11 = coop_mat16x16<f32,C>();
-      }
-      for (var k = 0u; k < 16u; k += 4u) {
-        let x0 = coopLoadT<coop_mat16x16<f16,A>>(&x_tile[left * STRIDE + k], STRIDE);
-        let x1 = coopLoadT<coop_mat16x16<f16,A>>(&x_tile[(left + 16u) * STRIDE + k], STRIDE);
-        let w0 = coopLoad<coop_mat16x16<f16,B>>(&w_tile[right * STRIDE + k], STRIDE);
-        let w1 = coopLoad<coop_mat16x16<f16,B>>(&w_tile[(right + 16u) * STRIDE + k], STRIDE);
-        if HALVES {
-          let l0 = coopLoad<coop_mat16x16<f16,B>>(&w_low[right * STRIDE + k], STRIDE);
-          let l1 = coopLoad<coop_mat16x16<f16,B>>(&w_low[(right + 16u) * STRIDE + k], STRIDE);
-          p00 = coopMultiplyAdd(x0, w0, p00); p01 = coopMultiplyAdd(x0, w1, p01);
-          p10 = coopMultiplyAdd(x1, w0, p10); p11 = coopMultiplyAdd(x1, w1, p11);
-          c00 = coopMultiplyAdd(x0, l0, c00); c01 = coopMultiplyAdd(x0, l1, c01);
-          c10 = coopMultiplyAdd(x1, l0, c10); c11 = coopMultiplyAdd(x1, l1, c11);
-        } else {
-          c00 = coopMultiplyAdd(x0, w0, c00); c01 = coopMultiplyAdd(x0, w1, c01);
-          c10 = coopMultiplyAdd(x1, w0, c10); c11 = coopMultiplyAdd(x1, w1, c11);
-        }
-      }
-      if quarter < 3u { workgroupBarrier(); }
+    var c0 = coop_mat16x16<f32,C>();
+    var c1 = coop_mat16x16<f32,C>();
+    var p0 = coop_mat16x16<f32,C>();
+    var p1 = coop_mat16x16<f32,C>();
+    var m0 = coop_mat16x16<f32,C>();
+    var m1 = coop_mat16x16<f32,C>();
+    var scale = 0.0;
+    var minimum = 0.0;
+    if thread < ROWS {
+      scale = w_floats[w_float + place.b * params.places];
+      if HAS_MIN { minimum = w_floats[w_float + (params.blocks + place.b) * params.places]; }
+    } else if thread < ROWS + TOKENS {
+      scale = x_floats[x_float + place.b * params.x_places];
     }
-    // One rounding: times 16 is exact.
-    let corner = left * WIDE + right / 4u;
-    let by = select(1.0, 16.0, HALVES);
-    coopStoreT(p00 * by + c00, &products[corner], WIDE);
-    coopStoreT(p01 * by + c01, &products[corner + 4u], WIDE);
-    coopStoreT(p10 * by + c10, &products[corner + 16u * WIDE], WIDE);
-    coopStoreT(p11 * by + c11, &products[corner + 16u * WIDE + 4u], WIDE);
-    workgroupBarrier();
-    let sums = ty * WIDE + tx;
-    let step = 8u * WIDE;
-    var t0 = scaled(products[sums], 4u * tx);
-    var t1 = scaled(products[sums + step], 4u * tx);
-    var t2 = scaled(products[sums + 2u * step], 4u * tx);
-    var t3 = scaled(products[sums + 3u * step], 4u * tx);
-    var t4 = scaled(products[sums + 4u * step], 4u * tx);
-    var t5 = scaled(products[sums + 5u * step], 4u * tx);
-    var t6 = scaled(products[sums + 6u * step], 4u * tx);
-    var t7 = scaled(products[sums + 7u * step], 4u * tx);
+    for (var k = 0u; k < 8u * PLANES; k++) {
+      // The next chunk is on its way while this one is multiplied; behind the last one the chunks' sums and minima.
+      let ends = k + 1u == 8u * PLANES;
+      var part: Part;
+      if HAS_MIN && ends {
+        part.x = x_halves[sums_at + 4u * place.b * params.x_places];
+        part.w0 = w_halves[minima_at + 4u * place.b * params.places];
+      } else {
+        let chunk = select(8u * place.b + (k + 1u) % 8u, 8u * next.b, ends);
+        part = chunk_part(chunk, select((k + 1u) / 8u, 0u, ends), x_at, w_at);
+      }
+      if (TWICE || PLANES == 2u) && k == 4u * PLANES {
+        p0 = c0;
+        p1 = c1;
+        c0 = coop_mat16x16<f32,C>();
+        c1 = coop_mat16x16<f32,C>();
+      }
+      let xs = (tile * TOKENS + left) * STRIDE;
+      let ws = (tile * ROWS + right) * STRIDE;
+      let u0 = coopLoadT<coop_mat16x16<f16,A>>(&x_tile[xs], STRIDE);
+      let u1 = coopLoadT<coop_mat16x16<f16,A>>(&x_tile[xs + 4u], STRIDE);
+      let v0 = coopLoad<coop_mat16x16<f16,B>>(&w_tile[ws], STRIDE);
+      let v1 = coopLoad<coop_mat16x16<f16,B>>(&w_tile[ws + 4u], STRIDE);
+      let v2 = coopLoad<coop_mat16x16<f16,B>>(&w_tile[ws + 16u * STRIDE], STRIDE);
+      let v3 = coopLoad<coop_mat16x16<f16,B>>(&w_tile[ws + 16u * STRIDE + 4u], STRIDE);
+      c0 = coopMultiplyAdd(u1, v1, coopMultiplyAdd(u0, v0, c0));
+      c1 = coopMultiplyAdd(u1, v3, coopMultiplyAdd(u0, v2, c1));
+      tile = 1u - tile;
+      if HAS_MIN && ends {
+        if thread < 4u * TOKENS { x_tile[tile * TOKENS * STRIDE + small_at] = part.x; }
+        w_tile[tile * ROWS * STRIDE + small_at] = part.w0;
+      } else {
+        store_part(tile, tile_at, part);
+      }
+      if HAS_MIN || !ends { workgroupBarrier(); }
+    }
     if HAS_MIN {
-      let s0 = coopLoadT<coop_mat16x16<f16,A>>(&x_sums[left * SHORT], SHORT);
-      let s1 = coopLoadT<coop_mat16x16<f16,A>>(&x_sums[(left + 16u) * SHORT], SHORT);
-      let m0 = coopLoad<coop_mat16x16<f16,B>>(&w_minima[right * SHORT], SHORT);
-      let m1 = coopLoad<coop_mat16x16<f16,B>>(&w_minima[(right + 16u) * SHORT], SHORT);
-      workgroupBarrier();
-      coopStoreT(coopMultiplyAdd(s0, m0, coop_mat16x16<f32,C>()), &products[corner], WIDE);
-      coopStoreT(coopMultiplyAdd(s0, m1, coop_mat16x16<f32,C>()), &products[corner + 4u], WIDE);
-      coopStoreT(coopMultiplyAdd(s1, m0, coop_mat16x16<f32,C>()), &products[corner + 16u * WIDE], WIDE);
-      coopStoreT(coopMultiplyAdd(s1, m1, coop_mat16x16<f32,C>()), &products[corner + 16u * WIDE + 4u], WIDE);
-      workgroupBarrier();
-      t0 = with_minima(t0, products[sums], 4u * tx);
-      t1 = with_minima(t1, products[sums + step], 4u * tx);
-      t2 = with_minima(t2, products[sums + 2u * step], 4u * tx);
-      t3 = with_minima(t3, products[sums + 3u * step], 4u * tx);
-      t4 = with_minima(t4, products[sums + 4u * step], 4u * tx);
-      t5 = with_minima(t5, products[sums + 5u * step], 4u * tx);
-      t6 = with_minima(t6, products[sums + 6u * step], 4u * tx);
-      t7 = with_minima(t7, products[sums + 7u * step], 4u * tx);
+      // The chunks' sums times their minima: low bits and high bits of eight sums.
+      let part = chunk_part(8u * next.b, 0u, x_at, w_at);
+      let xs = (tile * TOKENS + left) * STRIDE;
+      let ws = (tile * ROWS + right) * STRIDE;
+      let u = coopLoadT<coop_mat16x16<f16,A>>(&x_tile[xs], STRIDE);
+      m0 = coopMultiplyAdd(u, coopLoad<coop_mat16x16<f16,B>>(&w_tile[ws], STRIDE), m0);
+      m1 = coopMultiplyAdd(u, coopLoad<coop_mat16x16<f16,B>>(&w_tile[ws + 16u * STRIDE], STRIDE), m1);
+      tile = 1u - tile;
+      store_part(tile, tile_at, part);
     }
-    a0 = add4(a0, mul4(vec4(x_scale[ty]), t0));
-    a1 = add4(a1, mul4(vec4(x_scale[ty + 8u]), t1));
-    a2 = add4(a2, mul4(vec4(x_scale[ty + 16u]), t2));
-    a3 = add4(a3, mul4(vec4(x_scale[ty + 24u]), t3));
-    a4 = add4(a4, mul4(vec4(x_scale[ty + 32u]), t4));
-    a5 = add4(a5, mul4(vec4(x_scale[ty + 40u]), t5));
-    a6 = add4(a6, mul4(vec4(x_scale[ty + 48u]), t6));
-    a7 = add4(a7, mul4(vec4(x_scale[ty + 56u]), t7));
+    if thread < ROWS {
+      w_scale[thread] = scale;
+      if HAS_MIN { w_min[thread] = minimum; }
+    } else if thread < ROWS + TOKENS {
+      x_scale[thread - ROWS] = scale;
+    }
+    if TWICE || PLANES == 2u {
+      // One rounding: times 16 is exact.
+      let by = select(1.0, 16.0, PLANES == 2u);
+      c0 = p0 * by + c0;
+      c1 = p1 * by + c1;
+    }
+    var t: Sums;
+    coopStoreT(c0, &products[corner], 4u);
+    workgroupBarrier();
+    t.t0 = products[mine];
+    t.t1 = products[mine + 32u];
+    workgroupBarrier();
+    coopStoreT(c1, &products[corner], 4u);
+    workgroupBarrier();
+    t.t2 = products[mine];
+    t.t3 = products[mine + 32u];
+    t = by_row(t, scales_of(my_row), scales_of(my_row + 16u));
+    if HAS_MIN {
+      var m: Sums;
+      workgroupBarrier();
+      coopStoreT(m0, &products[corner], 4u);
+      workgroupBarrier();
+      m.t0 = products[mine];
+      m.t1 = products[mine + 32u];
+      workgroupBarrier();
+      coopStoreT(m1, &products[corner], 4u);
+      workgroupBarrier();
+      m.t2 = products[mine];
+      m.t3 = products[mine + 32u];
+      t = both(t, by_row(m, minima_of(my_row), minima_of(my_row + 16u)));
+    }
+    sums = both(sums, by_token(t, x_scale[my_token], x_scale[my_token + 8u]));
     // A lane whose last block this was joins the others; lanes without blocks add nothing.
     if place.b + 8u >= params.blocks {
       var order = place.lane;
       loop {
-        a0 = merged(order, 0u, a0);
-        a1 = merged(order, 1u, a1);
-        a2 = merged(order, 2u, a2);
-        a3 = merged(order, 3u, a3);
-        a4 = merged(order, 4u, a4);
-        a5 = merged(order, 5u, a5);
-        a6 = merged(order, 6u, a6);
-        a7 = merged(order, 7u, a7);
+        if (order & 1u) == 0u {
+          one_lane = sums;
+        } else {
+          sums = both(one_lane, sums);
+          if (order & 2u) == 0u {
+            two_lanes = sums;
+          } else {
+            sums = both(two_lanes, sums);
+            if (order & 4u) == 0u { four_lanes = sums; } else { two_lanes = both(four_lanes, sums); }
+          }
+        }
+        sums = none;
         order++;
         if order >= 8u || lane_at(order) < params.blocks { break; }
       }
     }
     place = next;
-    workgroupBarrier();
   }
-  let n = group.x * ROWS + 4u * tx;
-  let token = group.y * 64u + ty;
-  store(n, token, a0);
-  store(n, token + 8u, a1);
-  store(n, token + 16u, a2);
-  store(n, token + 24u, a3);
-  store(n, token + 32u, a4);
-  store(n, token + 40u, a5);
-  store(n, token + 48u, a6);
-  store(n, token + 56u, a7);
+  // The last lane left the total.
+  let row = first_row + my_row;
+  let token = TOKENS * group.y + my_token;
+  store(row, token, two_lanes.t0);
+  store(row, token + 8u, two_lanes.t1);
+  store(row + 16u, token, two_lanes.t2);
+  store(row + 16u, token + 8u, two_lanes.t3);
 }

@@ -1,6 +1,6 @@
 // Activations of many rows to integers, with the steps before: a workgroup takes a row. `x` is what is quantised; with
 // RESIDUAL `y` is added to it first, with NORM it is normalised, with GATE it is silu(x) * y.
-// needs: items
+// needs: items, halves
 
 struct Params {
   stride: u32, // words per row of the result
@@ -8,22 +8,29 @@ struct Params {
   inverse_width: f32,
   steps: f32,
   inverse_steps: f32,
+  places: u32, // rows that `halves` has place for
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read_write> x4: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> y4: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> norm4: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> out: array<u32>;
+// With HALVES, for matrix units: [chunk][row][32 halves]; then [block][row][16 halves: the chunks' sums modulo 64, then those
+// by 64]; then the scales [block][row]. Blocks have eight chunks then.
+@group(0) @binding(6) var<storage, read_write> halves: array<vec2<u32>>;
 
 override PRECISE: bool = false;
 override RESIDUAL: bool = false;
 override NORM: bool = false;
 override GATE: bool = false;
+override HALVES: bool = false;
+override SUMS: u32 = 1u; // 2 * CHUNKS with HALVES, or 1
 override THREADS: u32 = 64u;
 override CHUNKS: u32 = 1u; // chunks of 32 in a row
 override SPAN: u32 = 1u; // chunks that share a scale: 1 or 8
 override BLOCKS: u32 = 1u; // CHUNKS / SPAN
 var<workgroup> peaks: array<atomic<u32>, BLOCKS>;
+var<workgroup> sums: array<i32, SUMS>; // of items
 
 // Where an item begins in its row; its vec4 are every other one.
 fn quad_of(item: u32) -> u32 { return (item >> 1u) * 8u + (item & 1u); }
@@ -73,6 +80,29 @@ fn normalised(v0: Item, item: u32, r: f32) -> Item {
               mul4(mul4(v.c, r4), flush4(norm4[at + 4u], WEIGHT_FLOOR)), mul4(mul4(v.d, r4), flush4(norm4[at + 6u], WEIGHT_FLOOR)));
 }
 
+fn store_halves(row: u32, q: vec4<u32>, item: u32) {
+  let at = 8u * (item / 2u * params.places + row) + item % 2u;
+  halves[at] = four_halves(unpack4xI8(q.x));
+  halves[at + 2u] = four_halves(unpack4xI8(q.y));
+  halves[at + 4u] = four_halves(unpack4xI8(q.z));
+  halves[at + 6u] = four_halves(unpack4xI8(q.w));
+  let ones = 0x01010101u;
+  sums[item] = dot4I8Packed(q.x, ones) + dot4I8Packed(q.y, ones) + dot4I8Packed(q.z, ones) + dot4I8Packed(q.w, ones);
+}
+
+fn store_word(at: u32, word: u32) { halves[at / 2u][at % 2u] = word; }
+fn sum_of(chunk: u32) -> i32 { return sums[2u * chunk] + sums[2u * chunk + 1u]; }
+
+// What lies behind the halves, once all sums are known.
+fn store_sums(row: u32, thread: u32) {
+  for (var c = 2u * thread; c < CHUNKS; c += 2u * THREADS) {
+    let s = vec2(sum_of(c), sum_of(c + 1u));
+    let at = (16u * CHUNKS + 8u * (c / SPAN)) * params.places + 8u * row + c % SPAN / 2u;
+    store_word(at, two_halves(s & vec2(63)));
+    store_word(at + 4u, two_halves(s >> vec2(6u)));
+  }
+}
+
 fn store(row: u32, v: Item, item: u32) {
   let block = item / (2u * SPAN);
   let q = quantise(v, atomicLoad(&peaks[block]));
@@ -90,7 +120,11 @@ fn store(row: u32, v: Item, item: u32) {
   }
   if item % (2u * SPAN) == 0u {
     out[row * params.stride + select(8u, 16u, PRECISE) * CHUNKS + block] = q.scale;
+    if HALVES {
+      store_word((16u * CHUNKS + 8u * BLOCKS + block) * params.places + row, q.scale);
+    }
   }
+  if HALVES { store_halves(row, q.high, item); }
 }
 
 @compute @workgroup_size(THREADS)
@@ -128,4 +162,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if a < items { store(row, first, a); }
   if b < items { store(row, second, b); }
   for (var item = b + THREADS; item < items; item += THREADS) { store(row, normalised(again(row, item), item, r), item); }
+  if HALVES {
+    workgroupBarrier();
+    store_sums(row, thread);
+  }
 }

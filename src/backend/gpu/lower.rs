@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytemuck::bytes_of;
 
 use super::device::Device;
+use super::matrix::Halves;
 use super::pipelines::{self, Kernel, Pipeline};
 use super::tiled::{self, Quantize};
 use super::weights::Shard;
@@ -97,6 +98,7 @@ pub(super) struct Resources {
     pub caches: Vec<[wgpu::Buffer; 2]>,
     pub rope: wgpu::Buffer,
     pub scores: wgpu::Buffer,
+    pub halves: Halves,
     pub weights: Vec<Resident>,
     /// The values of vectors, by weight.
     pub vectors: HashMap<usize, Vec<f32>>,
@@ -153,22 +155,30 @@ impl Lowering<'_> {
         let mut at = 0;
         while at < steps.len() {
             let found = Quantize::find(self.plan, &steps[at..]);
-            let Some((found, (kernel, p))) = found.and_then(|f| f.kernel(self.device, self.plan).map(|k| (f, k)))
-            else {
+            let dispatch = found.as_ref().map(|f| self.quantize(f, state)).transpose()?.flatten();
+            let (Some(Quantize { steps, .. }), Some(dispatch)) = (found, dispatch) else {
                 groups.push(Group::Step(at));
                 at += 1;
                 continue;
             };
-            let buffer = |b: BufferId| &r.buffers[b.0];
-            let y = found.residual.or(found.gate).map_or(&r.rope, buffer);
-            let norm = found.norm.map_or(&r.rope, |n| vector(r, n.0));
-            let buffers = [buffer(found.x), y, norm, buffer(found.out)];
-            let grid = Grid::Rows { x: 1, each: 1 };
-            let dispatch = dispatch(self.device, kernel, state, bytes_of(&p), grid, &buffers)?;
-            groups.push(Group::Together { first: at, steps: found.steps, dispatch });
-            at += found.steps;
+            groups.push(Group::Together { first: at, steps, dispatch });
+            at += steps;
         }
         Ok(groups)
+    }
+
+    /// The dispatch of a quantisation of many rows and what comes before it; `None` where the device has too little memory.
+    fn quantize(&mut self, q: &Quantize, state: &wgpu::Buffer) -> Result<Option<Dispatch>, BackendError> {
+        let r = self.resources;
+        let buffer = |b: BufferId| &r.buffers[b.0];
+        let halves = r.halves.activations(q.out);
+        let Some((kernel, p)) = q.kernel(self.device, self.plan, halves.map(|h| h.1)) else { return Ok(None) };
+        let y = q.residual.or(q.gate).map_or(&r.rope, buffer);
+        let norm = q.norm.map_or(&r.rope, |n| vector(r, n.0));
+        let halves = halves.map_or(r.halves.none(), |h| h.0);
+        let buffers = [buffer(q.x), y, norm, buffer(q.out), halves];
+        let grid = Grid::Rows { x: 1, each: 1 };
+        dispatch(self.device, kernel, state, bytes_of(&p), grid, &buffers).map(Some)
     }
 
     /// The dispatches of a step; `head` tells which state it reads.
@@ -178,6 +188,11 @@ impl Lowering<'_> {
         let width = |b: BufferId| plan.buffers[b.0].width;
         let buffer = |b: BufferId| &r.buffers[b.0];
         let (mut dispatches, mut many) = (Vec::new(), Vec::new());
+        if let Op::QuantizeActivations { x, out } = step.op
+            && r.halves.activations(out).is_some()
+        {
+            many.extend(self.quantize(&Quantize::alone(x, out), state)?);
+        }
         let plain = Kernel::new;
         let device = &mut *self.device;
         let mut one =
@@ -234,10 +249,21 @@ impl Lowering<'_> {
                         pad: [0; 2],
                     };
                     let kernel = Kernel::new(&ops::matmul::SHADER).format(w.format).precise(precise);
-                    let bias = bias.map_or(&r.rope, |b| vector(r, b));
-                    let buffers = [&shard.buffer, &shard.buffer, buffer(x), buffer(x), bias, buffer(out)];
+                    let bias_values = bias.map_or(&r.rope, |b| vector(r, b));
+                    let buffers = [&shard.buffer, &shard.buffer, buffer(x), buffer(x), bias_values, buffer(out)];
                     one(device, kernel, bytes_of(&p), ops::matmul::workgroups(&p, 1), &buffers)?;
-                    if let Some((kernel, width)) = tiled::matmul(device, w.format, w.rows, precise) {
+                    let (result, row0) = (buffer(out), out == plan.logits);
+                    let units = r.halves.product(
+                        device,
+                        state,
+                        (w, shard),
+                        x,
+                        (bias_values, bias.is_some()),
+                        (result, row0),
+                    )?;
+                    if let Some(units) = units {
+                        many.extend(units);
+                    } else if let Some((kernel, width)) = tiled::matmul(device, w.format, w.rows, precise) {
                         let grid = Grid::Rows { x: p.rows.div_ceil(width), each: tiled::MATMUL_ROWS };
                         many.push(dispatch(device, kernel, state, bytes_of(&p), grid, &buffers)?);
                     }

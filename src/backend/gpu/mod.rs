@@ -7,6 +7,7 @@ pub mod device;
 pub mod disk;
 mod fused;
 mod lower;
+mod matrix;
 mod pipelines;
 mod profile;
 mod shape;
@@ -25,6 +26,7 @@ use std::collections::HashMap;
 
 use decode::Decoder;
 use lower::{Dispatch, Group, Lowered, Lowering, Resident, Resources, ready};
+use matrix::Halves;
 use weights::Uploads;
 
 use super::{Backend, BackendError, Batch, Chooser, Chosen, Counters, Listener, Rows, Sizes, StepTime};
@@ -276,6 +278,7 @@ fn allocate(
         buffers,
         caches,
         rope: device.upload("rope table", bytemuck::cast_slice(&table))?,
+        halves: Halves::new(device, plan, sizes)?,
         scores: device.storage("attention scores", (rows * row_bytes) as u64)?,
         weights,
         vectors,

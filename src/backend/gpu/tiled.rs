@@ -2,19 +2,20 @@
 //! memory, quantisation together with the steps before it.
 
 use super::device::Device;
+use super::matrix;
 use super::pipelines::Kernel;
 use crate::numerics::Precision;
 use crate::ops::{self, Shader};
 use crate::plan::{BufferId, BufferKind, Op, Plan, Step, WeightId};
-use crate::quant::{CHUNK, Decode, Format, Levels};
+use crate::quant::{CHUNK, Decode, Format};
 
 static MATMUL: Shader = Shader { name: "tiled_matmul", wgsl: include_str!("../../../wgsl/tiled/matmul.wgsl") };
-static MATRIX: Shader = Shader { name: "tiled_matrix", wgsl: include_str!("../../../wgsl/tiled/matrix.wgsl") };
 static ATTENTION: Shader = Shader { name: "tiled_attention", wgsl: include_str!("../../../wgsl/tiled/attention.wgsl") };
-static QUANTIZE: Shader = Shader { name: "tiled_quantize", wgsl: include_str!("../../../wgsl/tiled/quantize.wgsl") };
+pub(super) static QUANTIZE: Shader =
+    Shader { name: "tiled_quantize", wgsl: include_str!("../../../wgsl/tiled/quantize.wgsl") };
 
 /// Every tiled kernel.
-pub static TILED: &[&Shader] = &[&MATMUL, &MATRIX, &ATTENTION, &QUANTIZE];
+pub static TILED: &[&Shader] = &[&MATMUL, &ATTENTION, &QUANTIZE, &matrix::UNPACK, &matrix::MATRIX];
 
 /// Rows from which on a batch is computed in tiles.
 pub(super) const MIN_ROWS: usize = 16;
@@ -29,9 +30,6 @@ pub(super) const ATTENTION_ROWS: u32 = 32;
 /// the device has too little workgroup memory.
 pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, precise: bool) -> Option<(Kernel, u32)> {
     let Decode::Block { activation, sub_block, has_min, .. } = format.decode else { return None };
-    if !precise && let Some(kernel) = matrix(device, format) {
-        return Some((kernel, MATRIX_ROWS));
-    }
     let span = (activation / CHUNK) as u32;
     // Large tiles pay where a block's float work is rare, and leave a large GPU idle where a matrix is small.
     let deep: u32 = if span > 1 && sub_block == CHUNK && rows >= 1024 { 8 } else { 4 };
@@ -56,33 +54,6 @@ pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, prec
         .with("LOWS", lows)
         .with("SUMS", sums);
     Some((kernel, width))
-}
-
-/// Weight rows of a workgroup on the matrix units.
-const MATRIX_ROWS: u32 = 64;
-
-/// The kernel of a matrix product on the device's matrix units, where it has them and they hold all sums exactly.
-fn matrix(device: &Device, format: &'static Format) -> Option<Kernel> {
-    let Decode::Block { activation: 256, sub_block, has_min, levels: Levels::Bits { low, bits }, .. } = format.decode
-    else {
-        return None;
-    };
-    let halves = sub_block < CHUNK;
-    let largest = i32::from(low).abs().max(i32::from(low) + (1 << bits) - 1);
-    // Sums of the products of activations with weights times scales: 6 bits over half a block, 4 bits over a block.
-    let sum = if halves { largest * 15 * 127 * 256 } else { largest * 63 * 127 * 128 };
-    let bytes = 9216 * if halves { 3 } else { 2 } + if has_min { 6144 } else { 0 } + 20480 + 768;
-    let limits = &device.limits;
-    if !device.matrix_units || sum >= 1 << 24 || halves && has_min || bytes > limits.max_compute_workgroup_storage_size
-    {
-        return None;
-    }
-    let kernel = Kernel::new(&MATRIX)
-        .format(format)
-        .with("HALVES", u32::from(halves))
-        .with("LOW", if halves { 1152 } else { 2 })
-        .with("MINIMA", if has_min { 1536 } else { 8 });
-    Some(kernel)
 }
 
 /// The kernel of attention and its parameters; `None` for sizes of heads that it does not take.
@@ -121,9 +92,14 @@ pub(super) struct Quantize {
 }
 
 impl Quantize {
+    /// Nothing but the quantisation.
+    pub fn alone(x: BufferId, out: BufferId) -> Self {
+        Self { steps: 1, x, out, residual: None, norm: None, gate: None }
+    }
+
     /// The steps at the beginning of `steps` that one kernel can take: up to a quantisation whose input nothing else reads.
     pub fn find(plan: &Plan, steps: &[Step]) -> Option<Self> {
-        let none = |x, out, steps| Self { steps, x, out, residual: None, norm: None, gate: None };
+        let none = |x, out, steps| Self { steps, ..Self::alone(x, out) };
         let ops: Vec<&Op> = steps.iter().take(3).map(|s| &s.op).collect();
         let only = |buffer: BufferId, behind: usize| {
             let reads = |s: &&Step| match s.op {
@@ -153,13 +129,20 @@ impl Quantize {
         plan.buffers[found.x.0].width.is_multiple_of(CHUNK).then_some(found)
     }
 
-    /// The kernel and its parameters; `None` where the device has too little workgroup memory.
-    pub fn kernel(&self, device: &Device, plan: &Plan) -> Option<(Kernel, [u32; 8])> {
+    /// Whether the device has enough workgroup memory for rows of so many chunks, whatever comes before.
+    pub fn fits(device: &Device, chunks: usize) -> bool {
+        40 * chunks + 4 * chunks + 8 * chunks + 32 <= device.limits.max_compute_workgroup_storage_size as usize
+    }
+
+    /// The kernel and its parameters; `None` where the device has too little workgroup memory. `halves`: for so many rows,
+    /// halves are stored, too.
+    pub fn kernel(&self, device: &Device, plan: &Plan, halves: Option<usize>) -> Option<(Kernel, [u32; 8])> {
         let BufferKind::Quantized(block) = plan.buffers[self.out.0].kind else { return None };
         let width = plan.buffers[self.x.0].width;
         let (chunks, span) = ((width / CHUNK) as u32, (block / CHUNK) as u32);
         let norm_items = if self.norm.is_some() { 2 * chunks } else { 1 };
-        if 20 * norm_items + 4 * chunks / span + 32 > device.limits.max_compute_workgroup_storage_size {
+        let sums = if halves.is_some() { 2 * chunks } else { 1 };
+        if 20 * norm_items + 4 * chunks / span + 4 * sums + 32 > device.limits.max_compute_workgroup_storage_size {
             return None;
         }
         let yes = |b: bool| u32::from(b);
@@ -172,11 +155,13 @@ impl Quantize {
             .with("CHUNKS", chunks)
             .with("SPAN", span)
             .with("BLOCKS", chunks / span)
-            .with("NORM_ITEMS", norm_items);
+            .with("NORM_ITEMS", norm_items)
+            .with("HALVES", yes(halves.is_some()))
+            .with("SUMS", sums);
         let stride = ops::quantize_activations::stride(width, block, plan.precision) as u32;
         let eps = self.norm.map_or(0.0, |n| n.1);
         let floats = [eps, 1.0 / width as f32, plan.precision.steps(), plan.precision.inverse_steps()];
         let [a, b, c, d] = floats.map(f32::to_bits);
-        Some((kernel, [stride, a, b, c, d, 0, 0, 0]))
+        Some((kernel, [stride, a, b, c, d, halves.unwrap_or(0) as u32, 0, 0]))
     }
 }
