@@ -38,6 +38,7 @@ const PARTS: &[(&str, &str)] = &[
     ("order", include_str!("../../wgsl/lib/order.wgsl")),
     ("product", include_str!("../../wgsl/lib/product.wgsl")),
     ("lanes", include_str!("../../wgsl/lib/lanes.wgsl")),
+    ("plain", include_str!("../../wgsl/lib/plain.wgsl")),
     ("cache", include_str!("../../wgsl/lib/cache.wgsl")),
     ("halves", include_str!("../../wgsl/lib/halves.wgsl")),
     ("heads", include_str!("../../wgsl/lib/heads.wgsl")),
@@ -68,9 +69,13 @@ fn needs(wgsl: &str) -> impl Iterator<Item = &str> {
     wgsl.lines().find_map(|l| l.strip_prefix("// needs:")).unwrap_or_default().split(',').map(str::trim)
 }
 
-/// Formats of plain numbers have no integers.
+/// Formats of plain numbers have no integers, and some kernels are for them alone.
 fn takes(wgsl: &str, format: &str) -> bool {
-    !(format.contains("fn load(") && (needs(wgsl).any(|n| n == "dots") || wgsl.contains("unpack(")))
+    if format.contains("fn load(") {
+        !(needs(wgsl).any(|n| n == "dots") || wgsl.contains("unpack("))
+    } else {
+        needs(wgsl).all(|n| n != "plain")
+    }
 }
 
 /// Joins a kernel's WGSL with the libraries it needs.
@@ -91,6 +96,7 @@ pub fn assemble(wgsl: &str, format: Option<&str>, arithmetic: Arithmetic) -> Str
                 parts.push(include_str!("../../wgsl/lib/term_block.wgsl"));
             }
             ("matvec", true) => {
+                parts.push(include_str!("../../wgsl/lib/plain.wgsl"));
                 parts.push(include_str!("../../wgsl/lib/matvec_float.wgsl"));
                 parts.push(include_str!("../../wgsl/lib/matvec.wgsl"));
             }

@@ -4,6 +4,19 @@
 // The lane at place `i` of the order.
 fn lane_at(i: u32) -> u32 { return ((i & 1u) << 2u) | (i & 2u) | (i >> 2u); }
 
+// A block, and the place of its lane in the order.
+struct Place {
+  b: u32,
+  lane: u32,
+}
+// The block behind: of this lane, of the next lane that has blocks; behind the last one the first.
+fn after(p: Place, blocks: u32) -> Place {
+  if p.b + 8u < blocks { return Place(p.b + 8u, p.lane); }
+  var lane = p.lane + 1u;
+  while lane < 8u && lane_at(lane) >= blocks { lane++; }
+  return Place(lane_at(lane & 7u), lane & 7u);
+}
+
 // Pending sums, [level][slot]: in memory, because they are touched only at the end of a lane.
 var<private> pending: array<vec4<f32>, 24>;
 

@@ -8,12 +8,6 @@ var<workgroup> xs: array<vec4<f32>, FLOATS>; // [item][four]
 fn clear(thread: u32) {}
 fn look(v: Item, item: u32) {}
 
-fn ready(x: vec4<f32>) -> vec4<f32> {
-  var v = x;
-  if EXACT { v = vec4(r13(x.x), r13(x.y), r13(x.z), r13(x.w)); }
-  return flush4(v, ACTIVATION_FLOOR);
-}
-
 fn keep(v: Item, item: u32) {
   xs[4u * item] = ready(v.a);
   xs[4u * item + 1u] = ready(v.b);
@@ -41,13 +35,11 @@ struct Activations {
 fn kept(at: u32) -> Item { return Item(xs[at], xs[at + 1u], xs[at + 2u], xs[at + 3u]); }
 fn activations(c: u32) -> Activations { return Activations(kept(8u * c), kept(8u * c + 4u)); }
 
-fn with_product(sum: vec4<f32>, w: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
-  let v = flush4(w, WEIGHT_FLOOR);
-  if EXACT { return add_exact4(sum, v, x); }
-  return add4(sum, mul4(v, x));
-}
 fn four_lanes(w: Item, x: Item) -> vec4<f32> {
-  return with_product(with_product(with_product(with_product(vec4(0.0), w.a, x.a), w.b, x.b), w.c, x.c), w.d, x.d);
+  let a = with_product(vec4(0.0), flush4(w.a, WEIGHT_FLOOR), x.a);
+  let b = with_product(a, flush4(w.b, WEIGHT_FLOOR), x.b);
+  let c = with_product(b, flush4(w.c, WEIGHT_FLOOR), x.c);
+  return with_product(c, flush4(w.d, WEIGHT_FLOOR), x.d);
 }
 
 // Stores what chunk `c` gives to the row of `slot`.

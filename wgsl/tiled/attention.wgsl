@@ -22,14 +22,6 @@ var<workgroup> top_keys: array<atomic<u32>, 32>;
 var<workgroup> totals: array<f32, 32>;
 var<private> pending_total: array<f32, 3>;
 
-// The tile behind `t`, which is one of lane number `order` in order; behind the last one the first.
-fn following(t: u32, order: u32, tiles: u32) -> u32 {
-  if t + 8u < tiles { return t + 8u; }
-  var next = order + 1u;
-  while next < 8u && lane_at(next) >= tiles { next++; }
-  return lane_at(next & 7u);
-}
-
 // A thread takes rows r, r + 8, r + 16 and r + 24, and positions p and p + 16: a component is a row.
 struct Scores {
   a: vec4<f32>, // at p
@@ -262,7 +254,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       }
       workgroupBarrier();
       put_all(thread, words);
-      words = fetch_keys(thread, following(t, order, tiles), last, kv_at);
+      words = fetch_keys(thread, after(Place(t, order), tiles).b, last, kv_at);
       workgroupBarrier();
       if thread < 32u { total = add(total, weight_sum(thread)); }
       if p < QUADS { sums = both(sums, weighted(r, p)); }

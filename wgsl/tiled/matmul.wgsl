@@ -92,22 +92,22 @@ fn minima(sub: vec4<i32>, v: Sums) -> vec4<i32> {
 }
 
 // A chunk's place: block, chunk of the block, and the place of the block's lane in the order.
-struct Place {
+struct ChunkPlace {
   b: u32,
   c: u32,
   lane: u32,
 }
-fn lane_ends(p: Place) -> bool { return p.c + 1u == SPAN && p.b + 8u >= params.blocks; }
-fn chosen(a: Place, b: Place, second: bool) -> Place {
-  return Place(select(a.b, b.b, second), select(a.c, b.c, second), 0u);
+fn lane_ends(p: ChunkPlace) -> bool { return p.c + 1u == SPAN && p.b + 8u >= params.blocks; }
+fn chosen(a: ChunkPlace, b: ChunkPlace, second: bool) -> ChunkPlace {
+  return ChunkPlace(select(a.b, b.b, second), select(a.c, b.c, second), 0u);
 }
 // The chunk behind: of this block, of this lane, of the next lane that has blocks; behind the last one the first.
-fn after(p: Place) -> Place {
-  if p.c + 1u < SPAN { return Place(p.b, p.c + 1u, p.lane); }
-  if p.b + 8u < params.blocks { return Place(p.b + 8u, 0u, p.lane); }
+fn chunk_after(p: ChunkPlace) -> ChunkPlace {
+  if p.c + 1u < SPAN { return ChunkPlace(p.b, p.c + 1u, p.lane); }
+  if p.b + 8u < params.blocks { return ChunkPlace(p.b + 8u, 0u, p.lane); }
   var lane = p.lane + 1u;
   while lane < 8u && lane_at(lane) >= params.blocks { lane++; }
-  return Place(lane_at(lane & 7u), 0u, lane & 7u);
+  return ChunkPlace(lane_at(lane & 7u), 0u, lane & 7u);
 }
 
 // What a step has for all rows of a thread.
@@ -184,7 +184,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var i4 = none; var i5 = none; var i6 = none; var i7 = none;
 
   let steps = params.blocks * SPAN;
-  var next = Place(0u, 0u, 0u); // the first chunk that is not yet brought
+  var next = ChunkPlace(0u, 0u, 0u); // the first chunk that is not yet brought
   var order = 0u; // the place of the lane that is computed
   var flags = vec4(false); // of the two chunks computed: whether a block, and whether a lane, ends
   // What this thread brings of a tile.
@@ -196,7 +196,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var step = 0u; step < steps + 2u; step += 2u) {
     // Brings two chunks on their way, computes the two before, then stores what was brought.
     let p0 = next;
-    let p1 = after(p0);
+    let p1 = chunk_after(p0);
     if step < steps {
       let weight_place = chosen(p0, p1, my_chunk == 1u);
       if thread < 2u * width {
@@ -278,7 +278,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       }
       if my_half == 0u { x_scale[(tile * TOKENS + my_token) / 4u][my_token & 3u] = bitcast<f32>(e); }
       flags = vec4(p0.c + 1u == SPAN, lane_ends(p0), p1.c + 1u == SPAN, lane_ends(p1));
-      next = after(p1);
+      next = chunk_after(p1);
     }
     workgroupBarrier();
   }

@@ -42,18 +42,6 @@ var<workgroup> x_scale: array<f32, 64>;
 var<workgroup> w_scale: array<f32, 128>;
 var<workgroup> w_min: array<f32, 128>;
 
-// The block behind: of this lane, of the next lane that has blocks; behind the last one the first.
-struct Place {
-  b: u32,
-  lane: u32, // the lane's place in the order
-}
-fn after(p: Place) -> Place {
-  if p.b + 8u < params.blocks { return Place(p.b + 8u, p.lane); }
-  var lane = p.lane + 1u;
-  while lane < 8u && lane_at(lane) >= params.blocks { lane++; }
-  return Place(lane_at(lane & 7u), lane & 7u);
-}
-
 // A thread's part of a tile.
 struct Part {
   x: vec4<f16>,
@@ -133,7 +121,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   store_part(0u, tile_at, chunk_part(0u, 0u, x_at, w_at));
   workgroupBarrier();
   for (var n = 0u; n < params.blocks; n++) {
-    let next = after(place);
+    let next = after(place, params.blocks);
     var c0 = coop_mat16x16<f32,C>();
     var c1 = coop_mat16x16<f32,C>();
     var p0 = coop_mat16x16<f32,C>();

@@ -263,7 +263,9 @@ impl Lowering<'_> {
                     )?;
                     if let Some(units) = units {
                         many.extend(units);
-                    } else if let Some((kernel, width)) = tiled::matmul(device, w.format, w.rows, precise) {
+                    } else if let Some((kernel, width)) = tiled::matmul(device, w.format, w.rows, precise)
+                        .or_else(|| tiled::floats(device, w.format, w.cols))
+                    {
                         let grid = Grid::Rows { x: p.rows.div_ceil(width), each: tiled::MATMUL_ROWS };
                         many.push(dispatch(device, kernel, state, bytes_of(&p), grid, &buffers)?);
                     }

@@ -11,11 +11,12 @@ use crate::quant::{CHUNK, Decode, Format};
 
 static MATMUL: Shader = Shader { name: "tiled_matmul", wgsl: include_str!("../../../wgsl/tiled/matmul.wgsl") };
 static ATTENTION: Shader = Shader { name: "tiled_attention", wgsl: include_str!("../../../wgsl/tiled/attention.wgsl") };
+static FLOATS: Shader = Shader { name: "tiled_floats", wgsl: include_str!("../../../wgsl/tiled/floats.wgsl") };
 pub(super) static QUANTIZE: Shader =
     Shader { name: "tiled_quantize", wgsl: include_str!("../../../wgsl/tiled/quantize.wgsl") };
 
 /// Every tiled kernel.
-pub static TILED: &[&Shader] = &[&MATMUL, &ATTENTION, &QUANTIZE, &matrix::UNPACK, &matrix::MATRIX];
+pub static TILED: &[&Shader] = &[&MATMUL, &FLOATS, &ATTENTION, &QUANTIZE, &matrix::UNPACK, &matrix::MATRIX];
 
 /// Rows from which on a batch is computed in tiles.
 pub(super) const MIN_ROWS: usize = 16;
@@ -54,6 +55,20 @@ pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, prec
         .with("LOWS", lows)
         .with("SUMS", sums);
     Some((kernel, width))
+}
+
+/// The kernel of a product with rows of `cols` plain numbers, and how many weight rows a workgroup takes; `None` where rows are
+/// not whole chunks or the device has too little workgroup memory.
+pub(super) fn floats(device: &Device, format: &'static Format, cols: usize) -> Option<(Kernel, u32)> {
+    let limits = &device.limits;
+    if format.activation_block().is_some()
+        || !cols.is_multiple_of(CHUNK)
+        || 16 * 2 * 544 > limits.max_compute_workgroup_storage_size
+        || limits.max_compute_invocations_per_workgroup < 256
+    {
+        return None;
+    }
+    Some((Kernel::new(&FLOATS).format(format), 64))
 }
 
 /// The kernel of attention and its parameters; `None` for sizes of heads that it does not take.

@@ -1,0 +1,116 @@
+// The matrix product for many activation rows and weights that are plain numbers: tiles of 64 rows of both, a chunk of 32
+// columns at a time. A thread makes four rows of four tokens. Chunks are taken in the order of wgsl/tiled/matmul.wgsl, and so
+// are the lanes of S8 in a chunk.
+// needs: format, product, plain, lanes
+
+override THREADS: u32 = 256u; // always 256
+const WIDE = 17u; // of 64 floats, in vec4, padded so that neighbours lie in other banks
+
+var<workgroup> x_tile: array<vec4<f32>, 544>; // [column][token]
+var<workgroup> w_tile: array<vec4<f32>, 544>; // [column][row]
+
+// Four rows of four tokens.
+struct Sums {
+  t0: vec4<f32>,
+  t1: vec4<f32>,
+  t2: vec4<f32>,
+  t3: vec4<f32>,
+}
+fn both(a: Sums, b: Sums) -> Sums { return Sums(add4(a.t0, b.t0), add4(a.t1, b.t1), add4(a.t2, b.t2), add4(a.t3, b.t3)); }
+
+// One lane of S8 over the chunk.
+fn lane_sum(tx: u32, ty: u32, lane: u32) -> Sums {
+  var sum = Sums(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+  for (var k = lane; k < 32u; k += 8u) {
+    let w = w_tile[k * WIDE + tx];
+    let x = x_tile[k * WIDE + ty];
+    sum.t0 = with_product(sum.t0, w, vec4(x.x));
+    sum.t1 = with_product(sum.t1, w, vec4(x.y));
+    sum.t2 = with_product(sum.t2, w, vec4(x.z));
+    sum.t3 = with_product(sum.t3, w, vec4(x.w));
+  }
+  return sum;
+}
+
+// The term of the chunk.
+fn term(tx: u32, ty: u32) -> Sums {
+  let even = both(both(lane_sum(tx, ty, 0u), lane_sum(tx, ty, 4u)), both(lane_sum(tx, ty, 2u), lane_sum(tx, ty, 6u)));
+  let odd = both(both(lane_sum(tx, ty, 1u), lane_sum(tx, ty, 5u)), both(lane_sum(tx, ty, 3u), lane_sum(tx, ty, 7u)));
+  return both(even, odd);
+}
+
+// Two quads of a row of activations and of weights on their way.
+struct Part {
+  x0: vec4<f32>,
+  x1: vec4<f32>,
+  w0: vec4<f32>,
+  w1: vec4<f32>,
+}
+fn fetch(x_at: u32, w_at: u32, chunk: u32) -> Part {
+  let x = x_at + 8u * chunk;
+  let w = w_at + 8u * chunk;
+  return Part(bitcast<vec4<f32>>(x4[x]), bitcast<vec4<f32>>(x4[x + 4u]), quad(w), quad(w + 4u));
+}
+fn put(k: u32, row: u32, x: vec4<f32>, w: vec4<f32>) {
+  let v = ready(x);
+  let f = flush4(w, WEIGHT_FLOOR);
+  for (var i = 0u; i < 4u; i++) {
+    x_tile[(k + i) * WIDE + row / 4u][row % 4u] = v[i];
+    w_tile[(k + i) * WIDE + row / 4u][row % 4u] = f[i];
+  }
+}
+
+fn store(n: u32, token: u32, sum: vec4<f32>) {
+  if token >= state.rows { return; }
+  let row = select(state.row0, 0u, params.out_row0 != 0u) + token;
+  for (var i = 0u; i < 4u; i++) {
+    if n + i < params.rows {
+      var y = settle(sum[i]);
+      if params.has_bias != 0u { y = settle(add(y, bias[params.row_base + n + i])); }
+      out[row * params.out_width + params.row_base + n + i] = y;
+    }
+  }
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  let tx = thread % 16u;
+  let ty = thread / 16u;
+  let mine = thread / 4u;
+  let my_row = params.first + min(64u * group.x + mine, params.rows - 1u);
+  let my_token = state.row0 + min(64u * group.y + mine, state.rows - 1u);
+  let w_at = my_row * (params.cols / 4u) + thread % 4u;
+  let x_at = my_token * (params.x_stride / 4u) + thread % 4u;
+  let none = Sums(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+  var sums = none;
+  var place = Place(0u, 0u);
+  var part = fetch(x_at, w_at, 0u);
+  for (var n = 0u; n < params.blocks; n++) {
+    let next = after(place, params.blocks);
+    workgroupBarrier();
+    put(4u * (thread % 4u), mine, part.x0, part.w0);
+    put(4u * (thread % 4u) + 16u, mine, part.x1, part.w1);
+    part = fetch(x_at, w_at, next.b);
+    workgroupBarrier();
+    sums = both(sums, term(tx, ty));
+    // A lane whose last chunk this was joins the others; lanes without chunks add nothing.
+    if place.b + 8u >= params.blocks {
+      var order = place.lane;
+      loop {
+        sums.t0 = merged(order, 0u, sums.t0);
+        sums.t1 = merged(order, 1u, sums.t1);
+        sums.t2 = merged(order, 2u, sums.t2);
+        sums.t3 = merged(order, 3u, sums.t3);
+        order++;
+        if order >= 8u || lane_at(order) < params.blocks { break; }
+      }
+    }
+    place = next;
+  }
+  let row = 64u * group.x + 4u * tx;
+  let token = 64u * group.y + 4u * ty;
+  store(row, token, sums.t0);
+  store(row, token + 1u, sums.t1);
+  store(row, token + 2u, sums.t2);
+  store(row, token + 3u, sums.t3);
+}
