@@ -33,20 +33,22 @@ enum Storage {
     Quantized { block: usize, hi: Plane, lo: Plane, scale: Vec<f32> },
 }
 
-/// Integers of quantised activations, with their sums over 16 and 32 elements for the vector paths.
+/// Integers of quantised activations, with their sums over 16 and 32 elements, and the latter as floats, for the vector
+/// paths.
 #[derive(Debug, Default)]
 struct Plane {
     q: Vec<i8>,
     sums: [Vec<i16>; 2],
+    totals: Vec<f32>,
 }
 
 impl Plane {
     fn new(n: usize) -> Self {
-        Self { q: vec![0; n], sums: [vec![0; n / 16], vec![0; n / 32]] }
+        Self { q: vec![0; n], sums: [vec![0; n / 16], vec![0; n / 32]], totals: vec![0.0; n / 32] }
     }
 
-    fn cells(&mut self) -> (Disjoint<i8>, [Disjoint<i16>; 2]) {
-        (Disjoint::new(&mut self.q), self.sums.each_mut().map(|s| Disjoint::new(s)))
+    fn cells(&mut self) -> (Disjoint<i8>, [Disjoint<i16>; 2], Disjoint<f32>) {
+        (Disjoint::new(&mut self.q), self.sums.each_mut().map(|s| Disjoint::new(s)), Disjoint::new(&mut self.totals))
     }
 }
 
@@ -90,6 +92,8 @@ struct Memory {
     rounded: Vec<f32>,
     /// The same of integers, where they are multiplied in tiles.
     tiles: simd::Tiles,
+    /// The same where they are not.
+    ordered: simd::Ordered,
     rope: Vec<f32>,
 }
 
@@ -147,6 +151,7 @@ impl Cpu {
             panels,
             rounded: Vec::new(),
             tiles: simd::Tiles::default(),
+            ordered: simd::Ordered::default(),
             rope: ops::rope::table(sizes.context, &plan.rope_frequencies),
         };
         Self { model: model.clone(), plan, sizes, pool, isa, memory }
@@ -282,8 +287,9 @@ impl Cpu {
                         ops::quantize_activations::cpu(block, precision, x, hi, low, scale);
                     } else {
                         vector::quantize_activations(isa, block, precision, x, hi, low, scale);
-                        for (q, sums) in &planes[..if both { 2 } else { 1 }] {
-                            vector::add_up(isa, q.slice(part(1)), sums[0].slice(part(16)), sums[1].slice(part(32)));
+                        for (q, sums, totals) in &planes[..if both { 2 } else { 1 }] {
+                            let sums = [sums[0].slice(part(16)), sums[1].slice(part(32))];
+                            vector::add_up(isa, q.slice(part(1)), sums, totals.slice(part(32)));
                         }
                     }
                 }
@@ -408,6 +414,7 @@ impl Memory {
         let planes = [hi, lo].map(|p| simd::Plane {
             q: p.q.get(part(1)).unwrap_or_default(),
             sums: [p.sums[0].get(part(16)).unwrap_or_default(), p.sums[1].get(part(32)).unwrap_or_default()],
+            totals: p.totals.get(part(32)).unwrap_or_default(),
         });
         simd::Rows { count: rows.len(), cols, planes, scale: &scale[part(*block)] }
     }

@@ -2,8 +2,8 @@
 //!
 //! A panel holds its blocks one after the other: first the integers of all blocks, then their scales. The integers of a
 //! chunk of 32 weights are lines of 64 bytes: line `j` has weights `4j..4j + 4` of each of the 16 rows. With 4 bits,
-//! line `j` has words `j` in the low and `j + 4` in the high nibbles; fifth and sixth bits follow as eight 64-bit masks
-//! each. Integers are stored without sign, as the distance from the format's lowest.
+//! line `j` has words `j` in the low and `j + 4` in the high nibbles; the bits above follow, of five bits those of eight words
+//! in a line, of six those of four. Integers are stored without sign, as the distance from the format's lowest.
 
 use std::io;
 
@@ -214,12 +214,13 @@ fn pack_chunk(bits: usize, q: &[u8; CHUNK], r: usize, out: &mut [u8]) {
         let nibbles = (word(j) & 0x0f0f_0f0f) | (word(j + 4) & 0x0f0f_0f0f) << 4;
         out[64 * j + 4 * r..][..4].copy_from_slice(&nibbles.to_le_bytes());
     }
-    for bit in 4..bits {
-        for j in 0..8 {
-            // The bit of each byte, gathered into four neighbouring bits.
-            let four = ((word(j) >> bit & 0x0101_0101).wrapping_mul(0x0102_0408) >> 24) as u8;
-            let at = 256 + (bit - 4) * 64 + 8 * j + r / 2;
-            out[at] |= four << (4 * (r % 2));
+    // The bits above, four or eight words to a line.
+    for j in 0..if bits > 4 { 8 } else { 0 } {
+        let more = bits - 4;
+        let field = word(j) >> 4 & ((1 << more) - 1) * 0x0101_0101;
+        let at = 256 + j * more / 8 * 64 + 4 * r;
+        for (out, field) in out[at..at + 4].iter_mut().zip(field.to_le_bytes()) {
+            *out |= field << (more * (j % (8 / more)));
         }
     }
 }

@@ -43,6 +43,7 @@ impl Cpu {
     fn panel_products(&mut self, x: BufferId, cols: usize, rows: Range<usize>, products: &mut [Product]) {
         let mut rounded = std::mem::take(&mut self.memory.rounded);
         let mut tiles = std::mem::take(&mut self.memory.tiles);
+        let mut ordered = std::mem::take(&mut self.memory.ordered);
         let memory = &self.memory;
         let padded = cols.next_multiple_of(CHUNK);
         if let (Storage::Float(values), Some(p)) = (&memory.buffers[x.0], products.first()) {
@@ -54,12 +55,14 @@ impl Cpu {
                 vector::prepare(self.isa, &values[row * cols..][..cols], exact, out);
             }
         }
-        let quantized = memory.rows(x, rows.clone(), cols);
+        let mut quantized = memory.rows(x, rows.clone(), cols);
         let floats: Vec<_> = rounded.chunks_exact(padded).take(rows.len()).collect();
         let (isa, precise) = (self.isa, self.plan.precision == Precision::Precise);
         let in_tiles = isa == Isa::Amx && !precise && quantized.count > 0 && simd::Tiles::pay(rows.len());
         if in_tiles {
             tiles.fill(&quantized, &mut self.pool);
+        } else if quantized.count > 1 {
+            quantized = ordered.fill(&quantized, &mut self.pool);
         }
         // One row of activations meets several panels at once.
         let step = if rows.len() == 1 { simd::PANELS } else { 1 };
@@ -97,7 +100,7 @@ impl Cpu {
                 }
             }
         });
-        (self.memory.rounded, self.memory.tiles) = (rounded, tiles);
+        (self.memory.rounded, self.memory.tiles, self.memory.ordered) = (rounded, tiles, ordered);
     }
 }
 

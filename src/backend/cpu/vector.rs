@@ -82,13 +82,17 @@ vectorized! {
         }
     }
 
-    /// Sums of `q` over 16 and over 32 elements.
-    fn add_up(q: &[i8], sums16: &mut [i16], sums32: &mut [i16]) {
+    /// Sums of `q` over 16 and over 32 elements, the latter also as floats.
+    fn add_up(q: &[i8], sums: [&mut [i16]; 2], totals: &mut [f32]) {
+        let [sums16, sums32] = sums;
         for (sum, q) in sums16.iter_mut().zip(q.chunks_exact(16)) {
             *sum = q.iter().map(|q| i16::from(*q)).sum();
         }
         for (sum, pair) in sums32.iter_mut().zip(sums16.chunks_exact(2)) {
             *sum = pair[0] + pair[1];
+        }
+        for (total, sum) in totals.iter_mut().zip(sums32) {
+            *total = f32::from(*sum);
         }
     }
 

@@ -106,11 +106,11 @@ unsafe fn unpack(kind: &Blocks, q: *const u8) -> [I; 8] {
     // SAFETY: the caller's: a chunk of the layout.
     let w = unsafe {
         match (kind.bits, &kind.table) {
-            (4, Some(table)) => avx512::unpack::<4, true, TOKENS>(q, 0, avx512::load_table(table)),
-            (4, None) => avx512::unpack::<4, false, TOKENS>(q, 0, _mm512_setzero_si512()),
-            (5, _) => avx512::unpack::<5, false, TOKENS>(q, 0, _mm512_setzero_si512()),
-            (6, _) => avx512::unpack::<6, false, TOKENS>(q, 0, _mm512_setzero_si512()),
-            _ => avx512::unpack::<8, false, TOKENS>(q, 0, _mm512_setzero_si512()),
+            (4, Some(table)) => avx512::unpack::<4, true, TOKENS>(q, avx512::load_table(table)),
+            (4, None) => avx512::unpack::<4, false, TOKENS>(q, _mm512_setzero_si512()),
+            (5, _) => avx512::unpack::<5, false, TOKENS>(q, _mm512_setzero_si512()),
+            (6, _) => avx512::unpack::<6, false, TOKENS>(q, _mm512_setzero_si512()),
+            _ => avx512::unpack::<8, false, TOKENS>(q, _mm512_setzero_si512()),
         }
     };
     let offset = _mm512_set1_epi8(kind.offset as u8 as i8);
@@ -183,7 +183,7 @@ unsafe fn unpack_large(p: &Panels, kind: &Blocks, panel: usize, out: &mut Vec<La
                 let w = unpack(kind, q.add(c * kind.integers / 8));
                 for (j, w) in w.into_iter().enumerate() {
                     let sub = (32 * c + 4 * j) / kind.sub;
-                    let [high, low] = scaled(w, avx512::load_i8(factors.add(sub * ROWS)));
+                    let [high, low] = scaled(w, avx512::load_scale(factors.add(sub * ROWS)));
                     let at = 8 * (c % 2) + j;
                     (out.q[c / 2][0][at], out.q[c / 2][1][at]) = (line(high), line(low));
                 }

@@ -9,6 +9,8 @@ use super::{AHEAD, PANELS, Rows, TOKENS};
 type I = __m512i;
 type F = __m512;
 const LANES: usize = 16;
+/// Vectors of a panel's rows.
+const PARTS: usize = ROWS / LANES;
 /// `dot` has room for upper nibbles where they were stored.
 const RAISED: bool = true;
 
@@ -31,19 +33,40 @@ ops! {
     fn to_float(a: I) -> F { _mm512_cvtepi32_ps(a) }
     fn low(v: I) -> I { _mm512_and_si512(v, _mm512_set1_epi8(15)) }
     fn high(v: I) -> I { low(_mm512_srli_epi16::<4>(v)) }
-    /// Adds `1 << BIT` to the bytes of the mask.
-    fn with_bit(v: I, mask: u64, bit: u32) -> I { _mm512_mask_add_epi8(v, mask, v, _mm512_set1_epi8(1 << bit)) }
+    /// By so many bits to the left; those of a byte may end in its neighbour.
+    fn shift(v: I, left: i32) -> I {
+        if left < 0 {
+            _mm512_srl_epi16(v, _mm_cvtsi32_si128(-left))
+        } else {
+            _mm512_sll_epi16(v, _mm_cvtsi32_si128(left))
+        }
+    }
+    fn with_bits(v: I, more: I, mask: I) -> I { _mm512_or_si512(v, _mm512_and_si512(more, mask)) }
     fn raised_high(v: I) -> I { _mm512_andnot_si512(_mm512_set1_epi8(15), v) }
     fn shift_down(v: I) -> I { _mm512_srai_epi32::<4>(v) }
     fn look_up(table: I, v: I) -> I { _mm512_shuffle_epi8(table, v) }
     fn dot_pairs(sum: I, a: I, b: I) -> I { _mm512_dpwssd_epi32(sum, a, b) }
 }
 
-/// Adds the products of four neighbouring bytes: `w` without, `x` with sign.
+/// Adds the products of the bytes of `w`, without sign, and as many activations; of eight words in two chains.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn dot<const BITS: usize, const TABLE: bool>(sum: I, w: I, x: I) -> I {
-    _mm512_dpbusd_epi32(sum, w, x)
+unsafe fn dot<const BITS: usize, const TABLE: bool>(sum: I, w: &[I], x: *const i8) -> I {
+    let mut sums = [sum, zero()];
+    for (j, w) in w.iter().enumerate() {
+        // SAFETY: the caller's.
+        let word = unsafe { x.cast::<i32>().add(j).read_unaligned() };
+        sums[j / 4] = _mm512_dpbusd_epi32(sums[j / 4], *w, splat(word));
+    }
+    if w.len() > 4 { add_i(sums[0], sums[1]) } else { sums[0] }
+}
+
+/// The same times a scale.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+unsafe fn dot_scaled<const BITS: usize, const TABLE: bool>(sum: I, w: &[I], x: *const i8, scale: I) -> I {
+    // SAFETY: the caller's.
+    add_i(sum, mul_i(unsafe { dot::<BITS, TABLE>(zero(), w, x) }, scale))
 }
 
 #[inline]
@@ -85,9 +108,18 @@ pub(super) unsafe fn load_upper_half(p: *const u8) -> F {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn load_i8(p: *const u8) -> I {
+pub(super) unsafe fn load_scale(p: *const u8) -> I {
     // SAFETY: the caller's.
     unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
+}
+
+/// One i8 per lane of each as two i16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_both(a: *const u8, b: *const u8) -> I {
+    // SAFETY: the caller's.
+    let (a, b) = unsafe { (_mm_loadu_si128(a.cast()), _mm_loadu_si128(b.cast())) };
+    _mm512_cvtepi8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b)))
 }
 
 /// Two i8 per lane as two i16.

@@ -10,13 +10,12 @@ macro_rules! kernels {
         #[target_feature(enable = $features)]
         pub(super) unsafe fn unpack<const BITS: usize, const TABLE: bool, const N: usize>(
             p: *const u8,
-            part: usize,
             table: I,
         ) -> [I; 8] {
             let mut w = [zero(); 8];
             // SAFETY: a chunk has 64 bytes per bit.
             unsafe {
-                let line = |j: usize| load(p.add(64 * j + 4 * LANES * part));
+                let line = |j: usize| load(p.add(64 * j));
                 if BITS == 8 {
                     for (j, w) in w.iter_mut().enumerate() {
                         *w = line(j);
@@ -27,39 +26,53 @@ macro_rules! kernels {
                     let v = line(j);
                     (w[j], w[j + 4]) = (low(v), if raised(BITS, TABLE, N) { raised_high(v) } else { high(v) });
                 }
-                for bit in 4..BITS {
-                    let masks = p.add(256 + 64 * (bit - 4)).cast::<u64>();
+                if BITS > 4 {
+                    let more = BITS - 4;
+                    let mask = splat(((1 << more) - 1) * 0x1010_1010);
                     for (j, w) in w.iter_mut().enumerate() {
-                        let mask = masks.add(j).read_unaligned() >> (4 * LANES * part % 64);
-                        *w = with_bit(*w, mask, bit as u32);
+                        let (line, field) = (line(4 + j * more / 8), j % (8 / more));
+                        *w = with_bits(*w, shift(line, 4 - (more * field) as i32), mask);
                     }
                 }
             }
             if TABLE { w.map(|w| look_up(table, w)) } else { w }
         }
 
-        /// `sum` plus the products of 16 weights of each row with 16 activations.
+        /// Adds the products of a chunk's weights with 32 activations: times the scales of its sub-blocks, where it has
+        /// such.
         #[inline]
         #[target_feature(enable = $features)]
-        unsafe fn dot16<const BITS: usize, const TABLE: bool>(mut sum: I, w: &[I], x: *const i8) -> I {
-            for (j, w) in w.iter().enumerate().take(4) {
-                // SAFETY: the caller's: 16 activations.
-                let word = unsafe { x.cast::<i32>().add(j).read_unaligned() };
-                sum = dot::<BITS, TABLE>(sum, *w, splat(word));
-            }
-            sum
-        }
-
-        /// The same for the upper half of a chunk, whose nibbles may be where they were stored.
-        #[inline]
-        #[target_feature(enable = $features)]
-        unsafe fn dot_high<const BITS: usize, const TABLE: bool, const N: usize>(sum: I, w: &[I], x: *const i8) -> I {
-            // SAFETY: the caller's.
+        unsafe fn dot_chunk<const BITS: usize, const TABLE: bool, const SUB: usize, const N: usize>(
+            sum: I,
+            w: &[I; 8],
+            x: *const i8,
+            scales: [I; 2],
+        ) -> I {
+            // SAFETY: the caller's: 32 activations.
             unsafe {
+                let upper = x.add(16);
                 if raised(BITS, TABLE, N) {
-                    add_i(sum, shift_down(dot16::<BITS, TABLE>(zero(), w, x)))
-                } else {
-                    dot16::<BITS, TABLE>(sum, w, x)
+                    let second = shift_down(dot::<BITS, TABLE>(zero(), &w[4..], upper));
+                    if SUB == 0 {
+                        return add_i(dot::<BITS, TABLE>(sum, &w[..4], x), second);
+                    }
+                    let first = dot::<BITS, TABLE>(zero(), &w[..4], x);
+                    return add_i(
+                        sum,
+                        if SUB == 16 {
+                            add_i(mul_i(first, scales[0]), mul_i(second, scales[1]))
+                        } else {
+                            mul_i(add_i(first, second), scales[0])
+                        },
+                    );
+                }
+                match SUB {
+                    0 => dot::<BITS, TABLE>(sum, w, x),
+                    16 => {
+                        let sum = dot_scaled::<BITS, TABLE>(sum, &w[..4], x, scales[0]);
+                        dot_scaled::<BITS, TABLE>(sum, &w[4..], upper, scales[1])
+                    }
+                    _ => dot_scaled::<BITS, TABLE>(sum, w, x, scales[0]),
                 }
             }
         }
@@ -100,35 +113,38 @@ macro_rules! kernels {
             for (k, start) in starts.iter_mut().enumerate() {
                 *start = p.panel((panels.start + k).min(panels.end - 1)).as_ptr();
             }
-            for part in 0..ROWS / LANES {
-                let mut sums = [[[zero_f(); 8]; N]; P];
-                for b in 0..p.blocks {
-                    // SAFETY: block `b` lies in each panel: its integers, then, after those of all blocks, its scales.
-                    unsafe {
-                        let (q, meta) = (b * kind.integers, p.blocks * kind.integers + b * kind.scales);
-                        let mut blocks = [Block { q: starts[0], meta: starts[0] }; P];
-                        for (block, start) in blocks.iter_mut().zip(&starts) {
-                            *block = Block { q: start.add(q), meta: start.add(meta) };
+            let mut sums = [[[[zero_f(); 8]; N]; PARTS]; P];
+            for b in 0..p.blocks {
+                // SAFETY: block `b` lies in each panel: its integers, then, after those of all blocks, its scales.
+                unsafe {
+                    let (q, meta) = (b * kind.integers, p.blocks * kind.integers + b * kind.scales);
+                    let mut blocks = [Block { q: starts[0], meta: starts[0] }; P];
+                    for (block, start) in blocks.iter_mut().zip(&starts) {
+                        *block = Block { q: start.add(q), meta: start.add(meta) };
+                    }
+                    if SUB == 0 {
+                        for (block, sums) in blocks.iter().zip(&mut sums) {
+                            small_block::<BITS, TABLE, MIN, PLANES, N>(p, kind, block, b, table, xs, sums);
                         }
-                        if SUB == 0 {
-                            for (block, sums) in blocks.iter().zip(&mut sums) {
-                                small_block::<BITS, TABLE, MIN, PLANES, N>(p, kind, block, (part, b), table, xs, sums);
-                            }
-                        } else {
-                            let at = (part, b);
-                            super_blocks::<BITS, TABLE, SUB, MIN, PLANES, N, P>(
-                                p, kind, &blocks, at, table, xs, &mut sums,
-                            );
-                        }
+                    } else {
+                        super_blocks::<BITS, TABLE, SUB, MIN, PLANES, N, P>(p, kind, &blocks, b, table, xs, &mut sums);
                     }
                 }
-                for (sums, out) in sums.iter().zip(out.chunks_mut(xs.count)).take(panels.len()) {
-                    for (sums, out) in sums.iter().zip(out) {
+            }
+            for (sums, out) in sums.iter().zip(out.chunks_mut(xs.count)).take(panels.len()) {
+                for (part, sums) in sums.iter().enumerate() {
+                    for (sums, out) in sums.iter().zip(out.iter_mut()) {
                         // SAFETY: LANES of the 16 results.
                         unsafe { store_f(out.as_mut_ptr().add(LANES * part), tree(sums)) };
                     }
                 }
             }
+        }
+
+        /// Activation rows: with room for one there is one.
+        #[inline]
+        fn count<const N: usize>(xs: &Rows<'_>) -> usize {
+            if N == 1 { 1 } else { xs.count }
         }
 
         /// Where the integers and the scales of a block are.
@@ -165,34 +181,42 @@ macro_rules! kernels {
             p: &Panels,
             kind: &Blocks,
             block: &Block,
-            (part, b): (usize, usize),
+            b: usize,
             table: I,
             xs: &Rows<'_>,
-            sums: &mut [[F; 8]; N],
+            sums: &mut [[[F; 8]; N]; PARTS],
         ) {
+            let (offset, count) = (splat_f(-kind.offset as f32), count::<N>(xs));
             // SAFETY: as in `blocks`.
             unsafe {
-                if N == 1 && part == 0 {
+                if N == 1 {
                     ask_for::<BITS>(block.q, ahead(p, kind, b * kind.integers));
                     prefetch(block.meta.wrapping_add(PANELS * p.stride));
                 }
-                let (d, m) = block.floats::<MIN>(kind, part);
-                let w = unpack::<BITS, TABLE, N>(block.q, part, table);
-                for (t, sums) in sums.iter_mut().enumerate().take(xs.count) {
-                    let at = t * p.blocks + b;
-                    let mut s = [zero_f(); PLANES];
-                    let mut mins = [0.0f32; PLANES];
-                    for (i, plane) in xs.planes[..PLANES].iter().enumerate() {
-                        let total = i32::from(*plane.sums[1].get_unchecked(at));
-                        let x = plane.q.as_ptr().add(at * 32);
-                        let offset = if MIN { 0 } else { -kind.offset * total };
-                        let first = dot16::<BITS, TABLE>(splat(offset), &w[..4], x);
-                        let second = dot_high::<BITS, TABLE, N>(zero(), &w[4..], x.add(16));
-                        s[i] = to_float(add_i(first, second));
-                        mins[i] = total as f32;
+                for (part, sums) in sums.iter_mut().enumerate() {
+                    let (d, m) = block.floats::<MIN>(kind, part);
+                    let w = unpack::<BITS, TABLE, N>(block.q.add(4 * LANES * part), table);
+                    // All integers first: that many short chains are under way at once.
+                    let mut integers = [[zero(); PLANES]; N];
+                    for (t, integers) in integers.get_unchecked_mut(..count).iter_mut().enumerate() {
+                        for (plane, integer) in xs.planes[..PLANES].iter().zip(integers) {
+                            let x = plane.q.as_ptr().add((b * count + t) * 32);
+                            *integer = dot_chunk::<BITS, TABLE, 0, N>(zero(), &w, x, [zero(); 2]);
+                        }
                     }
-                    let mins = if PLANES == 2 { 256.0 * mins[0] + mins[PLANES - 1] } else { mins[0] };
-                    add_term::<MIN, PLANES>(sums, b, &s, d, m, splat_f(mins), *xs.scale.get_unchecked(at));
+                    for (t, sums) in sums.get_unchecked_mut(..count).iter_mut().enumerate() {
+                        let at = b * count + t;
+                        let (mut s, mut mins) = ([zero_f(); PLANES], [zero_f(); PLANES]);
+                        for (i, plane) in xs.planes[..PLANES].iter().enumerate() {
+                            s[i] = to_float(integers[t][i]);
+                            mins[i] = splat_f(*plane.totals.get_unchecked(at));
+                            if !MIN {
+                                // Exact, as the integers are below 2^24.
+                                s[i] = mul_add(mins[i], offset, s[i]);
+                            }
+                        }
+                        add_term::<MIN, PLANES>(sums, b, &s, d, m, combine(&mins), *xs.scale.get_unchecked(at));
+                    }
                 }
             }
         }
@@ -212,75 +236,72 @@ macro_rules! kernels {
             p: &Panels,
             kind: &Blocks,
             blocks: &[Block; P],
-            (part, b): (usize, usize),
+            b: usize,
             table: I,
             xs: &Rows<'_>,
-            sums: &mut [[[F; 8]; N]; P],
+            sums: &mut [[[[F; 8]; N]; PARTS]; P],
         ) {
-            let subs = 256 / SUB;
-            let mut integers = [[[zero(); PLANES]; N]; P];
+            let (subs, count) = (256 / SUB, count::<N>(xs));
+            let mut integers = [[[[zero(); PLANES]; N]; PARTS]; P];
             // SAFETY: as in `blocks`; a block has eight chunks and `subs` scales for each row.
             unsafe {
                 for c in 0..8 {
                     for (block, integers) in blocks.iter().zip(&mut integers) {
                         let q = block.q.add(c * kind.integers / 8);
-                        if N == 1 && part == 0 {
+                        if N == 1 {
                             ask_for::<BITS>(q, ahead(p, kind, b * kind.integers + c * kind.integers / 8));
                         }
-                        let w = unpack::<BITS, TABLE, N>(q, part, table);
-                        let scales = block.meta.add(if MIN { 4 } else { 2 } * ROWS + LANES * part);
-                        let of = 32 / SUB;
-                        let scale = [load_i8(scales.add(of * c * ROWS)), load_i8(scales.add((of * c + of - 1) * ROWS))];
-                        for (t, integers) in integers.iter_mut().enumerate().take(xs.count) {
-                            let at = t * p.blocks + b;
-                            for (plane, integer) in xs.planes[..PLANES].iter().zip(integers) {
-                                let x = plane.q.as_ptr().add(at * 256 + c * 32);
-                                let total = |size: usize, j: usize| {
-                                    let total = plane.sums[size / 32].get_unchecked(at * (256 / size) + j);
-                                    splat(if MIN { 0 } else { -kind.offset * i32::from(*total) })
-                                };
-                                if SUB == 16 {
-                                    let first = dot16::<BITS, TABLE>(total(16, 2 * c), &w[..4], x);
-                                    let second = dot_high::<BITS, TABLE, N>(total(16, 2 * c + 1), &w[4..], x.add(16));
-                                    *integer = add_i(*integer, add_i(mul_i(first, scale[0]), mul_i(second, scale[1])));
-                                } else {
-                                    let first = dot16::<BITS, TABLE>(total(32, c), &w[..4], x);
-                                    let second = dot_high::<BITS, TABLE, N>(zero(), &w[4..], x.add(16));
-                                    *integer = add_i(*integer, mul_i(add_i(first, second), scale[0]));
+                        for (part, integers) in integers.iter_mut().enumerate() {
+                            let w = unpack::<BITS, TABLE, N>(q.add(4 * LANES * part), table);
+                            let scales = block.meta.add(if MIN { 4 } else { 2 } * ROWS + LANES * part);
+                            let of = 32 / SUB;
+                            let scale = [of * c, of * c + of - 1].map(|j| load_scale(scales.add(j * ROWS)));
+                            for (t, integers) in integers.get_unchecked_mut(..count).iter_mut().enumerate() {
+                                for (plane, integer) in xs.planes[..PLANES].iter().zip(integers) {
+                                    let x = plane.q.as_ptr().add((b * count + t) * 256 + c * 32);
+                                    *integer = dot_chunk::<BITS, TABLE, SUB, N>(*integer, &w, x, scale);
                                 }
                             }
                         }
                     }
                 }
                 for ((block, integers), sums) in blocks.iter().zip(&integers).zip(sums) {
-                    if N == 1 && part == 0 {
+                    if N == 1 {
                         for line in 0..kind.scales.div_ceil(64) {
                             prefetch(block.meta.wrapping_add(PANELS * p.stride + 64 * line));
                         }
                     }
-                    let mut minimum = [[zero(); PLANES]; N];
-                    if MIN {
-                        let minima = block.meta.add((4 + subs) * ROWS + 2 * LANES * part);
+                    for ((part, integers), sums) in integers.iter().enumerate().zip(sums) {
+                        // Sums of the activations times the minima, or times the scales, for what the integers are off by.
+                        let mut totals = [[zero(); PLANES]; N];
                         for pair in 0..subs / 2 {
-                            let mins = load_pairs(minima.add(2 * pair * ROWS));
-                            for (t, minimum) in minimum.iter_mut().enumerate().take(xs.count) {
-                                let at = t * p.blocks + b;
-                                for (plane, minimum) in xs.planes[..PLANES].iter().zip(minimum) {
-                                    let totals = plane.sums[SUB / 32].as_ptr().add(at * subs + 2 * pair);
-                                    let totals = totals.cast::<i32>().read_unaligned();
-                                    *minimum = dot_pairs(*minimum, mins, splat(totals));
+                            let by = if MIN {
+                                load_pairs(block.meta.add((4 + subs + 2 * pair) * ROWS + 2 * LANES * part))
+                            } else {
+                                let at = block.meta.add((2 + 2 * pair) * ROWS + LANES * part);
+                                load_both(at, at.add(ROWS))
+                            };
+                            for (t, totals) in totals.get_unchecked_mut(..count).iter_mut().enumerate() {
+                                for (plane, total) in xs.planes[..PLANES].iter().zip(totals) {
+                                    let x = plane.sums[SUB / 32].as_ptr().add((b * count + t) * subs + 2 * pair);
+                                    *total = dot_pairs(*total, by, splat(x.cast::<i32>().read_unaligned()));
                                 }
                             }
                         }
-                    }
-                    let (d, m) = block.floats::<MIN>(kind, part);
-                    for (t, sums) in sums.iter_mut().enumerate().take(xs.count) {
-                        let (mut s, mut mins) = ([zero_f(); PLANES], [zero_f(); PLANES]);
-                        for i in 0..PLANES {
-                            (s[i], mins[i]) = (to_float(integers[t][i]), to_float(minimum[t][i]));
+                        let (d, m) = block.floats::<MIN>(kind, part);
+                        for (t, sums) in sums.get_unchecked_mut(..count).iter_mut().enumerate() {
+                            let (mut s, mut mins) = ([zero_f(); PLANES], [zero_f(); PLANES]);
+                            for i in 0..PLANES {
+                                let (integer, total) = (integers[t][i], totals[t][i]);
+                                if MIN {
+                                    (s[i], mins[i]) = (to_float(integer), to_float(total));
+                                } else {
+                                    s[i] = to_float(add_i(integer, mul_i(total, splat(-kind.offset))));
+                                }
+                            }
+                            let scale = *xs.scale.get_unchecked(b * count + t);
+                            add_term::<MIN, PLANES>(sums, b, &s, d, m, combine(&mins), scale);
                         }
-                        let scale = *xs.scale.get_unchecked(t * p.blocks + b);
-                        add_term::<MIN, PLANES>(sums, b, &s, d, m, combine(&mins), scale);
                     }
                 }
             }
@@ -353,7 +374,7 @@ macro_rules! kernels {
             out: &mut [[f32; ROWS]],
         ) {
             let bytes = p.panel(panel);
-            for part in 0..ROWS / LANES {
+            for part in 0..PARTS {
                 let mut sums = [[zero_f(); 8]; TOKENS];
                 let mut inner = [[zero_f(); 8]; TOKENS];
                 for b in 0..p.blocks {
@@ -447,7 +468,7 @@ macro_rules! kernels {
         ) {
             let n = q.len() / Q;
             for tile in 0..tiles {
-                for part in 0..ROWS / LANES {
+                for part in 0..PARTS {
                     // SAFETY: element `i` of the keys of a tile has 16 numbers.
                     let key = |i| unsafe { load_half(k.add(tile * stride + i * ROWS + LANES * part).cast()) };
                     // SAFETY: `n` numbers for each head.

@@ -12,6 +12,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod rows;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -19,6 +20,7 @@ mod tiles;
 use std::ops::Range;
 
 pub use attention::{HEADS, attention};
+pub use rows::{Ordered, Plane, Rows};
 pub use tiles::{Tiles, product};
 
 use super::isa::Isa;
@@ -55,42 +57,6 @@ pub const TOKENS: usize = 16;
 /// Panels that a kernel takes at most with one activation row. Several streams keep more lines of memory under way.
 pub const PANELS: usize = 4;
 
-/// One plane of quantised activations, row after row.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Plane<'a> {
-    /// The integers.
-    pub q: &'a [i8],
-    /// Their sums over 16 and over 32 elements.
-    pub sums: [&'a [i16]; 2],
-}
-
-/// Rows of quantised activations: the high plane, and the low one of `Precision::Precise`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Rows<'a> {
-    /// How many rows.
-    pub count: usize,
-    /// Elements per row.
-    pub cols: usize,
-    /// One or two planes.
-    pub planes: [Plane<'a>; 2],
-    /// One scale per block, row after row.
-    pub scale: &'a [f32],
-}
-
-impl<'a> Rows<'a> {
-    /// Rows from `first` on, at most [`TOKENS`].
-    pub fn tile(&self, first: usize) -> Self {
-        let (count, cols) = (TOKENS.min(self.count - first), self.cols);
-        let part = |n: usize| first * cols / n..(first + count) * cols / n;
-        let planes = self.planes.map(|p| Plane {
-            q: p.q.get(part(1)).unwrap_or_default(),
-            sums: [p.sums[0].get(part(16)).unwrap_or_default(), p.sums[1].get(part(32)).unwrap_or_default()],
-        });
-        let blocks = self.scale.len() / self.count;
-        Self { count, cols, planes, scale: &self.scale[first * blocks..(first + count) * blocks] }
-    }
-}
-
 /// The products of the 16 rows of each of `panels` with activation rows: of one panel with up to [`TOKENS`], or of up
 /// to [`PANELS`] with one. Results lie panel by panel, row by row.
 ///
@@ -105,6 +71,7 @@ pub fn blocks(isa: Isa, p: &Panels, panels: Range<usize>, xs: &Rows<'_>, precise
     for plane in &xs.planes[..if precise { 2 } else { 1 }] {
         assert!(plane.q.len() == n * cols);
         assert!(plane.sums[0].len() == n * cols / 16 && plane.sums[1].len() == n * cols / 32);
+        assert!(plane.totals.len() == n * cols / 32);
     }
     let kernel = kernel(isa, kind, precise, panels.len() > 1);
     // SAFETY: the path is available; a panel holds `p.blocks` blocks of the layout `kind`, whose parameters the kernel

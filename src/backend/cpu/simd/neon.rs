@@ -10,6 +10,8 @@ use super::{AHEAD, PANELS, Rows, TOKENS};
 type I = int32x4_t;
 type F = float32x4_t;
 const LANES: usize = 4;
+/// Vectors of a panel's rows.
+const PARTS: usize = ROWS / LANES;
 /// Products of 16 bits have no room for nibbles where they were stored.
 const RAISED: bool = false;
 
@@ -34,13 +36,11 @@ ops! {
     fn high(v: I) -> I { vreinterpretq_s32_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s32(v))) }
     fn raised_high(v: I) -> I { vbicq_s32(v, vdupq_n_s32(0x0f0f_0f0f)) }
     fn shift_down(v: I) -> I { vshrq_n_s32::<4>(v) }
-    /// Adds `1 << BIT` to the bytes of the mask.
-    fn with_bit(v: I, mask: u64, bit: u32) -> I {
-        let bits = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
-        let spread = vcombine_u8(vdup_n_u8(mask as u8), vdup_n_u8((mask >> 8) as u8));
-        let set = vandq_u8(vtstq_u8(spread, bits), vdupq_n_u8(1 << bit));
-        vreinterpretq_s32_u8(vaddq_u8(vreinterpretq_u8_s32(v), set))
+    /// By so many bits to the left.
+    fn shift(v: I, left: i32) -> I {
+        vreinterpretq_s32_u8(vshlq_u8(vreinterpretq_u8_s32(v), vdupq_n_s8(left as i8)))
     }
+    fn with_bits(v: I, more: I, mask: I) -> I { vorrq_s32(v, vandq_s32(more, mask)) }
     fn look_up(table: I, v: I) -> I {
         vreinterpretq_s32_u8(vqtbl1q_u8(vreinterpretq_u8_s32(table), vreinterpretq_u8_s32(v)))
     }
@@ -58,16 +58,29 @@ ops! {
     }
 }
 
-/// Adds the products of four neighbouring bytes: `w` without, `x` with sign; integers of 8 bits are taken apart.
+/// Adds the products of the bytes of `w`, without sign, and as many activations; integers of 8 bits are taken apart.
 #[inline]
 #[target_feature(enable = "neon")]
-fn dot<const BITS: usize, const TABLE: bool>(sum: I, w: I, x: I) -> I {
-    if BITS == 8 || TABLE {
-        let upper = vshlq_n_s32::<4>(products(high(w), x));
-        vaddq_s32(sum, vaddq_s32(products(low(w), x), upper))
-    } else {
-        vaddq_s32(sum, products(w, x))
+unsafe fn dot<const BITS: usize, const TABLE: bool>(mut sum: I, w: &[I], x: *const i8) -> I {
+    for (j, w) in w.iter().enumerate() {
+        // SAFETY: the caller's.
+        let x = splat(unsafe { x.cast::<i32>().add(j).read_unaligned() });
+        sum = if BITS == 8 || TABLE {
+            let upper = vshlq_n_s32::<4>(products(high(*w), x));
+            vaddq_s32(sum, vaddq_s32(products(low(*w), x), upper))
+        } else {
+            vaddq_s32(sum, products(*w, x))
+        };
     }
+    sum
+}
+
+/// The same times a scale.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn dot_scaled<const BITS: usize, const TABLE: bool>(sum: I, w: &[I], x: *const i8, scale: I) -> I {
+    // SAFETY: the caller's.
+    vmlaq_s32(sum, unsafe { dot::<BITS, TABLE>(zero(), w, x) }, scale)
 }
 
 #[inline]
@@ -114,10 +127,19 @@ unsafe fn load_upper_half(p: *const u8) -> F {
 
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn load_i8(p: *const u8) -> I {
+unsafe fn load_scale(p: *const u8) -> I {
     // SAFETY: the caller's.
     let four = unsafe { p.cast::<u32>().read_unaligned() };
     vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four)))))
+}
+
+/// One i8 per lane of each as two i16.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load_both(a: *const u8, b: *const u8) -> I {
+    // SAFETY: the caller's.
+    let (a, b) = unsafe { (a.cast::<u32>().read_unaligned(), b.cast::<u32>().read_unaligned()) };
+    vreinterpretq_s32_s16(vmovl_s8(vzip1_s8(vreinterpret_s8_u32(vdup_n_u32(a)), vreinterpret_s8_u32(vdup_n_u32(b)))))
 }
 
 /// Two i8 per lane as two i16.

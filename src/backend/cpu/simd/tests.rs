@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::{HEADS, Isa, PANELS, Plane, Rows, TOKENS, Tiles};
+use super::{HEADS, Isa, Ordered, PANELS, Plane, Rows, TOKENS, Tiles};
 use crate::backend::cpu::panels::{Panels, ROWS};
 use crate::backend::cpu::pool::Pool;
 use crate::backend::cpu::vector;
@@ -92,6 +92,7 @@ proptest! {
         let precision = if precise { Precision::Precise } else { Precision::Fast };
         let mut pool = Pool::new(2);
         let mut tiles = Tiles::default();
+        let mut ordered = Ordered::default();
         for format in FORMATS {
             let block = format.activation_block();
             let cols = block.map_or(blocks * 16 + odd + 1, |b| if b == 32 { 32 * blocks } else { 256 * blocks.div_ceil(6) });
@@ -124,8 +125,14 @@ proptest! {
                 row.resize(row.len().max(padded), 0.0);
                 row
             }).collect();
-            let plane = |p: usize| Plane { q: [&hi, &lo][p], sums: [&plane_sums[p][0], &plane_sums[p][1]] };
+            let totals = plane_sums.each_ref().map(|s| s[1].iter().map(|s| f32::from(*s)).collect::<Vec<_>>());
+            let plane = |p: usize| Plane {
+                q: [&hi, &lo][p],
+                sums: [&plane_sums[p][0], &plane_sums[p][1]],
+                totals: &totals[p],
+            };
             let xs = Rows { count: tokens, cols, planes: [plane(0), plane(1)], scale: &scale };
+            let in_order = block.map(|_| ordered.fill(&xs, &mut pool)).unwrap_or_default();
             // Results of a panel, for rows of activations from `first` on, as the op stores them: the sign of a zero
             // does not count.
             let check = |isa: Isa, panel: usize, first: usize, got: &[[f32; ROWS]]| {
@@ -144,7 +151,7 @@ proptest! {
                         let count = TOKENS.min(tokens - tile);
                         let mut got = [[0.0; ROWS]; TOKENS];
                         if block.is_some() {
-                            super::blocks(isa, &panels, part.clone(), &xs.tile(tile), precise, &mut got);
+                            super::blocks(isa, &panels, part.clone(), &in_order.tile(tile), precise, &mut got);
                         } else {
                             let xs: Vec<_> = rounded[tile..tile + count].iter().map(|x| &x[..]).collect();
                             super::floats(isa, &panels, part.clone(), &xs, &mut got);
@@ -224,9 +231,10 @@ proptest! {
             vector::store(isa, &a, if seed % 3 == 0 { &[] } else { &b }, &mut stored);
             vector::quantize_activations(isa, 32, Precision::Precise, &a[..whole], &mut hi, &mut lo, &mut scale);
             quantized(isa, &a[..whole], seed);
-            let [sums16, sums32] = &mut sums;
-            vector::add_up(isa, &hi, sums16, sums32);
-            let cache = (stored.iter().map(|x: &f32| x.to_bits()).collect::<Vec<_>>(), sums);
+            let (mut totals, mut stored) = (vec![0.0; whole / 32], stored);
+            vector::add_up(isa, &hi, sums.each_mut().map(|s| &mut s[..]), &mut totals);
+            stored.extend(totals);
+            let cache = (bits(&stored), sums);
             runs.push((out.map(|o| bits(&o)), cache, hi, lo, bits(&scale)));
         }
         for run in &runs[1..] {
