@@ -6,6 +6,7 @@
 //! in a line, of six those of four. Integers are stored without sign, as the distance from the format's lowest.
 
 use std::io;
+use std::sync::Arc;
 
 use memmap2::MmapMut;
 
@@ -78,6 +79,18 @@ impl Blocks {
     }
 }
 
+/// A matrix to repack.
+pub struct Matrix<'a> {
+    /// Its format.
+    pub format: &'a Format,
+    /// Its rows, as the file has them.
+    pub raw: &'a [u8],
+    /// How many rows.
+    pub rows: usize,
+    /// Weights per row.
+    pub cols: usize,
+}
+
 /// A matrix in panels.
 pub struct Panels {
     /// How the weights are stored.
@@ -88,52 +101,84 @@ pub struct Panels {
     pub rows: usize,
     /// Bytes from a panel to the next.
     pub stride: usize,
-    bytes: MmapMut,
+    /// The memory of all matrices, and where this one begins.
+    memory: Arc<MmapMut>,
+    start: usize,
 }
 
-impl Panels {
-    /// Repacks `rows` rows of `cols` weights.
-    ///
-    /// # Errors
-    /// When there is no memory for them.
-    pub fn new(format: &Format, raw: &[u8], rows: usize, cols: usize, pool: &mut Pool) -> io::Result<Self> {
-        let (kind, blocks, bytes) = match format.decode {
+/// A large page of memory.
+const HUGE: usize = 1 << 21;
+
+/// Repacks matrices into one piece of memory, so that large pages hold all of it; `done` hears of each as it is.
+///
+/// # Errors
+/// When there is no memory for them.
+pub fn repack(matrices: &[Matrix<'_>], pool: &mut Pool, mut done: impl FnMut(usize)) -> io::Result<Vec<Panels>> {
+    let layouts: Vec<_> = matrices.iter().map(Matrix::layout).collect();
+    let total: usize = matrices.iter().zip(&layouts).map(|(m, (_, _, stride))| m.rows.div_ceil(ROWS) * stride).sum();
+    // Memory of its own, zero.
+    let mut memory = MmapMut::map_anon(total + HUGE)?;
+    #[cfg(target_os = "linux")]
+    // Fewer faults, and fewer misses of the address cache; only a wish.
+    let _ = memory.advise(memmap2::Advice::HugePage);
+    let mut start = memory.as_ptr().align_offset(HUGE).min(HUGE);
+    let mut starts = Vec::with_capacity(matrices.len());
+    for (i, (m, (kind, blocks, stride))) in matrices.iter().zip(&layouts).enumerate() {
+        let bytes = m.rows.div_ceil(ROWS) * stride;
+        m.pack(kind, *blocks, *stride, &mut memory[start..start + bytes], pool);
+        starts.push(start);
+        start += bytes;
+        done(i);
+    }
+    let memory = Arc::new(memory);
+    let panels = matrices.iter().zip(layouts).zip(starts).map(|((m, (kind, blocks, stride)), start)| Panels {
+        kind,
+        blocks,
+        rows: m.rows,
+        stride,
+        memory: Arc::clone(&memory),
+        start,
+    });
+    Ok(panels.collect())
+}
+
+impl Matrix<'_> {
+    /// How it is stored, its blocks per row, and the bytes of a panel.
+    fn layout(&self) -> (Kind, usize, usize) {
+        let (kind, blocks, bytes) = match self.format.decode {
             Decode::Block { activation, has_min, levels, sub_block, .. } => {
-                let kind = Blocks::new(format, activation, levels, sub_block, has_min);
-                let blocks = cols / format.block;
+                let kind = Blocks::new(self.format, activation, levels, sub_block, has_min);
+                let blocks = self.cols / self.format.block;
                 (Kind::Blocks(kind), blocks, blocks * (kind.integers + kind.scales))
             }
             Decode::Float(_) => {
-                let blocks = cols.div_ceil(CHUNK);
-                let kind = Kind::Float { bytes: format.bytes, half: format.name == "F16" };
-                (kind, blocks, blocks * CHUNK * ROWS * format.bytes)
+                let blocks = self.cols.div_ceil(CHUNK);
+                let kind = Kind::Float { bytes: self.format.bytes, half: self.format.name == "F16" };
+                (kind, blocks, blocks * CHUNK * ROWS * self.format.bytes)
             }
         };
-        let stride = bytes.next_multiple_of(64);
-        let panels = rows.div_ceil(ROWS);
-        // Memory of its own, zero, aligned to a page.
-        let mut memory = MmapMut::map_anon((panels * stride).max(1))?;
-        #[cfg(target_os = "linux")]
-        if panels * stride >= 1 << 21 {
-            // Fewer misses of the address cache; only a wish.
-            let _ = memory.advise(memmap2::Advice::HugePage);
-        }
-        let out = Disjoint::new(&mut memory[..]);
-        let row_bytes = format.row_bytes(cols);
-        pool.run(panels, |panel| {
+        (kind, blocks, bytes.next_multiple_of(64))
+    }
+
+    /// Packs the panels into `memory`, which is zero.
+    fn pack(&self, kind: &Kind, blocks: usize, stride: usize, memory: &mut [u8], pool: &mut Pool) {
+        let out = Disjoint::new(memory);
+        let row_bytes = self.format.row_bytes(self.cols);
+        pool.run(self.rows.div_ceil(ROWS), |panel| {
             // SAFETY: each panel has its own bytes.
             let panel_bytes = unsafe { out.slice(panel * stride..(panel + 1) * stride) };
-            let rows = &raw[panel * ROWS * row_bytes..((panel + 1) * ROWS).min(rows) * row_bytes];
+            let rows = &self.raw[panel * ROWS * row_bytes..((panel + 1) * ROWS).min(self.rows) * row_bytes];
             for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
-                match &kind {
-                    Kind::Blocks(kind) => pack_blocks(format, kind, row, r, blocks, panel_bytes),
-                    Kind::Float { bytes, .. } => pack_floats(format, row, r, *bytes, panel_bytes),
+                match kind {
+                    Kind::Blocks(kind) => pack_blocks(self.format, kind, row, r, blocks, panel_bytes),
+                    Kind::Float { bytes, .. } => pack_floats(self.format, row, r, *bytes, panel_bytes),
                 }
             }
         });
-        Ok(Self { kind, blocks, rows, bytes: memory, stride })
     }
+}
 
+impl Panels {
     /// Panels of the matrix.
     pub fn count(&self) -> usize {
         self.rows.div_ceil(ROWS)
@@ -141,7 +186,7 @@ impl Panels {
 
     /// The bytes of a panel, aligned to 64.
     pub fn panel(&self, panel: usize) -> &[u8] {
-        &self.bytes[panel * self.stride..(panel + 1) * self.stride]
+        &self.memory[self.start..][panel * self.stride..(panel + 1) * self.stride]
     }
 }
 
@@ -166,6 +211,7 @@ fn pack_blocks(format: &Format, kind: &Blocks, row: &[u8], r: usize, blocks: usi
         }
     }
     let mut q = [0i8; CHUNK];
+    let bytes = kind.integers / kind.chunks;
     for (b, raw) in row.chunks_exact(format.bytes).enumerate() {
         let meta = &mut metas[b * kind.scales..][..kind.scales];
         let [d, m] = scales(raw);
@@ -180,12 +226,11 @@ fn pack_blocks(format: &Format, kind: &Blocks, row: &[u8], r: usize, blocks: usi
             if kind.sub != 0 {
                 pack_sub_scales(kind, meta, r, c, sub);
             }
-            let stored = match levels {
-                Levels::Bits { .. } => q.map(|q| (i32::from(q) + kind.offset) as u8),
-                Levels::Table(_) => q.map(|q| index[usize::from(q as u8)]),
+            let words: [u32; 8] = match levels {
+                Levels::Bits { .. } => bytemuck::cast::<_, [u32; 8]>(q).map(|w| add_bytes(w, kind.offset as u8)),
+                Levels::Table(_) => bytemuck::cast(q.map(|q| index[usize::from(q as u8)])),
             };
-            let bytes = kind.integers / kind.chunks;
-            pack_chunk(kind.bits, &stored, r, &mut integers[b * kind.integers + c * bytes..][..bytes]);
+            pack_chunk(kind.bits, &words, r, &mut integers[b * kind.integers + c * bytes..][..bytes]);
         }
     }
 }
@@ -202,25 +247,30 @@ fn pack_sub_scales(kind: &Blocks, meta: &mut [u8], r: usize, c: usize, sub: crat
     }
 }
 
-fn pack_chunk(bits: usize, q: &[u8; CHUNK], r: usize, out: &mut [u8]) {
-    let word = |j: usize| u32::from_le_bytes([q[4 * j], q[4 * j + 1], q[4 * j + 2], q[4 * j + 3]]);
+/// Adds `n` to each byte of a word, without carries from one to the next.
+fn add_bytes(word: u32, n: u8) -> u32 {
+    const TOP: u32 = 0x8080_8080;
+    let n = u32::from(n) * 0x0101_0101;
+    ((word & !TOP) + (n & !TOP)) ^ ((word ^ n) & TOP)
+}
+
+fn pack_chunk(bits: usize, words: &[u32; 8], r: usize, out: &mut [u8]) {
+    let lines: &mut [[u32; ROWS]] = bytemuck::cast_slice_mut(out);
     if bits == 8 {
-        for j in 0..8 {
-            out[64 * j + 4 * r..][..4].copy_from_slice(&word(j).to_le_bytes());
+        for (line, word) in lines.iter_mut().zip(words) {
+            line[r] = *word;
         }
         return;
     }
-    for j in 0..4 {
-        let nibbles = (word(j) & 0x0f0f_0f0f) | (word(j + 4) & 0x0f0f_0f0f) << 4;
-        out[64 * j + 4 * r..][..4].copy_from_slice(&nibbles.to_le_bytes());
+    let (nibbles, above) = lines.split_at_mut(4);
+    for (j, line) in nibbles.iter_mut().enumerate() {
+        line[r] = (words[j] & 0x0f0f_0f0f) | (words[j + 4] & 0x0f0f_0f0f) << 4;
     }
-    // The bits above, four or eight words to a line.
-    for j in 0..if bits > 4 { 8 } else { 0 } {
-        let more = bits - 4;
-        let field = word(j) >> 4 & ((1 << more) - 1) * 0x0101_0101;
-        let at = 256 + j * more / 8 * 64 + 4 * r;
-        for (out, field) in out[at..at + 4].iter_mut().zip(field.to_le_bytes()) {
-            *out |= field << (more * (j % (8 / more)));
-        }
+    // The bits above: a fifth of eight words to a line, or two more of four.
+    let more = bits - 4;
+    for (i, line) in above.iter_mut().enumerate() {
+        let words = if more == 1 { &words[..] } else { &words[4 * i..][..4] };
+        let mask = ((1 << more) - 1) * 0x0101_0101;
+        line[r] = words.iter().rev().fold(0, |fields, word| fields << more | word >> 4 & mask);
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::isa::Isa;
-use super::panels::{Kind, Panels, ROWS};
+use super::panels::{self, Kind, Matrix, Panels, ROWS};
 use super::pool::{Disjoint, Pool};
 use super::{Cpu, Memory, Storage, simd, vector};
 use crate::model::Model;
@@ -210,17 +210,27 @@ pub(super) fn repack(model: &Model, plan: &Plan, isa: Isa, pool: &mut Pool) -> V
         return panels;
     }
     let looked_up = |id| plan.steps().any(|s| matches!(s.op, Op::Embedding { weight, .. } if weight == id));
+    let mut ids = Vec::new();
     for step in plan.steps() {
-        if let Op::Matmul { weight, .. } = step.op {
-            let w = &plan.weights[weight.0];
-            if panels[weight.0].is_none() {
-                // Without the memory the file's bytes are read, by the definition.
-                panels[weight.0] = Panels::new(w.format, model.data(w), w.rows, w.cols, pool).ok();
-            }
-            if panels[weight.0].is_some() && !looked_up(weight) {
-                model.release(w);
-            }
+        if let Op::Matmul { weight, .. } = step.op
+            && !ids.contains(&weight)
+        {
+            ids.push(weight);
         }
+    }
+    let matrix = |id: &WeightId| {
+        let w = &plan.weights[id.0];
+        Matrix { format: w.format, raw: model.data(w), rows: w.rows, cols: w.cols }
+    };
+    let matrices: Vec<_> = ids.iter().map(matrix).collect();
+    let done = |i: usize| {
+        if !looked_up(ids[i]) {
+            model.release(&plan.weights[ids[i].0]);
+        }
+    };
+    // Without the memory the file's bytes are read, by the definition.
+    for (id, packed) in ids.iter().zip(panels::repack(&matrices, pool, done).into_iter().flatten()) {
+        panels[id.0] = Some(packed);
     }
     panels
 }

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::{HEADS, Isa, Ordered, PANELS, Plane, Rows, TOKENS, Tiles};
-use crate::backend::cpu::panels::{Panels, ROWS};
+use crate::backend::cpu::panels::{Matrix, ROWS, repack};
 use crate::backend::cpu::pool::Pool;
 use crate::backend::cpu::vector;
 use crate::numerics::{ACTIVATION_FLOOR, ActivationRow, Precision, f16_bits, flush, r13};
@@ -116,7 +116,7 @@ proptest! {
                 };
                 format.dot(&raw[n * format.row_bytes(cols)..][..format.row_bytes(cols)], &[row], want);
             }
-            let panels = Panels::new(format, &raw, rows, cols, &mut pool).unwrap();
+            let panels = repack(&[Matrix { format, raw: &raw, rows, cols }], &mut pool, |_| {}).unwrap().remove(0);
             let plane_sums = [&hi, &lo].map(|q| [sums(q, 16), sums(q, 32)]);
             let padded = panels.blocks * 32;
             let rounded: Vec<Vec<f32>> = x.chunks(cols).map(|x| {
