@@ -2,8 +2,8 @@
 //!
 //! A panel holds its blocks one after the other: first the integers of all blocks, then their scales. The integers of a
 //! chunk of 32 weights are lines of 64 bytes: line `j` has weights `4j..4j + 4` of each of the 16 rows. With 4 bits,
-//! line `j` has words `j` in the low and `j + 4` in the high nibbles; the bits above follow, of five bits those of eight words
-//! in a line, of six those of four. Integers are stored without sign, as the distance from the format's lowest.
+//! line `j` has words `j` in the low and `j + 4` in the high nibbles; the bits above follow, of five bits those of eight
+//! words in a line, of six those of four. Integers are stored without sign, as the distance from the format's lowest.
 
 use std::io;
 use std::sync::Arc;

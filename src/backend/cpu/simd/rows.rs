@@ -14,9 +14,9 @@ pub struct Plane<'a> {
     pub totals: &'a [f32],
 }
 
-/// Rows of quantised activations: the high plane, and the low one of `Precision::Precise`. They lie row after row, or, as
-/// kernels read them, tile after tile of [`TOKENS`] rows, and in a tile block after block: lines that are read one after
-/// the other lie so, and do not meet in the same few sets of a cache as those of rows a power of two apart.
+/// Rows of quantised activations: the high plane, and the low one of `Precision::Precise`. They lie row after row, or,
+/// as kernels read them, tile after tile of [`TOKENS`] rows, and in a tile block after block: lines that are read one
+/// after the other lie so, and do not meet in the same few sets of a cache as those of rows a power of two apart.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rows<'a> {
     /// How many rows.
