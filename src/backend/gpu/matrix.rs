@@ -3,6 +3,7 @@
 //! stored as halves, too, when they are quantised.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use bytemuck::{Pod, Zeroable, bytes_of};
 
@@ -113,9 +114,9 @@ impl Halves {
                 continue;
             }
             largest = largest.max(words);
-            if !all.activations.contains_key(&x) {
+            if let Entry::Vacant(entry) = all.activations.entry(x) {
                 let name = format!("{} as halves", plan.buffers[x.0].name);
-                all.activations.insert(x, device.storage(&name, 4 * activations as u64)?);
+                entry.insert(device.storage(&name, 4 * activations as u64)?);
             }
         }
         if largest > 0 {
