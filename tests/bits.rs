@@ -280,8 +280,8 @@ fn smollm2_in_chunks() {
     check_model(&model, &prompt[..9], Precision::Precise, &[1], &[1]);
 }
 
-/// Attention of a single token changes with the length of the cache: more threads from 256 positions on, two kernels from 512
-/// on, several rounds from 1024 on.
+/// Attention of a single token changes with the length of the cache: more threads from 256 positions on; where the device has no
+/// memory for more, two kernels from 512 on, several rounds from 1024 on.
 #[test]
 fn long_caches() {
     let model = tiny("tiny-q4_k.gguf");
