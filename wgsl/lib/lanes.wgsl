@@ -17,6 +17,15 @@ fn after(p: Place, blocks: u32) -> Place {
   return Place(lane_at(lane & 7u), lane & 7u);
 }
 
+// What a thread adds up at once.
+struct Quads {
+  t0: vec4<f32>,
+  t1: vec4<f32>,
+  t2: vec4<f32>,
+  t3: vec4<f32>,
+}
+fn both(a: Quads, b: Quads) -> Quads { return Quads(add4(a.t0, b.t0), add4(a.t1, b.t1), add4(a.t2, b.t2), add4(a.t3, b.t3)); }
+
 // Pending sums, [level][slot]: in memory, because they are touched only at the end of a lane.
 var<private> pending: array<vec4<f32>, 24>;
 
@@ -31,4 +40,7 @@ fn merged(i: u32, slot: u32, sum0: vec4<f32>) -> vec4<f32> {
   if i == 7u { return sum; }
   pending[level * 8u + slot] = sum;
   return vec4(0.0);
+}
+fn merged_quads(i: u32, slot: u32, s: Quads) -> Quads {
+  return Quads(merged(i, slot, s.t0), merged(i, slot + 1u, s.t1), merged(i, slot + 2u, s.t2), merged(i, slot + 3u, s.t3));
 }

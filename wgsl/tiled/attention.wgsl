@@ -91,31 +91,22 @@ fn scores(r: u32, p: u32) -> Scores {
   return Scores(flush4(mul4(even.a, scale), ACTIVATION_FLOOR), flush4(mul4(even.b, scale), ACTIVATION_FLOOR));
 }
 
-// Four dimensions of the four rows.
-struct Rows {
-  r0: vec4<f32>,
-  r1: vec4<f32>,
-  r2: vec4<f32>,
-  r3: vec4<f32>,
-}
-fn both(a: Rows, b: Rows) -> Rows { return Rows(add4(a.r0, b.r0), add4(a.r1, b.r1), add4(a.r2, b.r2), add4(a.r3, b.r3)); }
-
-// One lane of S8 over the tile's positions.
-fn lane_sum(r: u32, quad: u32, lane: u32) -> Rows {
-  var sum = Rows(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+// One lane of S8 over the tile's positions: four dimensions of the four rows.
+fn lane_sum(r: u32, quad: u32, lane: u32) -> Quads {
+  var sum = Quads(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
   for (var p = lane; p < 32u; p += 8u) {
     let v = tile[p * (QUADS + 1u) + quad];
     let w = r * 33u + p;
-    sum.r0 = add_exact4(sum.r0, vec4(weights[w]), v);
-    sum.r1 = add_exact4(sum.r1, vec4(weights[w + 264u]), v);
-    sum.r2 = add_exact4(sum.r2, vec4(weights[w + 528u]), v);
-    sum.r3 = add_exact4(sum.r3, vec4(weights[w + 792u]), v);
+    sum.t0 = add_exact4(sum.t0, vec4(weights[w]), v);
+    sum.t1 = add_exact4(sum.t1, vec4(weights[w + 264u]), v);
+    sum.t2 = add_exact4(sum.t2, vec4(weights[w + 528u]), v);
+    sum.t3 = add_exact4(sum.t3, vec4(weights[w + 792u]), v);
   }
   return sum;
 }
 
 // The weighted values of the rows over the tile.
-fn weighted(r: u32, quad: u32) -> Rows {
+fn weighted(r: u32, quad: u32) -> Quads {
   let even = both(both(lane_sum(r, quad, 0u), lane_sum(r, quad, 4u)), both(lane_sum(r, quad, 2u), lane_sum(r, quad, 6u)));
   let odd = both(both(lane_sum(r, quad, 1u), lane_sum(r, quad, 5u)), both(lane_sum(r, quad, 3u), lane_sum(r, quad, 7u)));
   return both(even, odd);
@@ -133,9 +124,6 @@ fn weight_sum(row: u32) -> f32 {
   return s8_tree(lo, hi);
 }
 
-fn merged_rows(i: u32, slot: u32, s: Rows) -> Rows {
-  return Rows(merged(i, slot, s.r0), merged(i, slot + 1u, s.r1), merged(i, slot + 2u, s.r2), merged(i, slot + 3u, s.r3));
-}
 fn merged_total(i: u32, sum0: f32) -> f32 {
   var sum = sum0;
   var level = 0u;
@@ -231,7 +219,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let top = vec4(unkey(atomicLoad(&top_keys[r])), unkey(atomicLoad(&top_keys[r + 8u])),
                  unkey(atomicLoad(&top_keys[r + 16u])), unkey(atomicLoad(&top_keys[r + 24u])));
 
-  let none = Rows(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+  let none = Quads(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
   var sums = none; // of quad p
   var more = none; // of quad p + 16
   var total = 0.0;
@@ -260,23 +248,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       if p < QUADS { sums = both(sums, weighted(r, p)); }
       if p + 16u < QUADS { more = both(more, weighted(r, p + 16u)); }
     }
-    sums = merged_rows(order, 0u, sums);
-    if QUADS > 16u { more = merged_rows(order, 4u, more); }
+    sums = merged_quads(order, 0u, sums);
+    if QUADS > 16u { more = merged_quads(order, 4u, more); }
     total = merged_total(order, total);
   }
   if thread < 32u { totals[thread] = total; }
   workgroupBarrier();
   let at = (state.row0 + first) * params.heads * QUADS + head * QUADS + p;
   if p < QUADS {
-    store(r, rows, at, sums.r0);
-    store(r + 8u, rows, at, sums.r1);
-    store(r + 16u, rows, at, sums.r2);
-    store(r + 24u, rows, at, sums.r3);
+    store(r, rows, at, sums.t0);
+    store(r + 8u, rows, at, sums.t1);
+    store(r + 16u, rows, at, sums.t2);
+    store(r + 24u, rows, at, sums.t3);
   }
   if p + 16u < QUADS {
-    store(r, rows, at + 16u, more.r0);
-    store(r + 8u, rows, at + 16u, more.r1);
-    store(r + 16u, rows, at + 16u, more.r2);
-    store(r + 24u, rows, at + 16u, more.r3);
+    store(r, rows, at + 16u, more.t0);
+    store(r + 8u, rows, at + 16u, more.t1);
+    store(r + 16u, rows, at + 16u, more.t2);
+    store(r + 24u, rows, at + 16u, more.t3);
   }
 }

@@ -9,18 +9,10 @@ const WIDE = 17u; // of 64 floats, in vec4, padded so that neighbours lie in oth
 var<workgroup> x_tile: array<vec4<f32>, 544>; // [column][token]
 var<workgroup> w_tile: array<vec4<f32>, 544>; // [column][row]
 
-// Four rows of four tokens.
-struct Sums {
-  t0: vec4<f32>,
-  t1: vec4<f32>,
-  t2: vec4<f32>,
-  t3: vec4<f32>,
-}
-fn both(a: Sums, b: Sums) -> Sums { return Sums(add4(a.t0, b.t0), add4(a.t1, b.t1), add4(a.t2, b.t2), add4(a.t3, b.t3)); }
 
-// One lane of S8 over the chunk.
-fn lane_sum(tx: u32, ty: u32, lane: u32) -> Sums {
-  var sum = Sums(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+// One lane of S8 over the chunk: four rows of four tokens.
+fn lane_sum(tx: u32, ty: u32, lane: u32) -> Quads {
+  var sum = Quads(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
   for (var k = lane; k < 32u; k += 8u) {
     let w = w_tile[k * WIDE + tx];
     let x = x_tile[k * WIDE + ty];
@@ -33,7 +25,7 @@ fn lane_sum(tx: u32, ty: u32, lane: u32) -> Sums {
 }
 
 // The term of the chunk.
-fn term(tx: u32, ty: u32) -> Sums {
+fn term(tx: u32, ty: u32) -> Quads {
   let even = both(both(lane_sum(tx, ty, 0u), lane_sum(tx, ty, 4u)), both(lane_sum(tx, ty, 2u), lane_sum(tx, ty, 6u)));
   let odd = both(both(lane_sum(tx, ty, 1u), lane_sum(tx, ty, 5u)), both(lane_sum(tx, ty, 3u), lane_sum(tx, ty, 7u)));
   return both(even, odd);
@@ -81,7 +73,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let my_token = state.row0 + min(64u * group.y + mine, state.rows - 1u);
   let w_at = my_row * (params.cols / 4u) + thread % 4u;
   let x_at = my_token * (params.x_stride / 4u) + thread % 4u;
-  let none = Sums(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+  let none = Quads(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
   var sums = none;
   var place = Place(0u, 0u);
   var part = fetch(x_at, w_at, 0u);
@@ -97,10 +89,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if place.b + 8u >= params.blocks {
       var order = place.lane;
       loop {
-        sums.t0 = merged(order, 0u, sums.t0);
-        sums.t1 = merged(order, 1u, sums.t1);
-        sums.t2 = merged(order, 2u, sums.t2);
-        sums.t3 = merged(order, 3u, sums.t3);
+        sums = merged_quads(order, 0u, sums);
         order++;
         if order >= 8u || lane_at(order) < params.blocks { break; }
       }

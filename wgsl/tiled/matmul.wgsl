@@ -104,10 +104,8 @@ fn chosen(a: ChunkPlace, b: ChunkPlace, second: bool) -> ChunkPlace {
 // The chunk behind: of this block, of this lane, of the next lane that has blocks; behind the last one the first.
 fn chunk_after(p: ChunkPlace) -> ChunkPlace {
   if p.c + 1u < SPAN { return ChunkPlace(p.b, p.c + 1u, p.lane); }
-  if p.b + 8u < params.blocks { return ChunkPlace(p.b + 8u, 0u, p.lane); }
-  var lane = p.lane + 1u;
-  while lane < 8u && lane_at(lane) >= params.blocks { lane++; }
-  return ChunkPlace(lane_at(lane & 7u), 0u, lane & 7u);
+  let next = after(Place(p.b, p.lane), params.blocks);
+  return ChunkPlace(next.b, 0u, next.lane);
 }
 
 // What a step has for all rows of a thread.

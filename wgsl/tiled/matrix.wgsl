@@ -48,7 +48,7 @@ struct Part {
   w0: vec4<f16>,
   w1: vec4<f16>, // 64 rows on
 }
-// Of a chunk: `c` counts them over both planes of the weights.
+// Of chunk `c`, from a plane of the weights.
 fn chunk_part(c: u32, plane: u32, x_at: u32, w_at: u32) -> Part {
   let w = 8u * (c + plane * 8u * params.blocks) * params.places + w_at;
   return Part(x_halves[8u * c * params.x_places + x_at], w_halves[w], w_halves[w + 512u]);
@@ -59,19 +59,12 @@ fn store_part(tile: u32, at: u32, p: Part) {
   w_tile[tile * ROWS * STRIDE + at + TOKENS * STRIDE] = p.w1;
 }
 
-// A thread's four rows of two tokens, eight apart, and of the rows 16 behind.
-struct Sums {
-  t0: vec4<f32>,
-  t1: vec4<f32>,
-  t2: vec4<f32>,
-  t3: vec4<f32>,
+// Of a thread: four rows of two tokens, eight apart, then of the rows 16 behind.
+fn by_row(a: Quads, d0: vec4<f32>, d1: vec4<f32>) -> Quads {
+  return Quads(mul4(d0, a.t0), mul4(d0, a.t1), mul4(d1, a.t2), mul4(d1, a.t3));
 }
-fn both(a: Sums, b: Sums) -> Sums { return Sums(add4(a.t0, b.t0), add4(a.t1, b.t1), add4(a.t2, b.t2), add4(a.t3, b.t3)); }
-fn by_row(a: Sums, d0: vec4<f32>, d1: vec4<f32>) -> Sums {
-  return Sums(mul4(d0, a.t0), mul4(d0, a.t1), mul4(d1, a.t2), mul4(d1, a.t3));
-}
-fn by_token(a: Sums, e0: f32, e1: f32) -> Sums {
-  return Sums(mul4(vec4(e0), a.t0), mul4(vec4(e1), a.t1), mul4(vec4(e0), a.t2), mul4(vec4(e1), a.t3));
+fn by_token(a: Quads, e0: f32, e1: f32) -> Quads {
+  return Quads(mul4(vec4(e0), a.t0), mul4(vec4(e1), a.t1), mul4(vec4(e0), a.t2), mul4(vec4(e1), a.t3));
 }
 fn scales_of(row: u32) -> vec4<f32> { return vec4(w_scale[row], w_scale[row + 1u], w_scale[row + 2u], w_scale[row + 3u]); }
 fn minima_of(row: u32) -> vec4<f32> { return vec4(w_min[row], w_min[row + 1u], w_min[row + 2u], w_min[row + 3u]); }
@@ -110,9 +103,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let my_token = left + thread % 32u / 4u;
   let mine = corner + thread % 32u;
 
-  let none = Sums(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+  let none = Quads(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
   var sums = none;
-  // S8 one lane after the other, in the order 0 4 2 6 1 5 3 7: sums of one, of two and of four lanes.
+  // The pending sums of lanes.wgsl, in registers, which is faster here: of one, of two and of four lanes.
   var one_lane = none;
   var two_lanes = none;
   var four_lanes = none;
@@ -195,7 +188,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       c0 = p0 * by + c0;
       c1 = p1 * by + c1;
     }
-    var t: Sums;
+    var t: Quads;
     coopStoreT(c0, &products[corner], 4u);
     workgroupBarrier();
     t.t0 = products[mine];
@@ -207,7 +200,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     t.t3 = products[mine + 32u];
     t = by_row(t, scales_of(my_row), scales_of(my_row + 16u));
     if HAS_MIN {
-      var m: Sums;
+      var m: Quads;
       workgroupBarrier();
       coopStoreT(m0, &products[corner], 4u);
       workgroupBarrier();

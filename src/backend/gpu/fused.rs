@@ -472,12 +472,12 @@ impl<'a> Fusing<'a> {
         Ok(Some(all))
     }
 
-    /// The largest logit's index becomes the next id.
     /// One workgroup looks through all logits: as many threads as it can have.
     fn choosing_threads(&self) -> u32 {
         self.device.limits.max_compute_invocations_per_workgroup.min(1024)
     }
 
+    /// The largest logit's index becomes the next id.
     fn choice(&mut self) -> Result<Dispatch, BackendError> {
         let p = ops::argmax::Params { width: self.plan.vocabulary() as u32, pad: [0; 3] };
         let kernel = Kernel::new(&ops::argmax::SHADER).with("THREADS", self.choosing_threads());

@@ -188,11 +188,6 @@ impl Lowering<'_> {
         let width = |b: BufferId| plan.buffers[b.0].width;
         let buffer = |b: BufferId| &r.buffers[b.0];
         let (mut dispatches, mut many) = (Vec::new(), Vec::new());
-        if let Op::QuantizeActivations { x, out } = step.op
-            && r.halves.activations(out).is_some()
-        {
-            many.extend(self.quantize(&Quantize::alone(x, out), state)?);
-        }
         let plain = Kernel::new;
         let device = &mut *self.device;
         let mut one =
@@ -224,6 +219,9 @@ impl Lowering<'_> {
                 let kernel = Kernel::new(&ops::quantize_activations::SHADER).precise(precise);
                 let groups = ops::quantize_activations::workgroups(&p, 1);
                 one(device, kernel, bytes_of(&p), groups, &[buffer(x), buffer(out)])?;
+                if r.halves.activations(out).is_some() {
+                    many.extend(self.quantize(&Quantize::alone(x, out), state)?);
+                }
             }
             Op::Matmul { weight, bias, x, out } => {
                 let w = &plan.weights[weight.0];
@@ -249,20 +247,12 @@ impl Lowering<'_> {
                         pad: [0; 2],
                     };
                     let kernel = Kernel::new(&ops::matmul::SHADER).format(w.format).precise(precise);
-                    let bias_values = bias.map_or(&r.rope, |b| vector(r, b));
-                    let buffers = [&shard.buffer, &shard.buffer, buffer(x), buffer(x), bias_values, buffer(out)];
+                    let bias = bias.map_or(&r.rope, |b| vector(r, b));
+                    let buffers = [&shard.buffer, &shard.buffer, buffer(x), buffer(x), bias, buffer(out)];
                     one(device, kernel, bytes_of(&p), ops::matmul::workgroups(&p, 1), &buffers)?;
-                    let (result, row0) = (buffer(out), out == plan.logits);
-                    let units = r.halves.product(
-                        device,
-                        state,
-                        (w, shard),
-                        x,
-                        (bias_values, bias.is_some()),
-                        (result, row0),
-                    )?;
-                    if let Some(units) = units {
-                        many.extend(units);
+                    let on_units = [&shard.buffer, bias, buffer(out)];
+                    if let Some(product) = r.halves.product(device, state, w.format, &p, x, on_units)? {
+                        many.extend(product);
                     } else if let Some((kernel, width)) = tiled::matmul(device, w.format, w.rows, precise)
                         .or_else(|| tiled::floats(device, w.format, w.cols))
                     {

@@ -11,11 +11,10 @@ use super::device::Device;
 use super::lower::{Dispatch, Grid, dispatch};
 use super::pipelines::Kernel;
 use super::tiled::{MIN_ROWS, Quantize};
-use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
 use crate::numerics::Precision;
-use crate::ops::Shader;
-use crate::plan::{BufferId, BufferKind, Op, Plan, Weight};
+use crate::ops::{Shader, matmul};
+use crate::plan::{BufferId, Op, Plan};
 use crate::quant::{CHUNK, Decode, Format, Levels};
 
 pub(super) static UNPACK: Shader =
@@ -29,6 +28,10 @@ const ROWS: usize = 128;
 
 /// Chunks of a block.
 const SPAN: usize = 8;
+
+/// Bytes of workgroup memory, and threads, of the product's kernel.
+const MEMORY: u32 = 8 * (1280 + 2560) + 16 * 1024 + 4 * (64 + 128 + 128);
+const THREADS: u32 = 512;
 
 /// Bytes of a part of a matrix: much of it stays in a large GPU's cache until it is multiplied.
 const PART: usize = 64 << 20;
@@ -65,6 +68,17 @@ impl Units {
         }
     }
 
+    /// How a matrix is multiplied, and how many of its rows are unpacked together, which are whole tiles; `None` where the
+    /// units do not take it.
+    fn part(device: &Device, format: &Format, rows: usize, cols: usize) -> Option<(Self, usize)> {
+        let (units, chunks, limits) = (Self::new(format)?, cols / CHUNK, &device.limits);
+        let most = PART / (4 * units.weight_words(1, chunks));
+        let most = most.min(limits.max_compute_workgroups_per_dimension as usize);
+        let part = rows.next_multiple_of(ROWS).min((most / ROWS).max(1) * ROWS);
+        let fits = 4 * units.weight_words(part, chunks) <= limits.max_storage_buffer_binding_size as usize;
+        (fits && rows.is_multiple_of(4)).then_some((units, part))
+    }
+
     /// Words of an unpacked matrix with place for so many rows.
     fn weight_words(self, places: usize, chunks: usize) -> usize {
         places * (16 * self.planes * chunks + chunks / SPAN * if self.has_min { 10 } else { 1 })
@@ -95,28 +109,27 @@ impl Halves {
         let places = sizes.batch.next_multiple_of(TOKENS) + TOKENS;
         let none = device.storage("no halves", 16)?;
         let mut all = Self { activations: HashMap::new(), weights: None, places, none };
-        if !device.matrix_units || plan.precision == Precision::Precise || sizes.batch < MIN_ROWS {
+        let limits = &device.limits;
+        let enough = limits.max_compute_workgroup_storage_size >= MEMORY
+            && limits.max_compute_invocations_per_workgroup >= THREADS;
+        if !device.matrix_units || !enough || plan.precision == Precision::Precise || sizes.batch < MIN_ROWS {
             return Ok(all);
         }
-        let limit = device.limits.max_storage_buffer_binding_size as usize / 4;
+        let limit = limits.max_storage_buffer_binding_size as usize / 4;
         let mut largest = 0;
         for step in plan.steps() {
             let Op::Matmul { weight, x, .. } = step.op else { continue };
             let weight = &plan.weights[weight.0];
-            let (Some(units), BufferKind::Quantized(_)) = (Units::new(weight.format), plan.buffers[x.0].kind) else {
-                continue;
-            };
+            let Some((units, part)) = Units::part(device, weight.format, weight.rows, weight.cols) else { continue };
             let chunks = weight.cols / CHUNK;
-            let words = units.weight_words(part_rows(device, units, weight.rows, chunks), chunks);
-            let activations = activation_words(places, chunks);
-            let fits = words <= limit && activations <= limit && Quantize::fits(device, chunks);
-            if !fits || !weight.rows.is_multiple_of(4) {
+            let words = activation_words(places, chunks);
+            if words > limit || !Quantize::fits(device, chunks) {
                 continue;
             }
-            largest = largest.max(words);
+            largest = largest.max(units.weight_words(part, chunks));
             if let Entry::Vacant(entry) = all.activations.entry(x) {
                 let name = format!("{} as halves", plan.buffers[x.0].name);
-                entry.insert(device.storage(&name, 4 * activations as u64)?);
+                entry.insert(device.storage(&name, 4 * words as u64)?);
             }
         }
         if largest > 0 {
@@ -135,72 +148,56 @@ impl Halves {
         &self.none
     }
 
-    /// The dispatches of a product with a shard of a matrix; `None` where it is not made on matrix units.
+    /// The dispatches of the product `p` with a shard of a matrix; `None` where it is not made on matrix units.
     pub fn product(
         &self,
         device: &mut Device,
         state: &wgpu::Buffer,
-        (weight, shard): (&Weight, &Shard),
+        format: &'static Format,
+        p: &matmul::Params,
         x: BufferId,
-        (bias, has_bias): (&wgpu::Buffer, bool),
-        (out, out_row0): (&wgpu::Buffer, bool),
+        [shard, bias, out]: [&wgpu::Buffer; 3],
     ) -> Result<Option<Vec<Dispatch>>, BackendError> {
-        let (Some(x), Some(halves), Some(units)) = (self.activations.get(&x), &self.weights, Units::new(weight.format))
-        else {
+        let units = Units::part(device, format, p.out_width as usize, p.cols as usize);
+        let (Some(x), Some(halves), Some((units, part))) = (self.activations.get(&x), &self.weights, units) else {
             return Ok(None);
         };
-        let chunks = weight.cols / CHUNK;
-        let part = part_rows(device, units, weight.rows, chunks);
-        if !weight.rows.is_multiple_of(4)
-            || !shard.row_base.is_multiple_of(4)
-            || 4 * units.weight_words(part, chunks) as u64 > halves.size()
-        {
+        if !p.row_base.is_multiple_of(4) {
             return Ok(None);
         }
+        let (chunks, part) = (p.cols / CHUNK as u32, part as u32);
         let yes = |b: bool| u32::from(b);
-        let unpack = Kernel::new(&UNPACK).format(weight.format).with("PLANES", units.planes as u32);
+        let unpack = Kernel::new(&UNPACK).format(format).with("PLANES", units.planes as u32);
         let matrix = Kernel::new(&MATRIX)
             .with("PLANES", units.planes as u32)
             .with("TWICE", yes(units.twice))
             .with("HAS_MIN", yes(units.has_min));
         let mut all = Vec::new();
-        for first in (0..shard.rows).step_by(part) {
-            let rows = part.min(shard.rows - first) as u32;
-            let p = UnpackParams {
-                streams: shard.streams,
-                first: (shard.first + first) as u32,
+        for first in (0..p.rows).step_by(part as usize) {
+            let rows = part.min(p.rows - first);
+            let unpacked = UnpackParams { streams: p.streams, first: p.first + first, rows, places: part, chunks };
+            let grid = Grid::Fixed([chunks.div_ceil(8), rows.div_ceil(8)]);
+            let buffers = [shard, shard, halves];
+            all.push(dispatch(device, unpack.clone(), state, bytes_of(&unpacked), grid, &buffers)?);
+            let multiplied = MatrixParams {
+                blocks: p.blocks,
                 rows,
-                places: part as u32,
-                chunks: chunks as u32,
-            };
-            let grid = Grid::Fixed([p.chunks.div_ceil(8), rows.div_ceil(8)]);
-            let buffers = [&shard.buffer, &shard.buffer, halves];
-            all.push(dispatch(device, unpack.clone(), state, bytes_of(&p), grid, &buffers)?);
-            let p = MatrixParams {
-                blocks: (chunks / SPAN) as u32,
-                rows,
-                places: part as u32,
+                places: part,
                 x_places: self.places as u32,
-                row_base: (shard.row_base + first) as u32,
-                out_width: weight.rows as u32,
-                has_bias: yes(has_bias),
-                out_row0: yes(out_row0),
+                row_base: p.row_base + first,
+                out_width: p.out_width,
+                has_bias: p.has_bias,
+                out_row0: p.out_row0,
             };
             let grid = Grid::Rows { x: rows.div_ceil(ROWS as u32), each: TOKENS as u32 };
             let buffers = [halves, halves, x, x, bias, out];
-            all.push(dispatch(device, matrix.clone(), state, bytes_of(&p), grid, &buffers)?);
+            all.push(dispatch(device, matrix.clone(), state, bytes_of(&multiplied), grid, &buffers)?);
         }
         Ok(Some(all))
     }
 }
 
-/// Rows that are unpacked together: whole tiles.
-fn part_rows(device: &Device, units: Units, rows: usize, chunks: usize) -> usize {
-    let most = PART / (4 * units.weight_words(1, chunks));
-    let most = most.min(device.limits.max_compute_workgroups_per_dimension as usize);
-    rows.next_multiple_of(ROWS).min((most / ROWS).max(1) * ROWS)
-}
-
+/// The twin of `Params` in `wgsl/tiled/unpack.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 struct UnpackParams {
@@ -211,6 +208,7 @@ struct UnpackParams {
     chunks: u32,
 }
 
+/// The twin of `Params` in `wgsl/tiled/matrix.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 struct MatrixParams {

@@ -144,9 +144,15 @@ impl Quantize {
         plan.buffers[found.x.0].width.is_multiple_of(CHUNK).then_some(found)
     }
 
-    /// Whether the device has enough workgroup memory for rows of so many chunks, whatever comes before.
+    /// Whether the device has enough workgroup memory to store halves of rows of so many chunks, whatever comes before.
     pub fn fits(device: &Device, chunks: usize) -> bool {
-        40 * chunks + 4 * chunks + 8 * chunks + 32 <= device.limits.max_compute_workgroup_storage_size as usize
+        let chunks = chunks as u32;
+        Self::memory(2 * chunks, chunks, 2 * chunks) <= device.limits.max_compute_workgroup_storage_size
+    }
+
+    /// Bytes of workgroup memory.
+    fn memory(norm_items: u32, blocks: u32, sums: u32) -> u32 {
+        20 * norm_items + 4 * blocks + 4 * sums + 32
     }
 
     /// The kernel and its parameters; `None` where the device has too little workgroup memory. `halves`: for so many rows,
@@ -157,7 +163,7 @@ impl Quantize {
         let (chunks, span) = ((width / CHUNK) as u32, (block / CHUNK) as u32);
         let norm_items = if self.norm.is_some() { 2 * chunks } else { 1 };
         let sums = if halves.is_some() { 2 * chunks } else { 1 };
-        if 20 * norm_items + 4 * chunks / span + 4 * sums + 32 > device.limits.max_compute_workgroup_storage_size {
+        if Self::memory(norm_items, chunks / span, sums) > device.limits.max_compute_workgroup_storage_size {
             return None;
         }
         let yes = |b: bool| u32::from(b);
