@@ -4,6 +4,7 @@
 mod common;
 
 use common::Random;
+use common::mini::Mini;
 use samebits::gguf::{Array, Gguf, GgufError, GgufWriter, Value};
 use samebits::model::{Model, ModelError};
 
@@ -112,8 +113,100 @@ fn errors_say_what_and_what_to_do() {
     assert!(error(with(24, &(1u64 << 40).to_le_bytes())).contains("metadata key"));
     assert!(error(b"PK\x03\x04....".to_vec()).contains("zip"));
     assert!(error(b"<html>".to_vec()).contains("web page"));
-    let split = vec![("split.count".to_owned(), Value::U16(3))];
-    let mut bytes = Vec::new();
-    GgufWriter::new(&split, &[]).unwrap().write_header(&mut bytes).unwrap();
-    assert!(error(bytes).contains("--merge"));
+    for version in [4u32, 5, 255] {
+        let error = error(with(4, &version.to_le_bytes()));
+        assert!(error.contains("newer") && !error.contains("convert"), "{error}");
+    }
+    assert!(error(with(4, &0x1234_5678u32.to_le_bytes())).contains("damaged"));
+    for (begins, says) in [
+        (&b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"[..], "git lfs pull"),
+        (b"\x1f\x8b\x08\x00....", "unpack"),
+        (b"{\"error\": \"not found\"}", "JSON"),
+        (b"GGML", "GGUF"),
+        (b"tjgg\x03\0\0\0", "old GGML format"),
+    ] {
+        assert!(error(begins.to_vec()).contains(says), "{says}");
+    }
+}
+
+#[test]
+fn tensor_types_that_are_not_known_are_named_and_never_called_damage() {
+    let mini = Mini::spm(&[]).llama(1);
+    let tensor = "blk.0.ffn_up.weight";
+    for (id, says) in [
+        (4, "Q4_2, removed"),
+        (31, "Q4_0_4_4, removed"),
+        (38, "removed"),
+        (40, "newer"),
+        (43, "newer"),
+        (u32::MAX, "newer"),
+    ] {
+        let gguf = Gguf::from_bytes(mini.bytes_with_type(tensor, id)).unwrap();
+        let t = gguf.tensor(tensor).unwrap();
+        assert_eq!((t.type_id, gguf.data(t).len() as u64), (id, t.bytes));
+        assert!(t.bytes >= 48 * 32 * 4);
+        let error = Model::new(gguf).unwrap_err().to_string();
+        assert!(error.contains(says) && error.contains(tensor) && error.contains(&id.to_string()), "{error}");
+        assert!(!error.contains("damaged") && !error.contains("download"), "{error}");
+    }
+    // A shape that no type could fit into those bytes is damage all the same.
+    let huge = mini.clone().tensor("huge", &[1, 1]);
+    let mut bytes = huge.bytes_with_type("huge", 40);
+    let at = bytes.windows(4).rposition(|w| w == b"huge").unwrap() + 8;
+    bytes[at..at + 8].copy_from_slice(&(1u64 << 40).to_le_bytes());
+    assert!(error(bytes).contains("damaged"));
+}
+
+#[test]
+fn text_that_is_not_utf8_is_kept_as_it_is() {
+    let latin = Value::Bytes(b"caf\xe9".to_vec());
+    let list = Value::Array(Array::Bytes(vec![b"a".to_vec(), b"\xff\xfe".to_vec()]));
+    let mini = Mini::spm(&[]).llama(1).set("general.description", latin.clone()).set("x.list", list.clone());
+    let gguf = mini.gguf().unwrap();
+    assert_eq!((gguf.get("general.description"), gguf.get("x.list")), (Some(&latin), Some(&list)));
+    assert_eq!(gguf.get_text("general.description").unwrap(), "caf\u{fffd}");
+    assert_eq!(latin.summary(), "\"caf\u{fffd}\"");
+    assert!(matches!(gguf.get_str("general.description"), Err(GgufError::WrongType { .. })));
+    assert!(Model::new(gguf).is_ok());
+    // Names are written so that they stay apart.
+    let mut bytes = mini.set("zzzz", Value::U32(1)).set("zzzy", Value::U32(2)).bytes();
+    for (name, byte) in [(b"zzzz", 0xfe), (b"zzzy", 0xff)] {
+        let at = bytes.windows(4).position(|w| w == name).unwrap();
+        bytes[at] = byte;
+    }
+    let gguf = Gguf::from_bytes(bytes).unwrap();
+    assert!(gguf.get("\\xfezzz").is_some() && gguf.get("\\xffzzy").is_some());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_read_to_its_end_or_told_as_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let through = |bytes: Vec<u8>| {
+        let path = fifo.clone();
+        let writer = std::thread::spawn(move || std::fs::write(path, bytes));
+        let opened = Gguf::open(&fifo);
+        // A reader that had enough closes its end.
+        drop(writer.join().unwrap());
+        opened
+    };
+    let bytes = Mini::spm(&[]).llama(1).bytes();
+    let gguf = through(bytes.clone()).unwrap();
+    assert_eq!(gguf.file_size(), bytes.len() as u64);
+    assert!(Model::new(gguf).is_ok());
+    assert!(through(Vec::new()).unwrap_err().to_string().contains("pipe or device that gives no data"));
+    assert!(through(vec![0; 1 << 20]).unwrap_err().to_string().contains("does not begin with 'GGUF'"));
+    assert!(Gguf::open("/dev/null".as_ref()).unwrap_err().to_string().contains("gives no data"));
+    assert!(Gguf::open("/dev/zero".as_ref()).unwrap_err().to_string().contains("does not begin with 'GGUF'"));
+}
+
+#[test]
+fn a_part_of_a_split_model_can_be_looked_at_but_is_no_model() {
+    let gguf = Mini::spm(&[]).llama(1).set("split.count", Value::U16(3)).gguf().unwrap();
+    assert!(gguf.whole().unwrap_err().to_string().contains("--merge"));
+    assert!(samebits::tokenizer::Tokenizer::from_gguf(&gguf).is_ok());
+    assert!(matches!(Model::new(gguf), Err(ModelError::Gguf(GgufError::Split(_)))));
+    assert!(Mini::spm(&[]).set("split.count", Value::U16(1)).gguf().unwrap().whole().is_ok());
 }

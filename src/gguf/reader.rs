@@ -1,16 +1,24 @@
 //! Reads and checks a file.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use memmap2::Mmap;
 
-use super::types::ggml_type;
+use super::types::{GgmlType, ggml_type};
 use super::{Array, GgufError, Value};
 
 /// Nesting of arrays that is followed.
 const MAX_DEPTH: usize = 4;
+
+/// Elements that a byte of a type without a layout may hold at most: what is beyond is no tensor.
+const ELEMENTS_PER_BYTE: u64 = 64;
+
+/// Bytes read at a time from what is no regular file.
+const PIECE: u64 = 1 << 24;
 
 /// The bytes of a file.
 #[derive(Debug)]
@@ -31,7 +39,7 @@ pub struct TensorInfo {
     pub type_id: u32,
     /// Byte in the file where its data begins.
     pub offset: u64,
-    /// Bytes of data.
+    /// Bytes of data. A type that is not known has no size: its data then reaches to the next tensor.
     pub bytes: u64,
 }
 
@@ -48,13 +56,17 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Maps a file and checks it.
+    /// Maps a file and checks it. What is no regular file (a pipe, a device) is read into memory.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let io = |reason: String| GgufError::Io { path: path.display().to_string(), reason };
+        let name = path.display().to_string();
+        let io = |reason: String| GgufError::Io { path: name.clone(), reason };
         let file = File::open(path).map_err(|e| io(e.to_string()))?;
         let meta = file.metadata().map_err(|e| io(e.to_string()))?;
         if meta.is_dir() {
             return Err(io("it is a directory; give the .gguf file in it".to_owned()));
+        }
+        if !meta.is_file() {
+            return Self::parse(Bytes::Owned(read_stream(file, &name)?), &name);
         }
         if meta.len() == 0 {
             return Err(io("it is empty; download it again".to_owned()));
@@ -62,7 +74,7 @@ impl Gguf {
         // SAFETY: the map is read-only. If another process shortens the file while it is mapped, an access faults;
         // like every program that maps its model, this one asks its users not to do that.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| io(e.to_string()))?;
-        Self::parse(Bytes::Mapped(map), &path.display().to_string())
+        Self::parse(Bytes::Mapped(map), &name)
     }
 
     /// A file in memory.
@@ -85,39 +97,50 @@ impl Gguf {
         check_magic(data, path)?;
         r.at = 4;
         let version = r.u32("the version")?;
-        if !(2..=3).contains(&version) {
-            return Err(if (2..=3).contains(&version.swap_bytes()) {
+        match version {
+            2 | 3 => {}
+            big_endian if (2..=3).contains(&big_endian.swap_bytes()) => {
                 let reason = "it is big-endian; convert it to little-endian".to_owned();
-                GgufError::NotGguf { path: path.to_owned(), reason }
-            } else {
-                GgufError::Version(version)
-            });
+                return Err(GgufError::NotGguf { path: path.to_owned(), reason });
+            }
+            0 | 1 => return Err(GgufError::OldVersion(version)),
+            4..=255 => return Err(GgufError::NewVersion(version)),
+            _ => return Err(damaged(format!("version {version}"), 4)),
         }
         // The smallest tensor entry has 24 bytes, the smallest metadata entry 13.
         let tensor_count = r.count("the tensor count", 24)?;
         let metadata_count = r.count("the metadata count", 13)?;
-        let mut metadata: Vec<(String, Value)> = Vec::with_capacity(metadata_count);
-        let mut keys = HashMap::with_capacity(metadata_count);
+        let mut metadata: Vec<(String, Value)> = Vec::new();
+        let mut keys = HashMap::new();
         for i in 0..metadata_count {
             let at = r.at;
-            let key = r.string("a metadata key")?;
+            let key = r.name("a metadata key")?;
+            let kind = r.u32("a metadata type")?;
+            let value = r.value(kind)?;
+            keys.try_reserve(1).map_err(|_| memory("the metadata", i * 64))?;
             if keys.insert(key.clone(), i).is_some() {
                 return Err(damaged(format!("metadata key '{key}' appears twice"), at));
             }
-            let kind = r.u32("a metadata type")?;
-            let value = r.value(kind)?;
-            metadata.push((key, value));
+            push(&mut metadata, (key, value), "the metadata")?;
         }
         let number = |key: &str| keys.get(key).and_then(|&i| metadata[i].1.as_u64());
-        if let Some(parts) = number("split.count").filter(|n| *n > 1) {
-            return Err(GgufError::Split(format!("{parts} parts")));
-        }
         let alignment = number("general.alignment").unwrap_or(32);
         if !alignment.is_power_of_two() || alignment > 1 << 20 {
             return Err(damaged(format!("alignment {alignment}"), r.at));
         }
         let (tensors, names) = r.tensors(tensor_count, alignment)?;
         Ok(Self { version, alignment, metadata, keys, tensors, names, bytes })
+    }
+
+    /// Says that this is no part of a split model.
+    ///
+    /// # Errors
+    /// [`GgufError::Split`]: some of the model's tensors lie in other files.
+    pub fn whole(&self) -> Result<(), GgufError> {
+        match self.get("split.count").and_then(Value::as_u64) {
+            Some(parts) if parts > 1 => Err(GgufError::Split(format!("{parts} parts"))),
+            _ => Ok(()),
+        }
     }
 
     /// The version of the format.
@@ -173,18 +196,28 @@ impl Gguf {
         }
     }
 
-    /// A key that holds a string.
+    /// A key that holds a string. As in llama.cpp, it ends before a NUL.
     pub fn get_str(&self, key: &str) -> Result<&str, GgufError> {
         match self.require(key)? {
-            Value::String(x) => Ok(x),
+            Value::String(x) => Ok(x.split('\0').next().unwrap_or_default()),
             other => Err(wrong_type(key, other, "a string")),
         }
     }
 
-    /// A key that holds strings.
-    pub fn get_strings(&self, key: &str) -> Result<&[String], GgufError> {
+    /// A key that holds text for people; bytes that are no UTF-8 become U+FFFD.
+    pub fn get_text(&self, key: &str) -> Result<Cow<'_, str>, GgufError> {
         match self.require(key)? {
-            Value::Array(Array::String(x)) => Ok(x),
+            Value::String(x) => Ok(x.into()),
+            Value::Bytes(x) => Ok(String::from_utf8_lossy(x)),
+            other => Err(wrong_type(key, other, "a string")),
+        }
+    }
+
+    /// A key that holds strings, UTF-8 or not.
+    pub fn get_strings(&self, key: &str) -> Result<Vec<&[u8]>, GgufError> {
+        match self.require(key)? {
+            Value::Array(Array::String(x)) => Ok(x.iter().map(String::as_bytes).collect()),
+            Value::Array(Array::Bytes(x)) => Ok(x.iter().map(Vec::as_slice).collect()),
             other => Err(wrong_type(key, other, "an array of strings")),
         }
     }
@@ -238,13 +271,52 @@ fn damaged(what: impl Into<String>, at: usize) -> GgufError {
     GgufError::Damaged { what: what.into(), at: at as u64 }
 }
 
+fn memory(what: &str, bytes: usize) -> GgufError {
+    GgufError::Memory { what: what.to_owned(), bytes: bytes as u64 }
+}
+
+/// Appends without aborting where memory ends.
+fn push<T>(list: &mut Vec<T>, element: T, what: &str) -> Result<(), GgufError> {
+    list.try_reserve(1).map_err(|_| memory(what, list.len() * size_of::<T>()))?;
+    list.push(element);
+    Ok(())
+}
+
+/// All that a pipe or device gives; what does not begin like a GGUF file is not read further.
+fn read_stream(mut file: File, name: &str) -> Result<Vec<u8>, GgufError> {
+    let io = |reason: String| GgufError::Io { path: name.to_owned(), reason };
+    let mut bytes = Vec::new();
+    let mut piece = 64;
+    loop {
+        bytes.try_reserve(piece as usize).map_err(|_| memory("what the pipe gives", bytes.len()))?;
+        let n = file.by_ref().take(piece).read_to_end(&mut bytes).map_err(|e| io(e.to_string()))?;
+        if bytes.is_empty() {
+            return Err(io("it is a pipe or device that gives no data; give a regular file".to_owned()));
+        }
+        if n == 0 {
+            return Ok(bytes);
+        }
+        check_magic(&bytes, name)?;
+        piece = PIECE;
+    }
+}
+
 fn check_magic(data: &[u8], path: &str) -> Result<(), GgufError> {
     let reason = match data {
         [b'G', b'G', b'U', b'F', ..] => return Ok(()),
+        _ if data.starts_with(b"version https://git-lfs") => {
+            "it is a Git LFS pointer, which stands for the file; run `git lfs pull`, or download the file itself"
+        }
         [b'l' | b'f' | b't', b'j' | b'm', b'g', b'g', ..] => "it is in the old GGML format; convert the model to GGUF",
+        [b'a' | b'l', b'l' | b'a', b'g', b'g', ..] => "it is an old GGML adapter (LoRA); convert it to GGUF",
         [b'P', b'K', ..] => "it is a zip or PyTorch file; convert the model with convert_hf_to_gguf.py",
         [_, _, _, _, _, _, _, _, b'{', ..] => "it looks like safetensors; convert the model with convert_hf_to_gguf.py",
+        [0x1f, 0x8b, ..]
+        | [0x28, 0xb5, 0x2f, 0xfd, ..]
+        | [0xfd, b'7', b'z', b'X', b'Z', ..]
+        | [b'B', b'Z', b'h', ..] => "it is compressed (gzip, zstd, xz or bzip2); unpack it first",
         [b'<', ..] => "it looks like a web page; download the file itself",
+        [b'{', ..] => "it looks like JSON; give the .gguf file",
         _ => "it does not begin with 'GGUF'",
     };
     Err(GgufError::NotGguf { path: path.to_owned(), reason: reason.to_owned() })
@@ -289,13 +361,25 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn string(&mut self, what: &str) -> Result<String, GgufError> {
-        let at = self.at;
+    fn string(&mut self, what: &str) -> Result<Vec<u8>, GgufError> {
         let n = self.count(what, 1)? as u64;
-        match std::str::from_utf8(self.take(what, n)?) {
-            Ok(s) => Ok(s.to_owned()),
-            Err(_) => Err(damaged(format!("{what} is not UTF-8"), at)),
-        }
+        let slice = self.take(what, n)?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(slice.len()).map_err(|_| memory(what, slice.len()))?;
+        bytes.extend_from_slice(slice);
+        Ok(bytes)
+    }
+
+    /// The name of a key or tensor; bytes that are no UTF-8 are written as `\xff`.
+    fn name(&mut self, what: &str) -> Result<String, GgufError> {
+        let bytes = self.string(what)?;
+        Ok(String::from_utf8(bytes).unwrap_or_else(|e| {
+            let escaped = |chunk: std::str::Utf8Chunk<'_>| {
+                let invalid: String = chunk.invalid().iter().map(|b| format!("\\x{b:02x}")).collect();
+                format!("{}{invalid}", chunk.valid())
+            };
+            e.as_bytes().utf8_chunks().map(escaped).collect()
+        }))
     }
 
     fn value(&mut self, kind: u32) -> Result<Value, GgufError> {
@@ -310,7 +394,7 @@ impl<'a> Reader<'a> {
             5 => Value::I32(self.u32(what)? as i32),
             6 => Value::F32(f32::from_bits(self.u32(what)?)),
             7 => Value::Bool(self.take(what, 1)?[0] != 0),
-            8 => Value::String(self.string(what)?),
+            8 => String::from_utf8(self.string(what)?).map_or_else(|e| Value::Bytes(e.into_bytes()), Value::String),
             9 => Value::Array(self.array(1)?),
             10 => Value::U64(self.u64(what)?),
             11 => Value::I64(self.u64(what)? as i64),
@@ -332,24 +416,35 @@ impl<'a> Reader<'a> {
         };
         let n = self.count("an array length", size)?;
         if kind == 8 {
-            return (0..n).map(|_| self.string("a string of an array")).collect::<Result<_, _>>().map(Array::String);
+            let mut strings: Vec<Vec<u8>> = Vec::new();
+            for _ in 0..n {
+                push(&mut strings, self.string("a string of an array")?, "an array of strings")?;
+            }
+            if strings.iter().any(|s| std::str::from_utf8(s).is_err()) {
+                return Ok(Array::Bytes(strings));
+            }
+            return Ok(Array::String(strings.into_iter().filter_map(|s| String::from_utf8(s).ok()).collect()));
         }
         if kind == 9 {
-            return (0..n).map(|_| self.array(depth + 1)).collect::<Result<_, _>>().map(Array::Array);
+            let mut arrays = Vec::new();
+            for _ in 0..n {
+                push(&mut arrays, self.array(depth + 1)?, "an array of arrays")?;
+            }
+            return Ok(Array::Array(arrays));
         }
         let raw = self.take("an array", n as u64 * size)?;
         Ok(match kind {
-            0 => Array::U8(raw.to_vec()),
-            1 => Array::I8(raw.iter().map(|b| *b as i8).collect()),
-            2 => Array::U16(raw.chunks_exact(2).map(|b| u16::from_le_bytes(array(b))).collect()),
-            3 => Array::I16(raw.chunks_exact(2).map(|b| i16::from_le_bytes(array(b))).collect()),
-            4 => Array::U32(raw.chunks_exact(4).map(|b| u32::from_le_bytes(array(b))).collect()),
-            5 => Array::I32(raw.chunks_exact(4).map(|b| i32::from_le_bytes(array(b))).collect()),
-            6 => Array::F32(raw.chunks_exact(4).map(|b| f32::from_le_bytes(array(b))).collect()),
-            7 => Array::Bool(raw.iter().map(|b| *b != 0).collect()),
-            10 => Array::U64(raw.chunks_exact(8).map(|b| u64::from_le_bytes(array(b))).collect()),
-            11 => Array::I64(raw.chunks_exact(8).map(|b| i64::from_le_bytes(array(b))).collect()),
-            _ => Array::F64(raw.chunks_exact(8).map(|b| f64::from_le_bytes(array(b))).collect()),
+            0 => Array::U8(numbers(raw, u8::from_le_bytes)?),
+            1 => Array::I8(numbers(raw, i8::from_le_bytes)?),
+            2 => Array::U16(numbers(raw, u16::from_le_bytes)?),
+            3 => Array::I16(numbers(raw, i16::from_le_bytes)?),
+            4 => Array::U32(numbers(raw, u32::from_le_bytes)?),
+            5 => Array::I32(numbers(raw, i32::from_le_bytes)?),
+            6 => Array::F32(numbers(raw, f32::from_le_bytes)?),
+            7 => Array::Bool(numbers(raw, |[b]: [u8; 1]| b != 0)?),
+            10 => Array::U64(numbers(raw, u64::from_le_bytes)?),
+            11 => Array::I64(numbers(raw, i64::from_le_bytes)?),
+            _ => Array::F64(numbers(raw, f64::from_le_bytes)?),
         })
     }
 
@@ -359,12 +454,12 @@ impl<'a> Reader<'a> {
         count: usize,
         alignment: u64,
     ) -> Result<(Vec<TensorInfo>, HashMap<String, usize>), GgufError> {
-        let mut tensors = Vec::with_capacity(count);
-        let mut names = HashMap::with_capacity(count);
-        let mut starts = HashSet::with_capacity(count);
+        let mut tensors = Vec::new();
+        let mut names = HashMap::new();
+        let mut starts = HashSet::new();
         for i in 0..count {
             let at = self.at;
-            let name = self.string("a tensor name")?;
+            let name = self.name("a tensor name")?;
             let rank = self.u32("a tensor's rank")?;
             if !(1..=4).contains(&rank) {
                 return Err(damaged(format!("tensor '{name}' has {rank} dimensions"), at));
@@ -372,47 +467,86 @@ impl<'a> Reader<'a> {
             let dims = (0..rank).map(|_| self.u64("a tensor's shape")).collect::<Result<Vec<_>, _>>()?;
             let type_id = self.u32("a tensor's type")?;
             let offset = self.u64("a tensor's offset")?;
-            let bytes = size(&dims, type_id)
-                .ok_or_else(|| damaged(format!("tensor '{name}' has shape {dims:?} and type {type_id}"), at))?;
+            let impossible = || damaged(format!("tensor '{name}' has shape {dims:?} and type {type_id}"), at);
+            let bytes = match ggml_type(type_id) {
+                Some(ty) => size(&dims, ty).ok_or_else(impossible)?,
+                None => 0,
+            };
             if !offset.is_multiple_of(alignment) {
                 return Err(damaged(format!("tensor '{name}' begins at {offset}, not aligned to {alignment}"), at));
             }
+            names.try_reserve(1).map_err(|_| memory("the tensor table", i * 64))?;
+            starts.try_reserve(1).map_err(|_| memory("the tensor table", i * 64))?;
             if names.insert(name.clone(), i).is_some() {
                 return Err(damaged(format!("tensor '{name}' appears twice"), at));
             }
             if !starts.insert(offset) {
                 return Err(damaged(format!("tensor '{name}' begins where another does"), at));
             }
-            tensors.push(TensorInfo { name, dims, type_id, offset, bytes });
+            push(&mut tensors, TensorInfo { name, dims, type_id, offset, bytes }, "the tensor table")?;
         }
-        let base = (self.at as u64).next_multiple_of(alignment);
-        for t in &mut tensors {
-            let end = base.checked_add(t.offset).and_then(|start| start.checked_add(t.bytes));
-            if end.is_none_or(|end| end > self.data.len() as u64) {
-                let left = (self.data.len() as u64).saturating_sub(base.saturating_add(t.offset));
-                let what = format!("the data of tensor '{}'", t.name);
-                return Err(GgufError::Truncated { what, at: base.saturating_add(t.offset), needed: t.bytes, left });
-            }
-            t.offset += base;
-        }
-        let mut order: Vec<&TensorInfo> = tensors.iter().collect();
-        order.sort_by_key(|t| t.offset);
-        if let Some(pair) = order.windows(2).find(|p| p[0].offset + p[0].bytes > p[1].offset) {
-            let what = format!("tensors '{}' and '{}' overlap", pair[0].name, pair[1].name);
-            return Err(damaged(what, pair[1].offset as usize));
-        }
+        self.place(&mut tensors, (self.at as u64).next_multiple_of(alignment))?;
         Ok((tensors, names))
+    }
+
+    /// Turns offsets in the data, which begins at `base`, to places in the file, and checks them.
+    fn place(&self, tensors: &mut [TensorInfo], base: u64) -> Result<(), GgufError> {
+        let size = self.data.len() as u64;
+        for t in tensors.iter_mut() {
+            let start = base.saturating_add(t.offset);
+            if start.checked_add(t.bytes).is_none_or(|end| end > size) {
+                let what = format!("the data of tensor '{}'", t.name);
+                return Err(GgufError::Truncated {
+                    what,
+                    at: start,
+                    needed: t.bytes,
+                    left: size.saturating_sub(start),
+                });
+            }
+            t.offset = start;
+        }
+        let mut order: Vec<usize> = (0..tensors.len()).collect();
+        order.sort_by_key(|&i| tensors[i].offset);
+        for (i, &this) in order.iter().enumerate() {
+            let next = order.get(i + 1).map(|&next| &tensors[next]);
+            let (start, end) = (tensors[this].offset, next.map_or(size, |next| next.offset));
+            if let Some(next) = next.filter(|_| start + tensors[this].bytes > end) {
+                let what = format!("tensors '{}' and '{}' overlap", tensors[this].name, next.name);
+                return Err(damaged(what, end as usize));
+            }
+            if ggml_type(tensors[this].type_id).is_none() {
+                let t = &mut tensors[this];
+                t.bytes = end - start;
+                let elements = elements(&t.dims).filter(|n| *n > 0 && *n / ELEMENTS_PER_BYTE <= t.bytes);
+                if elements.is_none() {
+                    let what = format!("tensor '{}' has shape {:?} in {} bytes", t.name, t.dims, t.bytes);
+                    return Err(damaged(what, start as usize));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
+fn elements(dims: &[u64]) -> Option<u64> {
+    dims.iter().try_fold(1u64, |n, d| n.checked_mul(*d))
+}
+
 /// Bytes of a tensor, or `None` where the shape is impossible for the type.
-fn size(dims: &[u64], type_id: u32) -> Option<u64> {
-    let ty = ggml_type(type_id)?;
-    let elements = dims.iter().try_fold(1u64, |n, d| n.checked_mul(*d))?;
+fn size(dims: &[u64], ty: &GgmlType) -> Option<u64> {
+    let elements = elements(dims)?;
     if elements == 0 || !dims[0].is_multiple_of(ty.block as u64) {
         return None;
     }
     (elements / ty.block as u64).checked_mul(ty.bytes as u64)
+}
+
+/// The numbers of an array.
+fn numbers<const N: usize, T>(raw: &[u8], number: impl Fn([u8; N]) -> T) -> Result<Vec<T>, GgufError> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(raw.len() / N).map_err(|_| memory("an array", raw.len()))?;
+    list.extend(raw.chunks_exact(N).map(|b| number(array(b))));
+    Ok(list)
 }
 
 /// A slice of known length as an array; shorter ones are filled with zeros.

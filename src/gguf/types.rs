@@ -1,5 +1,7 @@
 //! The tensor types of ggml: number, name, weights and bytes per block (`ggml.c`, `type_traits`).
 
+use std::borrow::Cow;
+
 /// A tensor type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GgmlType {
@@ -51,6 +53,30 @@ static TYPES: &[GgmlType] = &[
     ty(35, "TQ2_0", 256, 66),
     ty(39, "MXFP4", 32, 17),
 ];
+
+/// Types without a layout here: those that ggml removed, and those that it has added since.
+static OTHERS: &[(u32, &str, &str)] = &[
+    (4, "Q4_2", "removed from ggml"),
+    (5, "Q4_3", "removed from ggml"),
+    (31, "Q4_0_4_4", "removed from ggml; Q4_0 took its place"),
+    (32, "Q4_0_4_8", "removed from ggml; Q4_0 took its place"),
+    (33, "Q4_0_8_8", "removed from ggml; Q4_0 took its place"),
+    (36, "IQ4_NL_4_4", "removed from ggml; IQ4_NL took its place"),
+    (37, "IQ4_NL_4_8", "removed from ggml; IQ4_NL took its place"),
+    (38, "IQ4_NL_8_8", "removed from ggml; IQ4_NL took its place"),
+    (40, "NVFP4", "newer than this program"),
+    (41, "Q1_0", "newer than this program"),
+    (42, "Q2_0", "newer than this program"),
+];
+
+/// What people call the type with this number: `Q4_K`, or of a type without a layout here `31 (Q4_0_4_4, removed …)`.
+pub fn type_name(id: u32) -> Cow<'static, str> {
+    match (ggml_type(id), OTHERS.iter().find(|other| other.0 == id)) {
+        (Some(known), _) => known.name.into(),
+        (None, Some((_, name, why))) => format!("{id} ({name}, {why})").into(),
+        (None, None) => format!("{id} (newer than this program)").into(),
+    }
+}
 
 /// The type with this number.
 pub fn ggml_type(id: u32) -> Option<&'static GgmlType> {

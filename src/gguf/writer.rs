@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::GgufError;
-use super::types::ggml_type;
+use super::types::{ggml_type, type_name};
 use super::value::{Array, Value};
 
 const ALIGNMENT: u64 = 32;
@@ -26,16 +26,17 @@ impl GgufWriter {
         header.extend((tensors.len() as u64).to_le_bytes());
         header.extend((metadata.len() as u64).to_le_bytes());
         for (key, value) in metadata {
-            string(&mut header, key);
+            string(&mut header, key.as_bytes());
             write_value(&mut header, value);
         }
         let (mut sizes, mut offset) = (Vec::new(), 0u64);
         for (name, dims, type_id) in tensors {
-            let ty =
-                ggml_type(*type_id).ok_or_else(|| GgufError::Write(format!("tensor type {type_id} is unknown")))?;
+            let ty = ggml_type(*type_id).ok_or_else(|| {
+                GgufError::Write(format!("tensor '{name}' has type {}; its size is not known", type_name(*type_id)))
+            })?;
             let elements: u64 = dims.iter().product();
             let size = elements / ty.block as u64 * ty.bytes as u64;
-            string(&mut header, name);
+            string(&mut header, name.as_bytes());
             header.extend((dims.len() as u32).to_le_bytes());
             dims.iter().for_each(|d| header.extend(d.to_le_bytes()));
             header.extend(type_id.to_le_bytes());
@@ -66,9 +67,9 @@ impl GgufWriter {
     }
 }
 
-fn string(out: &mut Vec<u8>, s: &str) {
+fn string(out: &mut Vec<u8>, s: &[u8]) {
     out.extend((s.len() as u64).to_le_bytes());
-    out.extend(s.as_bytes());
+    out.extend(s);
 }
 
 fn write_value(out: &mut Vec<u8>, value: &Value) {
@@ -88,6 +89,10 @@ fn write_value(out: &mut Vec<u8>, value: &Value) {
         Value::F32(x) => number!(6, x),
         Value::Bool(x) => number!(7, u8::from(*x)),
         Value::String(x) => {
+            out.extend(8u32.to_le_bytes());
+            string(out, x.as_bytes());
+        }
+        Value::Bytes(x) => {
             out.extend(8u32.to_le_bytes());
             string(out, x);
         }
@@ -122,6 +127,11 @@ fn write_array(out: &mut Vec<u8>, array: &Array) {
             numbers!(7, bytes);
         }
         Array::String(v) => {
+            out.extend(8u32.to_le_bytes());
+            out.extend((v.len() as u64).to_le_bytes());
+            v.iter().for_each(|s| string(out, s.as_bytes()));
+        }
+        Array::Bytes(v) => {
             out.extend(8u32.to_le_bytes());
             out.extend((v.len() as u64).to_le_bytes());
             v.iter().for_each(|s| string(out, s));

@@ -1,104 +1,182 @@
-//! Byte-level BPE (GPT-2) with the pre-tokenizers llama.cpp knows by name.
+//! BPE by rank: byte-level with a pre-tokenizer (GPT-2, Radford et al. 2019), or over characters with byte fallback (Gemma 4).
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use tokenizers::models::bpe::BPE;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::tokenizer::SplitDelimiterBehavior;
+use super::merge::{Piece, merge, pieces};
+use super::pre::Splitter;
+use super::vocabulary::Vocabulary;
+use super::{TokenizerError, Warning, bytes_of};
 
-use super::TokenizerError;
-
-/// Pre-tokenizers that are supported.
-pub(super) const PRE_TOKENIZERS: &[&str] = &["default", "gpt-2", "smollm", "llama-bpe", "qwen2"];
-
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const LLAMA: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// The regular expressions a text is split by, one after the other (llama.cpp, `llama-vocab.cpp`).
-fn patterns(pre: &str) -> Option<&'static [&'static str]> {
-    Some(match pre {
-        "default" => &[
-            r"[\p{P}\$\+<=>\^~\|]+",
-            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
-            r"\p{N}+",
-            r"[0-9][0-9][0-9]",
-        ],
-        "gpt-2" => &[GPT2],
-        "smollm" => &[r"\p{N}", GPT2],
-        "llama-bpe" => &[LLAMA],
-        "qwen2" => &[QWEN2],
-        _ => return None,
-    })
+/// How a text becomes the symbols that merges begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alphabet {
+    /// One printable character per byte.
+    Bytes,
+    /// The characters themselves, a space as U+2581; what is no token becomes tokens `<0xAB>`.
+    Characters,
 }
 
 /// The algorithm over a vocabulary.
 #[derive(Debug)]
-pub(super) struct Bpe(tokenizers::Tokenizer);
+pub(super) struct Bpe {
+    alphabet: Alphabet,
+    splitter: Splitter,
+    /// Every text that is a token or takes part in a merge.
+    symbols: HashMap<Box<[u8]>, u32>,
+    /// The token that a symbol is.
+    tokens: Vec<Option<u32>>,
+    /// Rank and result of two neighbours.
+    merges: HashMap<(u32, u32), (u32, u32)>,
+    bytes: Box<[Option<u32>; 256]>,
+    unknown: Option<u32>,
+}
 
 impl Bpe {
-    pub(super) fn new(tokens: &[String], merges: &[String], pre: &str) -> Result<Self, TokenizerError> {
-        let patterns = patterns(pre).ok_or_else(|| TokenizerError::PreTokenizer(pre.to_owned()))?;
-        let damaged = |e: tokenizers::Error| TokenizerError::Damaged(e.to_string());
-        let mut vocabulary = tokenizers::models::bpe::Vocab::default();
-        for (id, token) in (0u32..).zip(tokens) {
-            vocabulary.entry(token.clone()).or_insert(id);
+    /// Merges are `LEFT RIGHT`, the most important first; the first of two equal ones counts.
+    pub(super) fn new(
+        vocabulary: &Vocabulary<'_>,
+        merges: &[&[u8]],
+        alphabet: Alphabet,
+        splitter: Splitter,
+        unknown: Option<u32>,
+        warnings: &mut Vec<Warning>,
+    ) -> Self {
+        let bytes = match alphabet {
+            Alphabet::Characters => vocabulary.bytes(),
+            Alphabet::Bytes => {
+                Box::new(std::array::from_fn(|b| vocabulary.id(LETTERS[b].encode_utf8(&mut [0; 4]).as_bytes())))
+            }
+        };
+        let (symbols, tokens, table) = (HashMap::new(), Vec::new(), HashMap::new());
+        let mut bpe = Self { alphabet, splitter, symbols, tokens, merges: table, bytes, unknown };
+        for (&text, &id) in &vocabulary.ids {
+            let symbol = bpe.symbol(text);
+            bpe.tokens[symbol as usize] = Some(id);
         }
-        let merges = merges
-            .iter()
-            .map(|m| match m.split_once(' ') {
-                Some((a, b)) => Ok((a.to_owned(), b.to_owned())),
-                None => Err(TokenizerError::Damaged(format!("merge {m:?} is not a pair"))),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let bpe = BPE::builder()
-            .vocab_and_merges(vocabulary, merges)
-            .ignore_merges(pre == "llama-bpe")
-            .build()
-            .map_err(damaged)?;
-        let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
-        for pattern in patterns {
-            let pattern = SplitPattern::Regex((*pattern).to_owned());
-            steps.push(Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(damaged)?.into());
+        if alphabet == Alphabet::Bytes {
+            for letter in &*LETTERS {
+                bpe.symbol(letter.encode_utf8(&mut [0; 4]).as_bytes());
+            }
         }
-        steps.push(ByteLevel::new(false, false, false).into());
-        let mut tokenizer = tokenizers::Tokenizer::new(bpe);
-        tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
-        Ok(Self(tokenizer))
+        let mut outside: Option<(usize, &[u8])> = None;
+        for (rank, merge) in (0u32..).zip(merges) {
+            // The left part may begin with a space where characters stand for themselves.
+            let space = merge.iter().skip(1).position(|b| *b == b' ').map(|at| at + 1);
+            let (left, right) = space.map_or((*merge, &[][..]), |at| (&merge[..at], &merge[at + 1..]));
+            let whole = [left, right].concat();
+            if vocabulary.id(&whole).is_none() || right.is_empty() {
+                outside = Some((outside.map_or(1, |(n, _)| n + 1), outside.map_or(*merge, |(_, first)| first)));
+            }
+            if !right.is_empty() {
+                let pair = (bpe.symbol(left), bpe.symbol(right));
+                let result = bpe.symbol(&whole);
+                bpe.merges.entry(pair).or_insert((rank, result));
+            }
+        }
+        if let Some((count, first)) = outside {
+            let example = String::from_utf8_lossy(first).into_owned();
+            warnings.push(Warning::MergesOutside { count, example });
+        }
+        bpe
+    }
+
+    fn symbol(&mut self, text: &[u8]) -> u32 {
+        if let Some(symbol) = self.symbols.get(text) {
+            return *symbol;
+        }
+        let symbol = self.tokens.len() as u32;
+        self.symbols.insert(text.into(), symbol);
+        self.tokens.push(None);
+        symbol
     }
 
     pub(super) fn encode(&self, text: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
-        let encoding = self.0.encode_fast(text, false).map_err(|e| TokenizerError::Encode(e.to_string()))?;
-        ids.extend_from_slice(encoding.get_ids());
+        let escaped;
+        let text = match self.alphabet {
+            Alphabet::Bytes => text,
+            Alphabet::Characters => {
+                escaped = text.replace(' ', "▁");
+                &escaped
+            }
+        };
+        for word in self.splitter.split(text)? {
+            self.encode_word(&text[word], ids)?;
+        }
         Ok(())
+    }
+
+    fn encode_word(&self, word: &str, ids: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        if self.splitter.whole_words(word)
+            && let Some(id) = self.whole(word)
+        {
+            ids.push(id);
+            return Ok(());
+        }
+        let mut parts = self.start(word);
+        merge(&mut parts, |a, b| self.merges.get(&(a.symbol, b.symbol)).copied());
+        for part in &parts {
+            match self.tokens.get(part.symbol as usize) {
+                Some(Some(id)) => ids.push(*id),
+                _ => bytes_of(&word.as_bytes()[part.start..part.end], &self.bytes, self.unknown, ids)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The token that a word is as it stands.
+    fn whole(&self, word: &str) -> Option<u32> {
+        let letters: String;
+        let text = match self.alphabet {
+            Alphabet::Characters => word,
+            Alphabet::Bytes => {
+                letters = word.bytes().map(|b| LETTERS[usize::from(b)]).collect();
+                &letters
+            }
+        };
+        self.symbols.get(text.as_bytes()).and_then(|symbol| self.tokens[*symbol as usize])
+    }
+
+    fn start(&self, word: &str) -> Vec<Piece> {
+        let symbol = |text: &str| self.symbols.get(text.as_bytes()).copied().unwrap_or(u32::MAX);
+        match self.alphabet {
+            Alphabet::Bytes => pieces(word.bytes().enumerate().map(|(i, b)| {
+                let letter = LETTERS[usize::from(b)];
+                (i, i + 1, symbol(letter.encode_utf8(&mut [0; 4])))
+            })),
+            Alphabet::Characters => pieces(word.char_indices().map(|(i, c)| {
+                let end = i + c.len_utf8();
+                (i, end, symbol(&word[i..end]))
+            })),
+        }
     }
 }
 
-/// The bytes GPT-2's printable characters stand for: printable Latin-1 for itself, the rest from U+0100 on.
-static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
+/// GPT-2's printable character for each byte: printable Latin-1 for itself, the rest from U+0100 on.
+static LETTERS: LazyLock<[char; 256]> = LazyLock::new(|| {
     let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let mut others = 0x100u32..;
-    (0..=255u8)
-        .filter_map(|b| {
-            let c = if printable(b) { Some(char::from(b)) } else { others.next().and_then(char::from_u32) };
-            c.map(|c| (c, b))
-        })
-        .collect()
+    let mut others = (0x100u32..).filter_map(char::from_u32);
+    std::array::from_fn(|i| {
+        let b = i as u8;
+        if printable(b) { char::from(b) } else { others.next().unwrap_or(char::REPLACEMENT_CHARACTER) }
+    })
 });
 
-/// The bytes of a token; characters outside the alphabet stand for themselves.
-pub(super) fn piece(token: &str) -> Vec<u8> {
+/// The byte that each of those characters stands for.
+static BYTES: LazyLock<HashMap<char, u8>> =
+    LazyLock::new(|| (0u8..=255).map(|b| (LETTERS[usize::from(b)], b)).collect());
+
+/// The bytes of a byte-level token; what is outside the alphabet stands for itself.
+pub(super) fn piece(token: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(token.len());
-    for c in token.chars() {
-        match BYTES.get(&c) {
-            Some(b) => out.push(*b),
-            None => out.extend(c.encode_utf8(&mut [0; 4]).as_bytes()),
+    for chunk in token.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match BYTES.get(&c) {
+                Some(b) => out.push(*b),
+                None => out.extend(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
         }
+        out.extend(chunk.invalid());
     }
     out
 }

@@ -1,14 +1,26 @@
-//! Text to token ids and back, from the vocabulary inside a GGUF file.
+//! Text to token ids and back, from the vocabulary inside a GGUF file: the same tokens as llama.cpp makes.
 
 mod bpe;
+mod merge;
+mod pre;
+mod specials;
 mod spm;
 mod stream;
+mod vocabulary;
+mod warning;
+
+use std::collections::HashSet;
 
 use thiserror::Error;
 
-use crate::gguf::{Array, Gguf, GgufError, Value};
+use crate::gguf::{Gguf, GgufError};
+use bpe::{Alphabet, Bpe};
+use pre::{PreTokenizer, Splitter};
+use specials::{Part, Specials};
+use vocabulary::{Kind, Vocabulary};
 
 pub use stream::StreamDecoder;
+pub use warning::Warning;
 
 /// Why a vocabulary cannot be used.
 #[derive(Debug, Error)]
@@ -16,14 +28,23 @@ pub use stream::StreamDecoder;
 pub enum TokenizerError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    #[error("tokenizer model '{0}' is not supported; supported: gpt2 (byte-level BPE), llama (SentencePiece)")]
+    #[error("tokenizer model '{0}' is not supported; supported: gpt2 (byte-level BPE), llama (SentencePiece), gemma4")]
     Model(String),
-    #[error("pre-tokenizer '{0}' is not supported; supported: {list}", list = bpe::PRE_TOKENIZERS.join(", "))]
+    #[error(
+        "pre-tokenizer '{0}' is not known; --pre NAME takes another one for it, with other tokens if the texts are cut \
+         otherwise; known: {list}", list = pre_tokenizers().collect::<Vec<_>>().join(", ")
+    )]
     PreTokenizer(String),
+    #[error("tokenizer model '{0}' has no pre-tokenizer, so --pre cannot choose one")]
+    NoPreTokenizer(String),
+    #[error("a pattern of the pre-tokenizer cannot be used: {0}")]
+    Pattern(String),
     #[error("the vocabulary is damaged: {0}")]
     Damaged(String),
     #[error("cannot encode the text: {0}")]
     Encode(String),
+    #[error("cannot encode {0:?}: the vocabulary has neither a token for it nor for its bytes, and no unknown token")]
+    Missing(String),
 }
 
 /// How text is encoded.
@@ -33,15 +54,6 @@ pub struct EncodeOptions {
     pub add_special: bool,
     /// Take the text of control tokens as those tokens; otherwise it is ordinary text.
     pub parse_special: bool,
-}
-
-/// What kind of token one is (`tokenizer.ggml.token_type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Normal,
-    Control,
-    UserDefined,
-    Byte,
 }
 
 #[derive(Debug)]
@@ -55,85 +67,122 @@ enum Algorithm {
 pub struct Tokenizer {
     algorithm: Algorithm,
     pieces: Vec<Vec<u8>>,
-    kinds: Vec<Kind>,
-    /// Control and user-defined tokens with their text, longest first.
-    specials: Vec<(String, u32)>,
+    specials: Specials,
     bos: Option<u32>,
     eos: Option<u32>,
     add_bos: bool,
     add_eos: bool,
-    ends: Vec<u32>,
+    ends: HashSet<u32>,
+    warnings: Vec<Warning>,
 }
 
-/// Control tokens that end an answer in the models' chat formats.
-const END_NAMES: &[&str] =
-    &["<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>", "<|eom_id|>", "<end_of_turn>", "</s>", "<|end|>"];
+/// The names of all pre-tokenizers.
+pub fn pre_tokenizers() -> impl Iterator<Item = &'static str> {
+    pre::PRE_TOKENIZERS.iter().flat_map(|p| p.names.iter().copied())
+}
 
 impl Tokenizer {
     /// Reads the vocabulary of a file.
+    ///
+    /// # Errors
+    /// Where the file has no vocabulary, a damaged one, or one of a kind that is not supported. What llama.cpp puts right
+    /// with a warning is put right here, too: [`Self::warnings`].
     pub fn from_gguf(gguf: &Gguf) -> Result<Self, TokenizerError> {
-        let tokens = gguf.get_strings("tokenizer.ggml.tokens")?;
-        if tokens.is_empty() {
-            return Err(TokenizerError::Damaged("it is empty".to_owned()));
-        }
-        let kinds = kinds(gguf, tokens.len())?;
+        Self::with_pre(gguf, None)
+    }
+
+    /// As [`Self::from_gguf`], with another pre-tokenizer (one of [`pre_tokenizers`]) than the file names.
+    ///
+    /// # Errors
+    /// As there, and where the name is not known or the tokenizer's model has no pre-tokenizer.
+    pub fn with_pre(gguf: &Gguf, pre: Option<&str>) -> Result<Self, TokenizerError> {
+        let mut warnings = Vec::new();
         let model = gguf.get_str("tokenizer.ggml.model")?;
-        let add_bos;
-        let algorithm = match model {
-            "gpt2" => {
-                let pre = gguf.get_str("tokenizer.ggml.pre").unwrap_or("default");
-                add_bos = pre == "llama-bpe";
-                Algorithm::Bpe(Box::new(bpe::Bpe::new(tokens, gguf.get_strings("tokenizer.ggml.merges")?, pre)?))
-            }
-            "llama" => {
-                add_bos = true;
-                let space = flag(gguf, "tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-                let scores = match gguf.get("tokenizer.ggml.scores") {
-                    Some(Value::Array(Array::F32(scores))) if scores.len() == tokens.len() => scores.clone(),
-                    _ => return Err(TokenizerError::Damaged("there is not one score per token".to_owned())),
-                };
-                Algorithm::Spm(Box::new(spm::Spm::new(tokens, scores, &kinds, space)))
-            }
+        // llama.cpp's ids where the file names none.
+        let (default_bos, default_eos, default_unknown) = match model {
+            "llama" => (Some(1), Some(2), Some(0)),
+            "gpt2" => (Some(11), Some(11), None),
+            "gemma4" => (None, None, None),
             other => return Err(TokenizerError::Model(other.to_owned())),
         };
-        let pieces = tokens
-            .iter()
-            .zip(&kinds)
-            .map(|(token, kind)| match (&algorithm, kind) {
-                (_, Kind::Control | Kind::UserDefined) => token.as_bytes().to_vec(),
-                (Algorithm::Bpe(_), _) => bpe::piece(token),
-                (Algorithm::Spm(_), _) => spm::piece(token, *kind == Kind::Byte),
-            })
-            .collect();
-        let mut specials: Vec<(String, u32)> = (0u32..)
-            .zip(tokens)
-            .filter(|(id, t)| matches!(kinds[*id as usize], Kind::Control | Kind::UserDefined) && !t.is_empty())
-            .map(|(id, token)| (token.clone(), id))
-            .collect();
-        specials.sort_by_key(|(text, id)| (std::cmp::Reverse(text.len()), *id));
-        let id = |key: &str| -> Result<Option<u32>, TokenizerError> {
-            let Some(_) = gguf.get(key) else { return Ok(None) };
-            let id = gguf.get_u32(key)?;
-            if id as usize >= tokens.len() {
-                return Err(TokenizerError::Damaged(format!("{key} is {id}, outside the {} tokens", tokens.len())));
-            }
-            Ok(Some(id))
+        let pre = match (model, pre) {
+            ("gpt2", _) => Some(pre_tokenizer(gguf, pre, &mut warnings)?),
+            (_, Some(_)) => return Err(TokenizerError::NoPreTokenizer(model.to_owned())),
+            (_, None) => None,
         };
-        let (bos, eos) = (id("tokenizer.ggml.bos_token_id")?, id("tokenizer.ggml.eos_token_id")?);
-        let mut ends: Vec<u32> = eos.into_iter().chain(id("tokenizer.ggml.eot_token_id")?).collect();
-        let named = specials.iter().filter(|(text, _)| END_NAMES.contains(&text.as_str())).map(|(_, id)| *id);
-        ends.extend(named);
+        let mut vocabulary = Vocabulary::read(gguf, &mut warnings)?;
+        let bos = vocabulary.special("bos_token_id", default_bos, &mut warnings)?;
+        let eos = vocabulary.special("eos_token_id", default_eos, &mut warnings)?;
+        let unknown = vocabulary.special("unknown_token_id", default_unknown, &mut warnings)?;
+        let mut ends = vocabulary.correct(&mut warnings)?;
+        for name in ["eot_token_id", "eom_token_id"] {
+            ends.extend(vocabulary.special(name, None, &mut warnings)?);
+        }
+        // The default of byte-level BPE is Falcon's; in other vocabularies that token may be a comma.
+        let eos_is_text =
+            |id: &u32| model == "gpt2" && gguf.get("tokenizer.ggml.eos_token_id").is_none() && vocabulary.is_text(*id);
+        ends.extend(eos.filter(|id| !eos_is_text(id)));
+
+        let flag = |key: &str| gguf.get(key).map(|_| gguf.get_bool(key)).transpose();
+        let (algorithm, add_bos) = match (model, pre) {
+            ("llama", _) => {
+                if gguf.get("tokenizer.ggml.scores").is_none() {
+                    warnings.push(Warning::NoScores);
+                }
+                let space = flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+                (Algorithm::Spm(Box::new(spm::Spm::new(&vocabulary, unknown, space))), true)
+            }
+            (_, pre) => {
+                let alphabet = if pre.is_some() { Alphabet::Bytes } else { Alphabet::Characters };
+                let pre = pre.unwrap_or(&pre::GEMMA4);
+                let (merges, splitter) = (gguf.get_strings("tokenizer.ggml.merges")?, Splitter::new(pre)?);
+                let bpe = Bpe::new(&vocabulary, &merges, alphabet, splitter, unknown, &mut warnings);
+                (Algorithm::Bpe(Box::new(bpe)), pre.add_bos)
+            }
+        };
+        for key in ["tokenizer.ggml.precompiled_charsmap", "tokenizer.ggml.normalizer.lowercase"] {
+            if gguf.get(key).is_some_and(|value| *value != crate::gguf::Value::Bool(false)) {
+                warnings.push(Warning::NotNormalised { key });
+            }
+        }
+        // llama.cpp, too, begins every text of Gemma 4 with BOS, whatever the file says.
+        let add_bos = model == "gemma4" || flag("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos);
+        let add_eos = flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+        for (wanted, id, name) in [(add_bos, bos, "bos_token_id"), (add_eos, eos, "eos_token_id")] {
+            if wanted && (id.is_none() || model == "gpt2" && gguf.get(&format!("tokenizer.ggml.{name}")).is_none()) {
+                warnings.push(Warning::NoId { key: format!("tokenizer.ggml.{name}"), instead: id });
+            }
+        }
+        let specials = Specials::new(&vocabulary, strips(gguf))?;
         Ok(Self {
+            pieces: token_bytes(&vocabulary, model),
             algorithm,
-            pieces,
             specials,
             bos,
             eos,
-            add_bos: flag(gguf, "tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos),
-            add_eos: flag(gguf, "tokenizer.ggml.add_eos_token")?.unwrap_or(false),
+            add_bos,
+            add_eos,
             ends,
-            kinds,
+            warnings,
         })
+    }
+
+    /// What was put right when the vocabulary was read.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// What is odd in the ids of a text that was encoded with `add_special`: BOS at its beginning or EOS at its end twice.
+    pub fn odd(&self, ids: &[u32]) -> Option<Warning> {
+        match (self.bos, self.eos, ids) {
+            (Some(bos), _, [first, second, ..]) if self.add_bos && [*first, *second] == [bos, bos] => {
+                Some(Warning::DoubledBos)
+            }
+            (_, Some(eos), [.., second, last]) if self.add_eos && [*second, *last] == [eos, eos] => {
+                Some(Warning::DoubledEos)
+            }
+            _ => None,
+        }
     }
 
     /// Token ids of a text.
@@ -142,47 +191,19 @@ impl Tokenizer {
         if let (Some(bos), true) = (self.bos, options.add_special && self.add_bos) {
             ids.push(bos);
         }
-        let mut rest = text;
         let mut first = true;
-        while !rest.is_empty() {
-            let (plain, special) = self.next_special(rest, options.parse_special);
-            if !plain.is_empty() {
-                match &self.algorithm {
-                    Algorithm::Bpe(bpe) => bpe.encode(plain, &mut ids)?,
-                    Algorithm::Spm(spm) => spm.encode(plain, first, &mut ids),
-                }
+        for part in self.specials.cut(text, options.parse_special) {
+            match (part, &self.algorithm) {
+                (Part::Token(id), _) => ids.push(id),
+                (Part::Text(text), Algorithm::Bpe(bpe)) => bpe.encode(text, &mut ids)?,
+                (Part::Text(text), Algorithm::Spm(spm)) => spm.encode(text, first, options.parse_special, &mut ids)?,
             }
-            rest = &rest[plain.len()..];
-            if let Some((len, id)) = special {
-                ids.push(id);
-                rest = &rest[len..];
-            }
-            first = special.is_some();
+            first = matches!(part, Part::Token(_));
         }
         if let (Some(eos), true) = (self.eos, options.add_special && self.add_eos) {
             ids.push(eos);
         }
         Ok(ids)
-    }
-
-    /// The text before the first special token, and that token's length and id.
-    fn next_special<'t>(&self, text: &'t str, control: bool) -> (&'t str, Option<(usize, u32)>) {
-        let mut found: Option<(usize, usize, u32)> = None;
-        for (special, id) in &self.specials {
-            if !control && self.kinds[*id as usize] == Kind::Control {
-                continue;
-            }
-            // Longer tokens come first, so an equal position does not replace them.
-            if let Some(at) = text.find(special.as_str())
-                && found.is_none_or(|(best, ..)| at < best)
-            {
-                found = Some((at, special.len(), *id));
-            }
-        }
-        match found {
-            Some((at, len, id)) => (&text[..at], Some((len, id))),
-            None => (text, None),
-        }
     }
 
     /// The bytes of tokens, one after the other. Control tokens give their own text, unknown ids nothing.
@@ -221,22 +242,54 @@ impl Tokenizer {
     }
 }
 
-fn flag(gguf: &Gguf, key: &str) -> Result<Option<bool>, GgufError> {
-    if gguf.get(key).is_none() { Ok(None) } else { gguf.get_bool(key).map(Some) }
+/// The pre-tokenizer asked for, or else the file's.
+fn pre_tokenizer(
+    gguf: &Gguf,
+    asked: Option<&str>,
+    warnings: &mut Vec<Warning>,
+) -> Result<&'static PreTokenizer, TokenizerError> {
+    let name = match (asked, gguf.get("tokenizer.ggml.pre")) {
+        (Some(name), _) => name,
+        (None, Some(_)) => gguf.get_str("tokenizer.ggml.pre")?,
+        (None, None) => "",
+    };
+    if name.is_empty() && asked.is_none() {
+        warnings.push(Warning::NoPreTokenizer);
+    }
+    let name = if name.is_empty() { "default" } else { name };
+    pre::find(name).ok_or_else(|| TokenizerError::PreTokenizer(name.to_owned()))
 }
 
-fn kinds(gguf: &Gguf, n: usize) -> Result<Vec<Kind>, TokenizerError> {
-    match gguf.get("tokenizer.ggml.token_type") {
-        None => Ok(vec![Kind::Normal; n]),
-        Some(Value::Array(Array::I32(types))) if types.len() == n => Ok(types
-            .iter()
-            .map(|t| match t {
-                3 => Kind::Control,
-                4 => Kind::UserDefined,
-                6 => Kind::Byte,
-                _ => Kind::Normal,
-            })
-            .collect()),
-        Some(_) => Err(TokenizerError::Damaged("there is not one type per token".to_owned())),
+/// Which special tokens drop white space behind them: llama.cpp's rule for Phi-3, which no key tells.
+fn strips(gguf: &Gguf) -> impl Fn(&str) -> bool {
+    let name = gguf.get_text("general.name").unwrap_or_default().to_lowercase();
+    let phi3 = name.contains("phi-3") || name.contains("phi3");
+    move |token| phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&token)
+}
+
+/// The bytes that each token stands for.
+fn token_bytes(vocabulary: &Vocabulary<'_>, model: &str) -> Vec<Vec<u8>> {
+    let bytes = |(token, kind): (&&[u8], &Kind)| match kind {
+        Kind::Control | Kind::UserDefined | Kind::Unknown => token.to_vec(),
+        _ if model == "gpt2" => bpe::piece(token),
+        _ => spm::piece(token, *kind == Kind::Byte),
+    };
+    vocabulary.tokens.iter().zip(&vocabulary.kinds).map(bytes).collect()
+}
+
+/// The tokens of the bytes of a text that is no token; the unknown token where one of them has none.
+fn bytes_of(
+    text: &[u8],
+    bytes: &[Option<u32>; 256],
+    unknown: Option<u32>,
+    ids: &mut Vec<u32>,
+) -> Result<(), TokenizerError> {
+    let before = ids.len();
+    ids.extend(text.iter().map_while(|b| bytes[usize::from(*b)]));
+    if ids.len() - before < text.len() {
+        ids.truncate(before);
+        let missing = || TokenizerError::Missing(String::from_utf8_lossy(text).into_owned());
+        ids.push(unknown.ok_or_else(missing)?);
     }
+    Ok(())
 }

@@ -1,134 +1,78 @@
 //! SentencePiece BPE by score, with byte fallback (Kudo & Richardson 2018; llama.cpp's `llm_tokenizer_spm`).
 
-use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashMap};
+use std::cmp::Reverse;
+use std::collections::HashMap;
 
-use super::Kind;
+use super::merge::{merge, pieces};
+use super::vocabulary::{Kind, Vocabulary};
+use super::{TokenizerError, bytes_of};
 
 /// The algorithm over a vocabulary.
 #[derive(Debug)]
 pub(super) struct Spm {
-    ids: HashMap<String, u32>,
-    scores: Vec<f32>,
-    bytes: [Option<u32>; 256],
+    /// Token and rank of a text; a higher score is a lower rank.
+    tokens: HashMap<Box<[u8]>, (u32, Reverse<i32>, bool)>,
+    bytes: Box<[Option<u32>; 256]>,
+    unknown: Option<u32>,
     space_prefix: bool,
 }
 
-/// Two neighbours that may become one.
-#[derive(PartialEq)]
-struct Pair {
-    score: f32,
-    left: usize,
-    right: usize,
-    len: usize,
-}
-
-impl Eq for Pair {}
-
-impl Ord for Pair {
-    /// The best score first, then the leftmost.
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.score.total_cmp(&other.score).then(other.left.cmp(&self.left))
-    }
-}
-
-impl PartialOrd for Pair {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// A stretch of the text in a linked list.
-struct Symbol {
-    start: usize,
-    len: usize,
-    previous: Option<usize>,
-    next: Option<usize>,
-}
-
 impl Spm {
-    pub(super) fn new(tokens: &[String], scores: Vec<f32>, kinds: &[Kind], space_prefix: bool) -> Self {
-        let mut ids = HashMap::with_capacity(tokens.len());
-        let mut bytes = [None; 256];
-        for ((id, token), kind) in (0u32..).zip(tokens).zip(kinds) {
-            match (kind, byte(token)) {
-                (Kind::Byte, Some(b)) => bytes[usize::from(b)] = Some(id),
-                (Kind::Normal, _) => {
-                    ids.entry(token.clone()).or_insert(id);
-                }
-                _ => {}
-            }
-        }
-        Self { ids, scores, bytes, space_prefix }
+    pub(super) fn new(vocabulary: &Vocabulary<'_>, unknown: Option<u32>, space_prefix: bool) -> Self {
+        let entry = |(&text, &id): (&&[u8], &u32)| {
+            let hidden = matches!(vocabulary.kinds[id as usize], Kind::Control | Kind::Unknown);
+            (text.into(), (id, Reverse(ordered(vocabulary.scores[id as usize])), hidden))
+        };
+        let tokens = vocabulary.ids.iter().map(entry).collect();
+        Self { tokens, bytes: vocabulary.bytes(), unknown, space_prefix }
     }
 
-    /// `first`: the text begins the prompt or follows a special token, so a space goes before it.
-    pub(super) fn encode(&self, text: &str, first: bool, ids: &mut Vec<u32>) {
-        let prefix = if first && self.space_prefix { " " } else { "" };
-        let text = format!("{prefix}{text}").replace(' ', "▁");
-        let mut symbols: Vec<Symbol> = text
-            .char_indices()
-            .enumerate()
-            .map(|(i, (start, c))| Symbol { start, len: c.len_utf8(), previous: i.checked_sub(1), next: Some(i + 1) })
-            .collect();
-        if let Some(last) = symbols.last_mut() {
-            last.next = None;
-        }
-        let mut queue = BinaryHeap::new();
-        for right in 1..symbols.len() {
-            self.propose(&text, &symbols, Some(right - 1), Some(right), &mut queue);
-        }
-        while let Some(pair) = queue.pop() {
-            let (left, right) = (&symbols[pair.left], &symbols[pair.right]);
-            // A symbol that was merged since then has another length.
-            if left.len == 0 || right.len == 0 || left.len + right.len != pair.len {
-                continue;
-            }
-            let (previous, next) = (left.previous, right.next);
-            symbols[pair.left].len = pair.len;
-            symbols[pair.left].next = next;
-            symbols[pair.right].len = 0;
-            if let Some(next) = next {
-                symbols[next].previous = Some(pair.left);
-            }
-            self.propose(&text, &symbols, previous, Some(pair.left), &mut queue);
-            self.propose(&text, &symbols, Some(pair.left), next, &mut queue);
-        }
-        for symbol in symbols.iter().filter(|s| s.len > 0) {
-            let piece = &text[symbol.start..symbol.start + symbol.len];
-            match self.ids.get(piece) {
-                Some(id) => ids.push(*id),
-                None => ids.extend(piece.bytes().filter_map(|b| self.bytes[usize::from(b)])),
-            }
-        }
-    }
-
-    fn propose(
+    /// `first`: the text begins the prompt or follows a special token, so a space goes before it. `special`: merges may end in
+    /// control tokens.
+    pub(super) fn encode(
         &self,
         text: &str,
-        symbols: &[Symbol],
-        left: Option<usize>,
-        right: Option<usize>,
-        queue: &mut BinaryHeap<Pair>,
-    ) {
-        let (Some(left), Some(right)) = (left, right) else { return };
-        let len = symbols[left].len + symbols[right].len;
-        let start = symbols[left].start;
-        if let Some(id) = self.ids.get(&text[start..start + len]) {
-            queue.push(Pair { score: self.scores[*id as usize], left, right, len });
+        first: bool,
+        special: bool,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), TokenizerError> {
+        let prefix = if first && self.space_prefix { " " } else { "" };
+        let text = format!("{prefix}{text}").replace(' ', "▁");
+        let mut parts = pieces(text.char_indices().map(|(i, c)| (i, i + c.len_utf8(), 0)));
+        let find = |start: usize, end: usize| {
+            self.tokens.get(&text.as_bytes()[start..end]).filter(|(_, _, hidden)| special || !hidden)
+        };
+        merge(&mut parts, |a, b| find(a.start, b.end).map(|&(id, score, _)| (score, id)));
+        for part in &parts {
+            match find(part.start, part.end) {
+                Some((id, ..)) => ids.push(*id),
+                None => bytes_of(&text.as_bytes()[part.start..part.end], &self.bytes, self.unknown, ids)?,
+            }
         }
+        Ok(())
     }
+}
+
+/// An integer that orders as the number does.
+fn ordered(score: f32) -> i32 {
+    let bits = (score + 0.0).to_bits().cast_signed();
+    bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed()
 }
 
 /// The byte of a token `<0xAB>`.
-fn byte(token: &str) -> Option<u8> {
-    u8::from_str_radix(token.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()
+fn byte(token: &[u8]) -> Option<u8> {
+    u8::from_str_radix(std::str::from_utf8(token.strip_prefix(b"<0x")?.strip_suffix(b">")?).ok()?, 16).ok()
 }
 
 /// The bytes of a token.
-pub(super) fn piece(token: &str, is_byte: bool) -> Vec<u8> {
-    match (is_byte, byte(token)) {
-        (true, Some(b)) => vec![b],
-        _ => token.replace('▁', " ").into_bytes(),
+pub(super) fn piece(token: &[u8], is_byte: bool) -> Vec<u8> {
+    if let (true, Some(b)) = (is_byte, byte(token)) {
+        return vec![b];
     }
+    let mut out = Vec::with_capacity(token.len());
+    for chunk in token.utf8_chunks() {
+        out.extend(chunk.valid().replace('▁', " ").as_bytes());
+        out.extend(chunk.invalid());
+    }
+    out
 }

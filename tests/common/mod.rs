@@ -1,6 +1,8 @@
 //! What the tests share: data, models, the GPU, random numbers.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+pub mod mini;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
