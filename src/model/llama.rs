@@ -3,9 +3,33 @@
 use std::ops::Range;
 
 use super::{Config, ModelError, weight};
-use crate::gguf::Gguf;
+use crate::gguf::{Array, Gguf, Value};
 use crate::numerics::Precision;
 use crate::plan::{Builder, Op, Plan, WeightId};
+
+/// Keys that are obeyed, after `llama.`.
+pub(super) const KEYS: &[&str] = &[
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scale_linear",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.low_freq_factor",
+    "rope.scaling.high_freq_factor",
+    "rope.scaling.original_context_length",
+];
+
+/// Tensors that are read besides those of the steps.
+pub(super) const TENSORS: &[&str] = &["rope_freqs.weight"];
 
 /// Reads and checks the numbers of the model.
 pub(super) fn config(gguf: &Gguf) -> Result<Config, ModelError> {
@@ -14,6 +38,7 @@ pub(super) fn config(gguf: &Gguf) -> Result<Config, ModelError> {
         let key = key(name);
         let value = match (gguf.get(&key), default) {
             (None, Some(default)) => default,
+            (Some(Value::Array(values)), _) => same_in_all_layers(gguf, &key, values)?,
             _ => gguf.get_u32(&key)? as usize,
         };
         if value == 0 || value > 1 << 24 {
@@ -51,7 +76,7 @@ pub(super) fn config(gguf: &Gguf) -> Result<Config, ModelError> {
         gguf.tensor("token_embd.weight").ok_or_else(|| ModelError::MissingTensor("token_embd.weight".to_owned()))?;
     Ok(Config {
         architecture: "llama".to_owned(),
-        name: gguf.get_str("general.name").unwrap_or_default().to_owned(),
+        name: gguf.get_text("general.name").unwrap_or_default().into_owned(),
         block_count,
         embedding_length,
         feed_forward_length: count("feed_forward_length", None)?,
@@ -66,36 +91,58 @@ pub(super) fn config(gguf: &Gguf) -> Result<Config, ModelError> {
     })
 }
 
+/// The value of a key with one value per layer, where all are equal.
+fn same_in_all_layers(gguf: &Gguf, key: &str, values: &Array) -> Result<usize, ModelError> {
+    let text = Value::Array(values.clone()).summary();
+    let refused = |reason| ModelError::Metadata { key: key.to_owned(), value: text.clone(), reason };
+    let same = values.uniform().and_then(|value| usize::try_from(value.as_u64()?).ok());
+    let same = same.ok_or_else(|| refused("layers that differ are not supported"))?;
+    if gguf.get("llama.block_count").and_then(Value::as_u64) != Some(values.len() as u64) {
+        return Err(refused("there must be one value per layer; the file is damaged"));
+    }
+    Ok(same)
+}
+
 /// RoPE frequencies in radians per position, with the file's scaling.
 fn rope_frequencies(gguf: &Gguf, config: &Config) -> Result<Vec<f64>, ModelError> {
-    let float = |key: &str, default: f64| -> Result<f64, ModelError> {
-        Ok(if gguf.get(key).is_some() { f64::from(gguf.get_f32(key)?) } else { default })
+    let positive = |name: &str, default: f64| -> Result<f64, ModelError> {
+        let key = format!("llama.rope.{name}");
+        let Some(value) = gguf.get(&key) else { return Ok(default) };
+        let number = f64::from(gguf.get_f32(&key)?);
+        if number.is_finite() && number > 0.0 {
+            return Ok(number);
+        }
+        Err(ModelError::Metadata { key, value: value.summary(), reason: "it must be positive" })
     };
-    let base = float("llama.rope.freq_base", 10000.0)?;
-    if !(base.is_finite() && base > 0.0) {
-        let (key, reason) = ("llama.rope.freq_base".to_owned(), "it must be positive");
-        return Err(ModelError::Metadata { key, value: base.to_string(), reason });
-    }
+    let base = positive("freq_base", 10000.0)?;
     let dims = config.rope_dimensions;
     let mut frequencies: Vec<f64> = (0..dims / 2).map(|i| libm::pow(base, -2.0 * i as f64 / dims as f64)).collect();
+    // As in llama.cpp: a factor without a type is linear, a factor of 0 is none, and `scale_linear` is the old name.
+    let factor_key = ["scaling.factor", "scale_linear"]
+        .into_iter()
+        .find(|name| gguf.get(&format!("llama.rope.{name}")).is_some_and(|value| value.as_f64() != Some(0.0)));
+    let factor = |default: f64| factor_key.map_or(Ok(default), |name| positive(name, default));
     let kind_key = "llama.rope.scaling.type";
-    let kind = if gguf.get(kind_key).is_some() { gguf.get_str(kind_key)? } else { "none" };
+    let kind = if gguf.get(kind_key).is_some() { gguf.get_str(kind_key)? } else { "linear" };
     match kind {
         "none" => {}
         "linear" => {
-            let factor = float("llama.rope.scaling.factor", 1.0)?;
+            let factor = factor(1.0)?;
             frequencies.iter_mut().for_each(|f| *f /= factor);
         }
         "llama3" => {
-            let factor = float("llama.rope.scaling.factor", 8.0)?;
-            let low = float("llama.rope.scaling.low_freq_factor", 1.0)?;
-            let high = float("llama.rope.scaling.high_freq_factor", 4.0)?;
-            let original = float("llama.rope.scaling.original_context_length", 8192.0)?;
+            let factor = factor(8.0)?;
+            let low = positive("scaling.low_freq_factor", 1.0)?;
+            let high = positive("scaling.high_freq_factor", 4.0)?;
+            let original = match gguf.get("llama.rope.scaling.original_context_length") {
+                Some(value) => value.as_f64().filter(|n| *n > 0.0).unwrap_or(8192.0),
+                None => 8192.0,
+            };
             frequencies.iter_mut().for_each(|f| *f = llama3_scaled(*f, factor, low, high, original));
         }
         other => {
-            let reason = "supported: none, linear, llama3";
-            return Err(ModelError::Metadata { key: kind_key.to_owned(), value: other.to_owned(), reason });
+            let (value, reason) = (format!("{other:?}"), "supported: none, linear, llama3");
+            return Err(ModelError::Metadata { key: kind_key.to_owned(), value, reason });
         }
     }
     if let Some(factors) = weight(gguf, "rope_freqs.weight", 1, dims / 2)? {
@@ -106,6 +153,10 @@ fn rope_frequencies(gguf: &Gguf, config: &Config) -> Result<Vec<f64>, ModelError
         for (frequency, factor) in frequencies.iter_mut().zip(values) {
             *frequency /= f64::from(factor);
         }
+    }
+    if let Some(bad) = frequencies.iter().find(|f| !f.is_finite()) {
+        let reason = "the frequencies of RoPE must be finite numbers; 'rope_freqs.weight' or a factor is damaged";
+        return Err(ModelError::Metadata { key: "llama.rope".to_owned(), value: bad.to_string(), reason });
     }
     Ok(frequencies)
 }
@@ -126,6 +177,9 @@ fn llama3_scaled(frequency: f64, factor: f64, low: f64, high: f64, original: f64
 /// The plan of the embedding, these layers and the output.
 pub(super) fn plan(gguf: &Gguf, c: &Config, precision: Precision, layers: Range<usize>) -> Result<Plan, ModelError> {
     let (q_width, kv_width) = (c.head_count * c.head_dim, c.head_count_kv * c.head_dim);
+    // Sizes are compared with a tensor before memory depends on them.
+    let query = "blk.0.attn_q.weight";
+    weight(gguf, query, q_width, c.embedding_length)?.ok_or_else(|| ModelError::MissingTensor(query.to_owned()))?;
     let mut b = Builder::new(precision, c.block_count, kv_width, rope_frequencies(gguf, c)?);
     let optional = |b: &mut Builder, name: &str, rows: usize, cols: usize| -> Result<Option<WeightId>, ModelError> {
         Ok(weight(gguf, name, rows, cols)?.map(|w| b.weight(w)))

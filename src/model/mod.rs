@@ -1,14 +1,16 @@
 //! Architectures: GGUF metadata and tensors to a [`Plan`]. One file per architecture.
 
+mod keys;
 mod llama;
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::gguf::{Gguf, GgufError};
+use crate::gguf::{Gguf, GgufError, Value, type_name};
 use crate::numerics::Precision;
 use crate::plan::{Plan, Weight};
 use crate::quant;
@@ -28,6 +30,50 @@ pub enum ModelError {
     /// A tensor the architecture needs.
     #[error("tensor '{0}' is missing; the file is incomplete or not what its architecture says")]
     MissingTensor(String),
+    /// A file with another purpose.
+    #[error("this file is {0}")]
+    NotAModel(&'static str),
+    /// Metadata that asks for what is not done.
+    #[error("metadata '{key}' is {value}: {what} is not supported for architecture '{architecture}'")]
+    Unsupported {
+        /// The key.
+        key: String,
+        /// What it says.
+        value: String,
+        /// What it asks for.
+        what: &'static str,
+        /// The architecture.
+        architecture: String,
+    },
+    /// Metadata of the architecture that may ask for anything.
+    #[error(
+        "metadata '{key}' ({value}) is not known to this program and may change what the model computes; use a newer \
+         samebits, or a file without it"
+    )]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// What it says.
+        value: String,
+    },
+    /// Tensors that no step of the architecture reads.
+    #[error("tensor '{name}'{} {reason}", others(*.more))]
+    UnusedTensor {
+        /// The first of them.
+        name: String,
+        /// How many there are besides.
+        more: usize,
+        /// Why it is not read.
+        reason: String,
+    },
+    /// More tokens than the model has numbers for.
+    #[error("the vocabulary has {tokens} tokens but 'token_embd.weight' has {rows} rows; the file is damaged")]
+    Vocabulary {
+        /// Tokens of the vocabulary.
+        tokens: usize,
+        /// Rows of the embedding.
+        rows: usize,
+    },
     /// A tensor of another shape than the metadata says.
     #[error(
         "tensor '{name}' has shape {found:?}, expected {expected:?}; the file is damaged or of a variant not supported"
@@ -66,6 +112,10 @@ pub enum ModelError {
         /// Layers of the model.
         available: usize,
     },
+}
+
+fn others(more: usize) -> String {
+    if more == 0 { String::new() } else { format!(" (and {more} more)") }
 }
 
 fn supported() -> String {
@@ -121,19 +171,64 @@ impl Model {
     /// The story model that is part of the program (`models/README.md`).
     #[cfg(builtin_model)]
     pub fn stories() -> Result<Self, ModelError> {
-        Self::new(Gguf::from_static(include_bytes!("../../models/stories.gguf"))?)
+        Self::new(Self::stories_file()?)
     }
 
-    /// Checks that an opened container can be run.
+    /// The file of [`Self::stories`].
+    #[cfg(builtin_model)]
+    pub fn stories_file() -> Result<Gguf, GgufError> {
+        Gguf::from_static(include_bytes!("../../models/stories.gguf"))
+    }
+
+    /// Checks that an opened container can be run, and that nothing in it would be left out: every key that changes results
+    /// is obeyed, every tensor is read.
     pub fn new(gguf: Gguf) -> Result<Self, ModelError> {
+        gguf.whole()?;
+        if let Some(purpose) = other_purpose(&gguf) {
+            return Err(ModelError::NotAModel(purpose));
+        }
         let architecture = gguf.get_str("general.architecture")?.to_owned();
         if !ARCHITECTURES.contains(&architecture.as_str()) {
             return Err(ModelError::Architecture(architecture));
         }
         let config = llama::config(&gguf)?;
+        keys::check(&gguf, &architecture, llama::KEYS)?;
         let model = Self { gguf: Arc::new(gguf), config };
-        model.plan(Precision::Fast)?;
+        let plan = model.plan(Precision::Fast)?;
+        model.check_tensors(&plan, llama::TENSORS)?;
+        model.check_vocabulary()?;
         Ok(model)
+    }
+
+    /// Refuses tensors that neither a step nor the architecture itself (`besides`) reads.
+    fn check_tensors(&self, plan: &Plan, besides: &[&str]) -> Result<(), ModelError> {
+        let read: HashSet<&str> = plan.weights.iter().map(|w| w.name.as_str()).chain(besides.iter().copied()).collect();
+        let mut unused = self.gguf.tensors().iter().map(|t| t.name.as_str()).filter(|name| !read.contains(name));
+        let Some(name) = unused.next() else { return Ok(()) };
+        let (more, c) = (unused.count(), &self.config);
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()).and_then(|n| n.parse().ok());
+        let reason = match layer {
+            Some(layer) if (c.block_count..).contains(&layer) => {
+                format!(
+                    "lies beyond '{}.block_count', which is {}; the file contradicts itself",
+                    c.architecture, c.block_count
+                )
+            }
+            _ => {
+                format!("is not part of architecture '{}' as this program runs it; the model needs it", c.architecture)
+            }
+        };
+        Err(ModelError::UnusedTensor { name: name.to_owned(), more, reason })
+    }
+
+    fn check_vocabulary(&self) -> Result<(), ModelError> {
+        let (rows, key) = (self.config.vocabulary, "tokenizer.ggml.tokens");
+        match self.gguf.get(key) {
+            Some(Value::Array(tokens)) if tokens.len() > rows => {
+                Err(ModelError::Vocabulary { tokens: tokens.len(), rows })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What to compute.
@@ -162,6 +257,17 @@ impl Model {
     }
 }
 
+/// What a file is that is no language model, as far as it says so.
+fn other_purpose(gguf: &Gguf) -> Option<&'static str> {
+    match gguf.get_str("general.type").ok()? {
+        "adapter" => Some("an adapter (LoRA); merge it into its model first: llama-export-lora -m MODEL --lora FILE"),
+        "mmproj" => Some("the image or sound encoder of a model (mmproj); give the language model itself"),
+        "imatrix" => Some("an importance matrix, which llama-quantize reads; give the model itself"),
+        "control_vector" => Some("a control vector; give the model itself"),
+        _ => None,
+    }
+}
+
 /// The weight of this name, if present, with its shape checked: `rows` 1 asks for a vector.
 fn weight(gguf: &Gguf, name: &str, rows: usize, cols: usize) -> Result<Option<Weight>, ModelError> {
     let Some(tensor) = gguf.tensor(name) else { return Ok(None) };
@@ -173,8 +279,7 @@ fn weight(gguf: &Gguf, name: &str, rows: usize, cols: usize) -> Result<Option<We
         return Err(ModelError::Shape { name: name.to_owned(), found: tensor.dims.clone(), expected });
     }
     let Some(format) = quant::format(tensor.type_id) else {
-        let type_name =
-            crate::gguf::ggml_type(tensor.type_id).map_or_else(|| tensor.type_id.to_string(), |t| t.name.to_owned());
+        let type_name = type_name(tensor.type_id).into_owned();
         return Err(ModelError::Type { name: name.to_owned(), type_name });
     };
     Ok(Some(Weight { name: name.to_owned(), format, rows, cols }))
