@@ -87,6 +87,7 @@ fn cpu(model: &Model) -> Cpu {
     let sizes = Sizes { context: 2 * DEPTH, batch: CHUNK, logits_rows: 1 };
     let plan = model.plan(Precision::Fast).unwrap();
     Cpu::with_isa(model, plan, sizes, num_cpus::get_physical(), Isa::from_environment().unwrap())
+        .expect("a CPU backend")
 }
 
 /// Time that `op` takes in `n` batches of `tokens` tokens; matrix products only where the step's name holds `step`.
@@ -94,7 +95,7 @@ fn time(cpu: &mut Cpu, n: u64, tokens: usize, op: &str, step: &str) -> Duration 
     let ids: Vec<u32> = (0..tokens as u32).collect();
     let mut sum = Duration::ZERO;
     for _ in 0..n {
-        let batch = Batch { ids: &ids, position: DEPTH, logits: Rows::None };
+        let batch = Batch::checked(&ids, DEPTH, Rows::None, &cpu.limits()).expect("a batch");
         let times = cpu.profile(batch).unwrap();
         sum += times.iter().filter(|t| t.op == op && t.steps[0].contains(step)).map(|t| t.time).sum::<Duration>();
     }

@@ -18,7 +18,7 @@ mod stories {
         for (name, precision) in [("fast", Precision::Fast), ("precise", Precision::Precise)] {
             let plan = model.plan(precision).unwrap();
             let threads = num_cpus::get_physical();
-            let cpu = Cpu::with_isa(&model, plan, sizes, threads, Isa::from_environment().unwrap());
+            let cpu = Cpu::with_isa(&model, plan, sizes, threads, Isa::from_environment().unwrap()).unwrap();
             let mut session = Session::new(Box::new(cpu), CHUNK);
             let prompt: Vec<u32> = (0..CHUNK as u32).map(|i| i * 7 + 3).collect();
             let mut group = c.benchmark_group(format!("stories/{name}"));

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (position, rows) in places {
         for start in (0..position + rows).step_by(batch) {
             let n = batch.min(position + rows - start);
-            gpu.forward(Batch { ids: &ids[..n], position: start, logits: Rows::Last }, None)?;
+            gpu.forward(Batch::checked(&ids[..n], start, Rows::Last, &gpu.limits())?, None)?;
         }
         let repetitions = if rows == 1 { 50 } else { 5 };
         gpu.times(position, rows, 2 * repetitions)?;

@@ -148,14 +148,15 @@ fn smollm2_layers() {
     for (precision, bound) in [(Precision::Precise, 2e-2), (Precision::Fast, 0.1)] {
         for prompt in json("smollm2/layers.json")["prompts"].as_array().unwrap().iter().take(5) {
             let prompt_ids = ids(&prompt["ids"]);
-            let mut cpu = Cpu::new(&model, model.plan(precision).unwrap(), common::sizes(64, prompt_ids.len()), 2);
+            let mut cpu =
+                Cpu::new(&model, model.plan(precision).unwrap(), common::sizes(64, prompt_ids.len()), 2).unwrap();
             let mut norms = Vec::new();
             let mut listen = |step: &samebits::plan::Step, words: &[u32]| {
                 if step.name == "token_embd" || step.name.ends_with("ffn_residual") {
                     norms.push(words.iter().map(|w| f64::from(f32::from_bits(*w)).powi(2)).sum::<f64>().sqrt());
                 }
             };
-            let batch = Batch { ids: &prompt_ids, position: 0, logits: Rows::Last };
+            let batch = Batch::checked(&prompt_ids, 0, Rows::Last, &cpu.limits()).unwrap();
             cpu.forward(batch, Some(&mut listen)).unwrap();
             for (i, layer) in prompt["layers"].as_array().unwrap().iter().enumerate() {
                 let want = layer["all"]["l2"].as_f64().unwrap();

@@ -49,14 +49,14 @@ fn llama_cpp_chooses_the_same_tokens() {
 fn logits_and_layers_are_close_to_float64() {
     let (model, golden) = (Model::stories().unwrap(), json("stories.json"));
     let prompt = ids(&golden["ids"]);
-    let mut cpu = Cpu::new(&model, model.plan(Precision::Precise).unwrap(), common::sizes(64, 8), 2);
+    let mut cpu = Cpu::new(&model, model.plan(Precision::Precise).unwrap(), common::sizes(64, 8), 2).unwrap();
     let mut norms = Vec::new();
     let mut listen = |step: &samebits::plan::Step, words: &[u32]| {
         if step.name == "token_embd" || step.name.ends_with("ffn_residual") {
             norms.push(words.iter().map(|w| f64::from(f32::from_bits(*w)).powi(2)).sum::<f64>().sqrt());
         }
     };
-    let batch = Batch { ids: &prompt, position: 0, logits: Rows::Last };
+    let batch = Batch::checked(&prompt, 0, Rows::Last, &cpu.limits()).unwrap();
     let logits = cpu.forward(batch, Some(&mut listen)).unwrap();
     for pair in golden["top"].as_array().unwrap() {
         let (id, want) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap());

@@ -108,7 +108,7 @@ fn the_reference_is_float64() {
         let model = tiny(name);
         let plan = model.plan(Precision::Precise).unwrap();
         let n = prompt.len();
-        let run = run(&mut Cpu::new(&model, plan.clone(), sizes(n, n), 2), &prompt, true).unwrap();
+        let run = run(&mut Cpu::new(&model, plan.clone(), sizes(n, n), 2).unwrap(), &prompt, true).unwrap();
         let trace = analyse(&model, &plan, &prompt, &run, true);
         let reference = trace.reference.unwrap();
         let mut want = floats(&entry["last_logits"]);

@@ -1,5 +1,6 @@
 //! Backends run a plan. They differ in speed, never in bits.
 
+mod batch;
 pub mod cpu;
 pub mod gpu;
 
@@ -8,40 +9,9 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::ops::{argmax, draw};
-use crate::plan::Step;
+use crate::plan::{Plan, PlanError, Step};
 
-/// A batch of consecutive tokens.
-#[derive(Clone, Copy, Debug)]
-pub struct Batch<'a> {
-    /// Token ids, at most the backend's batch size.
-    pub ids: &'a [u32],
-    /// Position of the first; everything before it is in the cache.
-    pub position: usize,
-    /// Which rows' logits are wanted.
-    pub logits: Rows,
-}
-
-/// Rows of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// None: the head is not run.
-    None,
-    /// The last.
-    Last,
-    /// All.
-    All,
-}
-
-impl Rows {
-    /// First row and number of rows in a batch of `n`.
-    pub fn range(self, n: usize) -> (usize, usize) {
-        match self {
-            Self::None => (0, 0),
-            Self::Last => (n - 1, 1),
-            Self::All => (0, n),
-        }
-    }
-}
+pub use batch::{Batch, BatchError, Interrupt, Lane, Limits, Rows};
 
 /// Hears the output of each step as 32-bit words: the bits of f32, or the words of quantised activations
 /// (per row: high plane, low plane, scales, padded to four words), or the pairs of f16 a step appended to the cache.
@@ -79,18 +49,19 @@ pub struct StepTime {
 }
 
 /// What can run a plan.
+///
+/// Every call stops with [`BackendError::Interrupted`] between two steps once [`Backend::stop_on`]'s flag is set; what the
+/// cache holds from the batch's position on is undefined then.
 pub trait Backend {
-    /// Runs a batch; returns the wanted rows of logits, one after the other.
+    /// Runs a batch; returns the wanted rows of logits, `[rows, vocabulary]`.
     fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError>;
 
-    /// Feeds `token` at `position`, then always the token that `chooser` makes of the logits, until `limit` tokens are fed or
-    /// `emit` returns `false`. `emit` hears each choice, and with `logits` what it was made from. The cache must hold
-    /// `position + limit` positions; those behind the last token heard are undefined, and so is how many numbers were drawn.
+    /// Feeds a lane's token, then always the token that `chooser` makes of the logits, until its steps are done or `emit`
+    /// returns `false`. `emit` is called once per token, with the logits it was chosen from if `logits` is set. Cache
+    /// contents past the last emitted token, and the number of random values consumed, are unspecified.
     fn run(
         &mut self,
-        token: u32,
-        position: usize,
-        limit: usize,
+        lane: Lane,
         chooser: Chooser<'_>,
         logits: bool,
         emit: &mut dyn FnMut(Chosen<'_>) -> bool,
@@ -99,16 +70,21 @@ pub trait Backend {
     /// Runs a batch as [`Backend::forward`] does and times its steps, in order.
     fn profile(&mut self, batch: Batch<'_>) -> Result<Vec<StepTime>, BackendError>;
 
-    /// What was done since the backend was opened; zeros from a backend that does not count.
+    /// Work done since the backend was opened; zeros from a backend that does not count.
     fn counters(&self) -> Counters {
         Counters::default()
     }
 
-    /// The largest batch.
-    fn batch_size(&self) -> usize;
+    /// Why single tokens run step by step, on a backend that has fused kernels but none for this plan: the same bits, slower.
+    fn unfused_because(&self) -> Option<&str> {
+        None
+    }
 
-    /// Positions the cache holds.
-    fn context(&self) -> usize;
+    /// What batches and lanes are checked against.
+    fn limits(&self) -> Limits;
+
+    /// Stops when this flag is set.
+    fn stop_on(&mut self, interrupt: Interrupt);
 
     /// `cpu`, or the GPU API's name.
     fn name(&self) -> &'static str;
@@ -155,15 +131,16 @@ pub struct Chosen<'a> {
 /// [`Backend::run`] made of [`Backend::forward`].
 fn run_by_batches(
     backend: &mut dyn Backend,
-    mut token: u32,
-    position: usize,
-    limit: usize,
+    lane: Lane,
     mut chooser: Chooser<'_>,
     emit: &mut dyn FnMut(Chosen<'_>) -> bool,
 ) -> Result<(), BackendError> {
-    for i in 0..limit {
-        let batch = Batch { ids: &[token], position: position + i, logits: Rows::Last };
-        let logits = backend.forward(batch, None)?;
+    let limits = backend.limits();
+    lane.is_for(&limits)?;
+    let mut token = lane.token();
+    for i in 0..lane.steps() {
+        let ids = [token];
+        let logits = backend.forward(Batch::checked(&ids, lane.position() + i, Rows::Last, &limits)?, None)?;
         token = chooser.choose(logits);
         if !emit(Chosen { id: token, logits }) {
             break;
@@ -183,6 +160,14 @@ pub struct Sizes {
     pub logits_rows: usize,
 }
 
+impl Sizes {
+    /// What a backend with these buffers for `plan` can hold.
+    fn limits(&self, plan: &Plan) -> Limits {
+        let Self { context, batch, logits_rows } = *self;
+        Limits { context, batch, logits_rows, vocabulary: plan.token_ids() }
+    }
+}
+
 /// Why a backend could not run.
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
@@ -199,18 +184,16 @@ pub enum BackendError {
     Device { device: String, message: String },
     #[error("SAMEBITS_CPU={wanted} is not one of this processor's paths; choose {available} or leave it unset")]
     CpuPath { wanted: String, available: String },
+    #[error("this processor lacks the instructions of the path {wanted}")]
+    Instructions { wanted: &'static str },
     #[error("SAMEBITS_ARITHMETIC={wanted} is unknown; choose portable or native or leave it unset")]
     Arithmetic { wanted: String },
-    #[error("token id {id} is outside the vocabulary of {vocabulary}")]
-    TokenId { id: u32, vocabulary: usize },
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    #[error("interrupted")]
+    Interrupted,
     #[error("step '{step}' produced NaN or infinity; the model file is damaged or its weights overflow f32")]
     NonFinite { step: String },
-}
-
-/// Fails on an id outside the vocabulary.
-fn check_ids(ids: &[u32], vocabulary: usize) -> Result<(), BackendError> {
-    match ids.iter().find(|id| **id as usize >= vocabulary) {
-        Some(&id) => Err(BackendError::TokenId { id, vocabulary }),
-        None => Ok(()),
-    }
 }

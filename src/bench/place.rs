@@ -76,7 +76,7 @@ impl Place {
     /// Opens a model there.
     pub(super) fn open(&self, model: &Model, plan: Plan, sizes: Sizes) -> Result<Box<dyn Backend>, BackendError> {
         Ok(match &self.what {
-            What::Cpu { threads } => Box::new(Cpu::with_isa(model, plan, sizes, *threads, Isa::from_environment()?)),
+            What::Cpu { threads } => Box::new(Cpu::with_isa(model, plan, sizes, *threads, Isa::from_environment()?)?),
             What::Gpu { choice, .. } => Box::new(Gpu::new(Device::open(choice)?, model, plan, sizes, &mut |_| {})?),
         })
     }

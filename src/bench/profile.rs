@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Bench, BenchError, Test, id};
-use crate::backend::{Batch, Rows, StepTime};
+use crate::backend::{BackendError, Batch, Rows, StepTime};
 
 /// What a kind of step took in a test.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,12 +28,13 @@ impl Bench<'_> {
         let ids: Vec<u32> = (first..first + test.tokens()).map(|i| id(i, self.subject)).collect();
         let (prompt, generated) = ids.split_at(test.prompt);
         let backend = self.session.backend_mut();
-        let chunk = self.options.chunk.min(backend.batch_size());
+        let chunk = self.options.chunk.min(backend.limits().batch);
         let (mut position, mut times) = (first, Vec::new());
         for ids in prompt.chunks(chunk).chain(generated.chunks(1)) {
             let last = position + ids.len() >= first + prompt.len();
             let logits = if last { Rows::Last } else { Rows::None };
-            times.extend(backend.profile(Batch { ids, position, logits })?);
+            let batch = Batch::checked(ids, position, logits, &backend.limits()).map_err(BackendError::from)?;
+            times.extend(backend.profile(batch)?);
             position += ids.len();
         }
         Ok(shares(times))

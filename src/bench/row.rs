@@ -34,6 +34,9 @@ pub struct Row {
     pub n_ubatch: usize,
     /// `fast` or `precise`.
     pub precision: String,
+    /// Why single tokens run step by step where they could be fused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unfused: Option<String>,
     /// The test's name.
     pub test: String,
     /// Tokens of the prompt.
@@ -103,7 +106,8 @@ impl Row {
             model_size: subject.size(),
             model_n_params: subject.model.config.parameters,
             n_threads: threads,
-            n_ubatch: options.chunk.min(backend.batch_size()),
+            unfused: backend.unfused_because().map(str::to_owned),
+            n_ubatch: options.chunk.min(backend.limits().batch),
             precision: match options.precision {
                 Precision::Fast => "fast",
                 Precision::Precise => "precise",

@@ -257,6 +257,11 @@ impl Report {
             earlier.relate(&mut row);
         }
         self.bar.inc(1);
+        if let Some(reason) = &row.unfused
+            && self.rows.iter().all(|earlier| earlier.unfused.as_ref() != Some(reason))
+        {
+            self.bar.suspend(|| writeln!(std::io::stderr(), "{} runs unfused: {reason}", row.model_filename))?;
+        }
         if self.rows.is_empty() {
             self.print(|printer| printer.head())?;
         }

@@ -1,12 +1,15 @@
 //! `samebits inspect`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::{Outcome, print, print_json};
+use crate::backend::gpu::unfused_because;
 use crate::gguf::{Gguf, ggml_type};
+use crate::model::Model;
+use crate::numerics::Precision;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -21,6 +24,7 @@ pub(super) struct Arguments {
 pub(super) fn run(a: &Arguments) -> Outcome {
     let gguf = Gguf::open(&a.file)?;
     let type_name = |id: u32| ggml_type(id).map_or_else(|| format!("type {id}"), |t| t.name.to_owned());
+    let runs = Runs::of(&a.file);
     let parameters: u64 = gguf.tensors().iter().map(|t| t.dims.iter().product::<u64>()).sum();
     if a.json {
         let metadata: serde_json::Map<String, Json> =
@@ -36,6 +40,9 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             "alignment": gguf.alignment(),
             "bytes": gguf.file_size(),
             "parameters": parameters,
+            "runs": runs.error.is_none(),
+            "error": runs.error,
+            "unfused": runs.unfused,
             "metadata": metadata,
             "tensors": tensors,
         }));
@@ -50,9 +57,29 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         print(&format!("{key:<48} {}", value.summary()))?;
     }
     print("")?;
+    match runs {
+        Runs { error: Some(error), .. } => print(&format!("does not run: {error}\n"))?,
+        Runs { unfused: Some(reason), .. } => print(&format!("runs unfused: {reason}\n"))?,
+        Runs { .. } => print("runs, single tokens by fused kernels on a GPU\n")?,
+    }
     for t in gguf.tensors() {
         let shape = t.dims.iter().map(u64::to_string).collect::<Vec<_>>().join(" × ");
         print(&format!("{:<40} {:<8} {:>20} {:>12} bytes", t.name, type_name(t.type_id), shape, t.bytes))?;
     }
     Ok(())
+}
+
+/// Whether and how a file runs as a model.
+struct Runs {
+    error: Option<String>,
+    unfused: Option<String>,
+}
+
+impl Runs {
+    fn of(file: &Path) -> Self {
+        match Model::open(file).and_then(|model| model.plan(Precision::Fast)) {
+            Ok(plan) => Self { error: None, unfused: unfused_because(&plan) },
+            Err(error) => Self { error: Some(error.to_string()), unfused: None },
+        }
+    }
 }

@@ -18,6 +18,12 @@ use crate::verify::selftest;
 /// Context used where the model would allow more and the user did not ask.
 const DEFAULT_CONTEXT: usize = 4096;
 
+/// Tokens of a prompt that are computed at once: fast on every real backend.
+const DEFAULT_CHUNK: usize = 512;
+
+/// The same on a software adapter, where a chunk of 512 takes seconds and an interrupt waits for parts of it.
+const SOFTWARE_CHUNK: usize = 32;
+
 #[derive(Args, Debug)]
 pub(super) struct ModelArguments {
     /// The GGUF file [default: the story model that is built in]
@@ -60,9 +66,9 @@ pub(super) struct RunArguments {
     /// CPU threads [default: the physical cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Tokens of the prompt that are computed at once; does not change a bit
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    pub chunk: u16,
+    /// Tokens of the prompt that are computed at once; does not change a bit [default: 512, on a software adapter 32]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub chunk: Option<u16>,
     /// Say nothing but results and errors
     #[arg(short, long)]
     pub quiet: bool,
@@ -100,12 +106,15 @@ pub(super) fn session(model: &Model, a: &RunArguments, all_logits: bool) -> Resu
     if context > trained && !a.quiet {
         eprintln!("warning: --ctx {context} is more than the {trained} positions the model was trained for");
     }
-    let chunk = usize::from(a.chunk);
     let backend = open(model, model.plan(a.precision.into())?, a, all_logits)?;
     if !a.quiet {
         eprintln!("model: {}", if model.config.name.is_empty() { "unnamed" } else { &model.config.name });
         eprintln!("backend: {} ({})", backend.name(), backend.device());
+        if let Some(reason) = backend.unfused_because() {
+            eprintln!("runs unfused: {reason}");
+        }
     }
+    let chunk = backend.limits().batch;
     Ok(Session::new(backend, chunk))
 }
 
@@ -117,8 +126,10 @@ pub(super) fn open(
     all_logits: bool,
 ) -> Result<Box<dyn Backend>, Box<dyn Error>> {
     let context = a.context.map_or(model.config.context_length.min(DEFAULT_CONTEXT), |c| c as usize);
-    let chunk = usize::from(a.chunk);
-    let sizes = Sizes { context, batch: chunk, logits_rows: if all_logits { chunk } else { 1 } };
+    let sizes = |software: bool| {
+        let batch = a.chunk.map_or(if software { SOFTWARE_CHUNK } else { DEFAULT_CHUNK }, usize::from).min(context);
+        Sizes { context, batch, logits_rows: if all_logits { batch } else { 1 } }
+    };
     let api = match a.backend {
         BackendName::Cpu => None,
         BackendName::Auto | BackendName::Gpu => Some(Api::Any),
@@ -132,6 +143,7 @@ pub(super) fn open(
         match Device::open(&Choice { api, device: a.device.clone(), hardware_only, cache: gpu::disk::folder() }) {
             Ok(mut device) => {
                 if conforms(&mut device, auto) || !auto {
+                    let sizes = sizes(gpu::is_software(&device.info));
                     return Ok(Box::new(on_gpu(device, model, plan, sizes, a.quiet)?));
                 }
             }
@@ -140,7 +152,7 @@ pub(super) fn open(
         }
     }
     let threads = a.threads.map_or_else(default_threads, usize::from);
-    Ok(Box::new(Cpu::with_isa(model, plan, sizes, threads, Isa::from_environment()?)))
+    Ok(Box::new(Cpu::with_isa(model, plan, sizes(false), threads, Isa::from_environment()?)?))
 }
 
 /// Whether the self-test holds on this device. What does not hold is said in any case: a device that computes something

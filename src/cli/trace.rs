@@ -187,12 +187,12 @@ fn runs(a: &Arguments, model: &Model, plan: &Plan, prompt: &[u32]) -> Result<Vec
             precision: a.precision,
             context: Some(u32::try_from(prompt.len())?),
             threads: None,
-            chunk: u16::try_from(prompt.len()).map_err(|_| "the prompt is too long to trace")?,
+            chunk: Some(u16::try_from(prompt.len()).map_err(|_| "the prompt is too long to trace")?),
             quiet: true,
         };
         let mut backend = super::load::open(model, plan.clone(), &options, true)?;
-        if backend.batch_size() < prompt.len() {
-            return Err(format!("{} tokens do not fit one batch of {}", prompt.len(), backend.batch_size()).into());
+        if backend.limits().batch < prompt.len() {
+            return Err(format!("{} tokens do not fit one batch of {}", prompt.len(), backend.limits().batch).into());
         }
         for i in 1..=a.runs {
             let target_name = if target.name.is_empty() { backend.name() } else { &target.name };

@@ -8,7 +8,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::backend::{Backend, BackendError, Batch, Chooser, Rows};
+use crate::backend::{Backend, BackendError, Batch, Chooser, Lane, Limits, Rows};
 use crate::plan::{Op, Step};
 
 pub use perplexity::{Perplexity, perplexity};
@@ -89,6 +89,7 @@ pub struct Generation {
 /// A sequence of tokens on a backend.
 pub struct Session {
     backend: Box<dyn Backend>,
+    limits: Limits,
     tokens: Vec<u32>,
     chunk: usize,
 }
@@ -96,8 +97,9 @@ pub struct Session {
 impl Session {
     /// An empty sequence. `chunk` is how many tokens of a prompt run at once, at most the backend's batch.
     pub fn new(backend: Box<dyn Backend>, chunk: usize) -> Self {
-        let chunk = chunk.clamp(1, backend.batch_size());
-        Self { backend, tokens: Vec::new(), chunk }
+        let limits = backend.limits();
+        let chunk = chunk.clamp(1, limits.batch.max(1));
+        Self { backend, limits, tokens: Vec::new(), chunk }
     }
 
     /// The backend.
@@ -134,19 +136,18 @@ impl Session {
         if ids.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
-        let (tokens, context) = (self.tokens.len() + ids.len(), self.backend.context());
-        if tokens > context {
-            return Err(EngineError::PromptTooLong { tokens, context });
-        }
+        self.room(ids.len())?;
         let mut out = Vec::new();
-        let chunks = ids.len().div_ceil(self.chunk);
-        for (i, chunk) in ids.chunks(self.chunk).enumerate() {
+        // A backend that gives the logits of few rows at once takes as few rows at once.
+        let size = if all { self.chunk.min(self.limits.logits_rows).max(1) } else { self.chunk };
+        let chunks = ids.len().div_ceil(size);
+        for (i, chunk) in ids.chunks(size).enumerate() {
             let rows = match (all, i + 1 == chunks) {
                 (true, _) => Rows::All,
                 (false, true) => Rows::Last,
                 (false, false) => Rows::None,
             };
-            let batch = Batch { ids: chunk, position: self.tokens.len(), logits: rows };
+            let batch = Batch::checked(chunk, self.tokens.len(), rows, &self.limits).map_err(BackendError::from)?;
             let logits = self.backend.forward(batch, None)?;
             if logits.iter().any(|x| !x.is_finite()) {
                 return Err(self.name_non_finite(batch).into());
@@ -155,6 +156,12 @@ impl Session {
             self.tokens.extend_from_slice(chunk);
         }
         Ok(out)
+    }
+
+    /// Fails unless the cache has room for `new` more tokens.
+    fn room(&self, new: usize) -> Result<(), EngineError> {
+        let (tokens, context) = (self.tokens.len() + new, self.limits.context);
+        if tokens > context { Err(EngineError::PromptTooLong { tokens, context }) } else { Ok(()) }
     }
 
     /// Runs a batch again step by step to find where it left the finite numbers.
@@ -172,7 +179,7 @@ impl Session {
     }
 
     /// Feeds the prompt, then chooses up to `limit` tokens. `emit` hears each and says whether to go on; `is_end` tells
-    /// end-of-text tokens.
+    /// end-of-text tokens. An interrupt of the backend ends it with [`StopReason::Interrupted`], also within the prompt.
     ///
     /// # Errors
     /// As [`Self::feed`].
@@ -187,10 +194,16 @@ impl Session {
         let mut hash = Sha256::new();
         let mut new = Vec::new();
         let start = Instant::now();
-        let logits = self.feed(prompt, false)?;
+        let mut stop_reason = if limit == 0 { Some(StopReason::Length) } else { None };
+        let logits = match self.feed(prompt, false) {
+            Err(EngineError::Backend(BackendError::Interrupted)) => {
+                stop_reason = Some(StopReason::Interrupted);
+                Vec::new()
+            }
+            fed => fed?,
+        };
         let prefill = start.elapsed();
         let start = Instant::now();
-        let mut stop_reason = if limit == 0 { Some(StopReason::Length) } else { None };
         let mut hear = |token: u32, logits: &[f32]| {
             for x in logits {
                 hash.update(x.to_bits().to_le_bytes());
@@ -212,24 +225,32 @@ impl Session {
                 while stop_reason.is_none() {
                     let token = sample(&logits, &self.tokens);
                     stop_reason = hear(token, &logits);
-                    if stop_reason.is_none() && self.tokens.len() >= self.backend.context() {
+                    if stop_reason.is_none() && self.tokens.len() >= self.limits.context {
                         stop_reason = Some(StopReason::ContextFull);
                     }
                     if stop_reason.is_none() {
-                        logits = self.feed(&[token], false)?;
+                        match self.feed(&[token], false) {
+                            Err(EngineError::Backend(BackendError::Interrupted)) => {
+                                stop_reason = Some(StopReason::Interrupted);
+                            }
+                            fed => logits = fed?,
+                        }
                     }
                 }
             }
-            Choice::Ahead(mut chooser) if limit > 0 => {
+            Choice::Ahead(mut chooser) if stop_reason.is_none() => {
                 let token = chooser.choose(&logits);
                 stop_reason = hear(token, &logits);
                 if stop_reason.is_none() {
-                    let room = (self.backend.context() - self.tokens.len()).min(limit - 1);
-                    self.run(token, room, chooser, true, &mut |token, logits| {
+                    let room = (self.limits.context - self.tokens.len()).min(limit - 1);
+                    let run = self.run(token, room, chooser, true, &mut |token, logits| {
                         stop_reason = hear(token, logits);
                         stop_reason.is_none()
-                    })?;
-                    stop_reason = stop_reason.or(Some(StopReason::ContextFull));
+                    });
+                    stop_reason = stop_reason.or(match run {
+                        Err(EngineError::Backend(BackendError::Interrupted)) => Some(StopReason::Interrupted),
+                        run => run.map(|()| Some(StopReason::ContextFull))?,
+                    });
                 }
             }
             Choice::Ahead(_) => {}
@@ -253,21 +274,20 @@ impl Session {
         logits: bool,
         emit: &mut dyn FnMut(u32, &[f32]) -> bool,
     ) -> Result<(), EngineError> {
-        let position = self.tokens.len();
-        let (tokens, context) = (position + limit, self.backend.context());
-        if tokens > context {
-            return Err(EngineError::PromptTooLong { tokens, context });
-        }
+        self.room(limit)?;
+        let lane = Lane::checked(token, self.tokens.len(), limit, &self.limits).map_err(BackendError::from)?;
         let (fed, mut next, mut finite) = (&mut self.tokens, token, true);
-        self.backend.run(token, position, limit, chooser, logits, &mut |choice| {
+        self.backend.run(lane, chooser, logits, &mut |choice| {
             fed.push(next);
             next = choice.id;
             finite = choice.logits.iter().all(|x| x.is_finite());
             finite && emit(choice.id, choice.logits)
         })?;
         if !finite && let Some(last) = self.tokens.pop() {
-            let position = self.tokens.len();
-            return Err(self.name_non_finite(Batch { ids: &[last], position, logits: Rows::Last }).into());
+            let ids = [last];
+            let batch =
+                Batch::checked(&ids, self.tokens.len(), Rows::Last, &self.limits).map_err(BackendError::from)?;
+            return Err(self.name_non_finite(batch).into());
         }
         Ok(())
     }

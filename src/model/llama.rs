@@ -240,5 +240,5 @@ pub(super) fn plan(gguf: &Gguf, c: &Config, precision: Precision, layers: Range<
     let output = optional(&mut b, "output.weight", c.vocabulary, c.embedding_length)?.unwrap_or(embedding);
     let logits = b.buffer("logits", c.vocabulary);
     b.matmuls(norm, "output_norm", [("output".to_owned(), output, None, logits)]);
-    Ok(b.finish(head, logits))
+    Ok(b.finish(head, logits)?)
 }

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::gguf::{Gguf, GgufError, Value, type_name};
 use crate::numerics::Precision;
-use crate::plan::{Plan, Weight};
+use crate::plan::{Plan, PlanError, Weight};
 use crate::quant;
 
 /// Architectures this crate runs.
@@ -104,6 +104,9 @@ pub enum ModelError {
         /// Why that does not work.
         reason: &'static str,
     },
+    /// Parts that do not fit together.
+    #[error("the file describes a model that cannot run: {0}")]
+    Plan(#[from] PlanError),
     /// Layers the model does not have.
     #[error("layers {}..{} were asked for, but the model has {available}: 0..{available} are all of them", asked.start, asked.end)]
     Layers {

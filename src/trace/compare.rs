@@ -20,17 +20,18 @@ pub struct Run {
 /// # Errors
 /// When the backend fails.
 pub fn run(backend: &mut dyn Backend, prompt: &[u32], listen: bool) -> Result<Run, BackendError> {
+    let limits = backend.limits();
     if !listen {
         let mut logits = Vec::new();
         for (position, id) in prompt.iter().enumerate() {
-            let batch = Batch { ids: std::slice::from_ref(id), position, logits: Rows::All };
+            let batch = Batch::checked(std::slice::from_ref(id), position, Rows::All, &limits)?;
             logits.extend_from_slice(backend.forward(batch, None)?);
         }
         return Ok(Run { outputs: None, logits });
     }
     let mut outputs: Vec<(Step, Vec<u32>)> = Vec::new();
     let mut keep = |step: &Step, words: &[u32]| outputs.push((step.clone(), words.to_vec()));
-    let batch = Batch { ids: prompt, position: 0, logits: Rows::All };
+    let batch = Batch::checked(prompt, 0, Rows::All, &limits)?;
     let logits = backend.forward(batch, Some(&mut keep))?.to_vec();
     Ok(Run { outputs: Some(outputs), logits })
 }

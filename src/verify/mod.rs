@@ -140,7 +140,7 @@ pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung))
     let room = options.prompt.len().max(options.many).max(FINGERPRINT_TOKENS);
     let many: Vec<u32> = options.prompt.iter().copied().cycle().take(room).collect();
     let sizes = Sizes { context: room, batch: room, logits_rows: room };
-    let mut cpu = Cpu::new(model, model.plan(options.precision)?, sizes, options.threads);
+    let mut cpu = Cpu::new(model, model.plan(options.precision)?, sizes, options.threads)?;
     let reference = logits(&mut cpu, &options.prompt)?;
     add(repeat("L0 repeat, CPU", &mut cpu, options, &reference)?);
     add(cuts("L2 cuts, CPU", model, options, None, &reference)?);
@@ -149,8 +149,8 @@ pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung))
         return Ok(Report { rungs, fingerprint });
     };
     let mut gpu = Gpu::new(Device::open(choice)?, model, model.plan(options.precision)?, sizes, &mut |_| {})?;
-    if gpu.batch_size() < room {
-        return Err(VerifyError::PromptTooLong { tokens: room, batch: gpu.batch_size() });
+    if gpu.limits().batch < room {
+        return Err(VerifyError::PromptTooLong { tokens: room, batch: gpu.limits().batch });
     }
     add(repeat("L0 repeat, GPU", &mut gpu, options, &reference)?);
     add(cuts("L2 cuts, GPU", model, options, Some(choice), &reference)?);
@@ -161,9 +161,15 @@ pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung))
     Ok(Report { rungs, fingerprint })
 }
 
+/// Tokens of which all logits are wanted, checked against the backend.
+fn checked<'a>(ids: &'a [u32], position: usize, backend: &dyn Backend) -> Result<Batch<'a>, BackendError> {
+    Ok(Batch::checked(ids, position, Rows::All, &backend.limits())?)
+}
+
 /// The logits of every token of a prompt that is run in one piece.
 fn logits(backend: &mut dyn Backend, prompt: &[u32]) -> Result<Vec<f32>, BackendError> {
-    Ok(backend.forward(Batch { ids: prompt, position: 0, logits: Rows::All }, None)?.to_vec())
+    let batch = checked(prompt, 0, backend)?;
+    Ok(backend.forward(batch, None)?.to_vec())
 }
 
 /// Tokens of the fingerprint's prompt.
@@ -225,7 +231,7 @@ fn backend(
     let sizes = Sizes { context, batch, logits_rows: batch };
     Ok(match gpu {
         Some(choice) => Box::new(Gpu::new(Device::open(choice)?, model, plan, sizes, &mut |_| {})?),
-        None => Box::new(Cpu::new(model, plan, sizes, threads)),
+        None => Box::new(Cpu::new(model, plan, sizes, threads)?),
     })
 }
 
@@ -292,7 +298,7 @@ fn rung(name: &'static str, good: String, failed: Option<(String, Difference)>) 
 fn steps(cpu: &mut Cpu, gpu: &mut Gpu, prompt: &[u32], many: bool) -> Result<Rung, VerifyError> {
     let (name, file) = if many { ("L3 many rows, GPU = CPU", "many.") } else { ("L3 steps, GPU = CPU", "") };
     let n = prompt.len();
-    let batch = Batch { ids: prompt, position: 0, logits: Rows::All };
+    let batch = checked(prompt, 0, cpu)?;
     let mut expected: Vec<Vec<u32>> = Vec::new();
     let mut listen = |_: &Step, words: &[u32]| expected.push(words.to_vec());
     cpu.forward(batch, Some(&mut listen))?;
@@ -305,7 +311,7 @@ fn steps(cpu: &mut Cpu, gpu: &mut Gpu, prompt: &[u32], many: bool) -> Result<Run
         }
         count += 1;
     };
-    gpu.forward(batch, Some(&mut compare))?;
+    gpu.forward(checked(prompt, 0, gpu)?, Some(&mut compare))?;
     if difference.is_none() {
         let (expected, got) = (logits(cpu, prompt)?, logits(gpu, prompt)?);
         difference = (!equal(&expected, &got)).then(|| Difference::of_logits(name, &expected, &got));
@@ -325,7 +331,7 @@ fn fused(cpu: &mut Cpu, gpu: &mut Gpu, options: &Options) -> Result<Rung, Verify
     for (position, &id) in options.prompt.iter().enumerate() {
         let mut expected = std::collections::HashMap::new();
         let mut listen = |step: &Step, words: &[u32]| drop(expected.insert(step.name.clone(), words.to_vec()));
-        cpu.forward(Batch { ids: &[id], position, logits: Rows::All }, Some(&mut listen))?;
+        cpu.forward(checked(&[id], position, cpu)?, Some(&mut listen))?;
         let mut compare = |step: &Step, words: &[u32]| {
             count += 1;
             let cpu = expected.remove(&step.name).unwrap_or_default();
@@ -334,8 +340,8 @@ fn fused(cpu: &mut Cpu, gpu: &mut Gpu, options: &Options) -> Result<Rung, Verify
                 difference = Some(Difference { file: format!("fused.{}", found.file), ..found });
             }
         };
-        if !gpu.listen_fused(id, position, &mut compare)? {
-            let detail = "this model's tokens are not run by fused kernels".to_owned();
+        if !gpu.listen_fused(checked(&[id], position, gpu)?, &mut compare)? {
+            let detail = format!("runs unfused: {}", gpu.unfused_because().unwrap_or("no fused kernels"));
             return Ok(Rung { name, holds: true, detail, difference: None });
         }
         if difference.is_some() {

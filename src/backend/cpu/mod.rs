@@ -20,7 +20,7 @@ use panels::{Panels, ROWS};
 use pool::Disjoint;
 use products::{repack, same_activations};
 
-use super::{Backend, BackendError, Batch, Chooser, Chosen, Listener, Sizes, StepTime};
+use super::{Backend, BackendError, Batch, Chooser, Chosen, Interrupt, Lane, Limits, Listener, Sizes, StepTime};
 use crate::model::Model;
 use crate::numerics::{ActivationRow, Precision};
 use crate::ops;
@@ -79,6 +79,8 @@ pub struct Cpu {
     pool: Pool,
     isa: Isa,
     memory: Memory,
+    limits: Limits,
+    interrupt: Interrupt,
 }
 
 /// Everything a step reads and writes.
@@ -99,16 +101,22 @@ struct Memory {
 
 impl Cpu {
     /// Prepares a plan of `model` for `threads` threads and this processor's best isa.
-    pub fn new(model: &Model, plan: Plan, sizes: Sizes, threads: usize) -> Self {
+    ///
+    /// # Errors
+    /// As [`Self::with_isa`].
+    pub fn new(model: &Model, plan: Plan, sizes: Sizes, threads: usize) -> Result<Self, BackendError> {
         Self::with_isa(model, plan, sizes, threads, Isa::best())
     }
 
     /// Prepares a plan of `model` for `threads` threads.
     ///
-    /// # Panics
-    /// If the processor lacks the path's instructions.
-    pub fn with_isa(model: &Model, plan: Plan, sizes: Sizes, threads: usize, isa: Isa) -> Self {
-        assert!(isa.is_available(), "{isa:?} is not available");
+    /// # Errors
+    /// If the plan cannot run, or the processor lacks the path's instructions.
+    pub fn with_isa(model: &Model, plan: Plan, sizes: Sizes, threads: usize, isa: Isa) -> Result<Self, BackendError> {
+        plan.check()?;
+        if !isa.is_available() {
+            return Err(BackendError::Instructions { wanted: isa.name() });
+        }
         let mut pool = Pool::new(threads);
         let panels = repack(model, &plan, isa, &mut pool);
         let buffers = plan
@@ -154,7 +162,8 @@ impl Cpu {
             ordered: simd::Ordered::default(),
             rope: ops::rope::table(sizes.context, &plan.rope_frequencies),
         };
-        Self { model: model.clone(), plan, sizes, pool, isa, memory }
+        let limits = sizes.limits(&plan);
+        Ok(Self { model: model.clone(), plan, sizes, pool, isa, memory, limits, interrupt: Interrupt::default() })
     }
 
     /// Runs a batch. `together` runs products of the same activations as one; `after` hears which steps were run, and
@@ -163,16 +172,16 @@ impl Cpu {
     where
         F: FnMut(&Self, &[Step], Range<usize>),
     {
-        super::check_ids(batch.ids, self.plan.vocabulary())?;
-        let n = batch.ids.len();
-        let (row0, rows) = batch.logits.range(n);
+        batch.is_for(&self.limits)?;
         let (body, head) = (std::mem::take(&mut self.plan.body), std::mem::take(&mut self.plan.head));
-        for (steps, range) in [(&body, 0..n), (&head, row0..row0 + rows)] {
-            if range.is_empty() {
-                continue;
-            }
-            let mut rest = &steps[..];
+        let mut interrupted = Ok(());
+        for (steps, range) in [(&body, 0..batch.rows()), (&head, batch.wanted())] {
+            let mut rest = if range.is_empty() { &[] } else { &steps[..] };
             while let Some(step) = rest.first() {
+                interrupted = self.interrupt.check();
+                if interrupted.is_err() {
+                    break;
+                }
                 let group = if together { same_activations(&self.plan, rest) } else { &rest[..1] };
                 match step.op {
                     Op::Matmul { x, .. } => self.matmuls(x, group, range.clone()),
@@ -183,7 +192,7 @@ impl Cpu {
             }
         }
         (self.plan.body, self.plan.head) = (body, head);
-        Ok(())
+        interrupted
     }
 
     fn step(&mut self, step: &Step, batch: &Batch<'_>, rows: Range<usize>) {
@@ -194,7 +203,7 @@ impl Cpu {
                 let (data, bytes) = (self.model.data(w), w.format.row_bytes(w.cols));
                 let out = m.float_mut(out);
                 for row in rows {
-                    let id = batch.ids[row] as usize;
+                    let id = batch.ids()[row] as usize;
                     ops::embedding::cpu(w.format, &data[id * bytes..][..bytes], &mut out[row * w.cols..][..w.cols]);
                 }
             }
@@ -220,14 +229,14 @@ impl Cpu {
                 };
                 let mut values = m.take_float(x);
                 self.pool.rows(&mut values, width, rows, |at, x| {
-                    let position = batch.position + at.start / width;
+                    let position = batch.position() + at.start / width;
                     vector::rope(isa, &p, &m.rope[position * 2 * pairs..][..2 * pairs], x);
                 });
                 m.put_float(x, values);
             }
             Op::KvStore { k, v, layer } => {
                 let width = self.plan.kv_width;
-                let (from, to) = (rows.start * width..rows.end * width, (batch.position + rows.start) * width);
+                let (from, to) = (rows.start * width..rows.end * width, (batch.position() + rows.start) * width);
                 let n = from.len();
                 let [k, v] = [k, v].map(|b| match &m.buffers[b.0] {
                     Storage::Float(x) => &x[from.clone()],
@@ -239,7 +248,7 @@ impl Cpu {
                     ops::kv_store::cpu(k, &mut cache.k[to..to + n]);
                     return;
                 }
-                for (row, k) in (batch.position + rows.start..).zip(k.chunks_exact(width)) {
+                for (row, k) in (batch.position() + rows.start..).zip(k.chunks_exact(width)) {
                     for (i, &k) in k.iter().enumerate() {
                         cache.k[tiled(row, i, width)] = crate::numerics::f16_bits(k) as u16;
                     }
@@ -247,7 +256,7 @@ impl Cpu {
             }
             Op::Attention { q, out, layer, heads, kv_heads, head_dim } => {
                 let p = ops::attention::Params::new(heads, kv_heads, head_dim, self.sizes.context);
-                self.attention(&p, q, out, layer, batch.position, rows);
+                self.attention(&p, q, out, layer, batch.position(), rows);
             }
             Op::SiluMul { a, b, out } => {
                 let width = self.plan.buffers[out.0].width;
@@ -344,7 +353,7 @@ impl Cpu {
         let m = &self.memory;
         if let Op::KvStore { layer, .. } = step.op {
             let (cache, width) = (&m.caches[layer], self.plan.kv_width);
-            let positions = batch.position + rows.start..batch.position + rows.end;
+            let positions = batch.position() + rows.start..batch.position() + rows.end;
             let place = |p: usize, i: usize| if cache.tiled { tiled(p, i, width) } else { p * width + i };
             let k: Vec<u16> = positions
                 .clone()
@@ -436,18 +445,16 @@ impl Memory {
 impl Backend for Cpu {
     fn run(
         &mut self,
-        token: u32,
-        position: usize,
-        limit: usize,
+        lane: Lane,
         chooser: Chooser<'_>,
         _logits: bool,
         emit: &mut dyn FnMut(Chosen<'_>) -> bool,
     ) -> Result<(), BackendError> {
-        super::run_by_batches(self, token, position, limit, chooser, emit)
+        super::run_by_batches(self, lane, chooser, emit)
     }
 
     fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError> {
-        let wanted = batch.logits.range(batch.ids.len()).1 * self.plan.vocabulary();
+        let wanted = batch.wanted().len() * self.plan.vocabulary();
         match listener {
             None => self.run(&batch, true, |_, _, _| {})?,
             Some(listener) => self.run(&batch, false, |cpu, steps, rows| {
@@ -469,12 +476,12 @@ impl Backend for Cpu {
         Ok(times)
     }
 
-    fn batch_size(&self) -> usize {
-        self.sizes.batch
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
-    fn context(&self) -> usize {
-        self.sizes.context
+    fn stop_on(&mut self, interrupt: Interrupt) {
+        self.interrupt = interrupt;
     }
 
     fn name(&self) -> &'static str {

@@ -65,10 +65,11 @@ fn kernel(shader: &'static Shader, threads: u32, head_dim: u32) -> Kernel {
 }
 
 impl Fusing<'_> {
-    /// The kernels of an attention step; `None` for sizes of heads that they do not take, or where the device has too
-    /// little workgroup memory.
+    /// The kernels of an attention step, or why there are none.
     pub(super) fn attention(&mut self, rows: &Rows, op: &Op) -> Made<Kernels> {
-        let Op::Attention { heads, kv_heads, head_dim, layer, .. } = *op else { return Ok(None) };
+        let Op::Attention { heads, kv_heads, head_dim, layer, .. } = *op else {
+            return Ok(Err("the step is no attention".to_owned()));
+        };
         let limits = self.device.limits.clone();
         let context = self.resources.sizes.context.next_multiple_of(32) as u32;
         let scale = ops::attention::Params::new(heads, kv_heads, head_dim, 0).scale.to_bits();
@@ -76,10 +77,12 @@ impl Fusing<'_> {
         let (group, items) = (heads / kv_heads, heads * head_dim / 16);
         let keys = group * head_dim + 32 * (head_dim + 4) + group;
         let long = Values::LONG.into_iter().find(|v| v.fits(&limits, 0));
-        let Some(long) = long else { return Ok(None) };
-        if !head_dim.is_multiple_of(32) || head_dim > 256 || 4 * keys > limits.max_compute_workgroup_storage_size {
-            return Ok(None);
+        if !head_dim.is_multiple_of(32) || head_dim > 256 {
+            return Ok(Err(format!("the head size is {head_dim}, no multiple of 32 up to 256")));
         }
+        let (Some(long), true) = (long, 4 * keys <= limits.max_compute_workgroup_storage_size) else {
+            return Ok(Err("attention needs more workgroup memory than the device has".to_owned()));
+        };
         let [k, v] = &self.resources.caches[layer];
 
         let mut short = Vec::new();
@@ -103,6 +106,6 @@ impl Fusing<'_> {
         let buffers = [&rows.scores, &rows.tops, v, &rows.attention];
         let values = long.kernel(&ATTEND_VALUES, head_dim);
         let values = dispatch(self.device, values, self.states, bytes_of(&p), grid, &buffers)?;
-        Ok(Some(Kernels::Attention { short, long: [scores, values] }))
+        Ok(Ok(Kernels::Attention { short, long: [scores, values] }))
     }
 }

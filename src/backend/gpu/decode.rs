@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use super::State;
 use super::device::{Device, STATE_BYTES};
-use super::fused::{Fusing, Place, Stage, item_word};
+use super::fused::{Fusing, Made, Place, Stage, item_word, some};
 use super::lower::{Dispatch, Resources, ready};
 use super::timing::{KernelTime, times};
-use crate::backend::{BackendError, Chooser, Chosen, Counters};
+use crate::backend::{BackendError, Chooser, Chosen, Counters, Lane};
 use crate::ops::draw;
 use crate::plan::{Plan, Step};
 
@@ -51,8 +51,8 @@ struct Flight {
 }
 
 impl Decoder {
-    /// `None` where some step of the plan has no fused kernel.
-    pub fn new(device: &mut Device, plan: &Plan, resources: &Resources) -> Result<Option<Self>, BackendError> {
+    /// The decoder of a plan, or why it has none: some step has no fused kernel.
+    pub fn new(device: &mut Device, plan: &Plan, resources: &Resources) -> Made<Self> {
         let stride =
             (STATE_BYTES as usize).next_multiple_of(device.limits.min_storage_buffer_offset_alignment as usize);
         let vocabulary = plan.vocabulary();
@@ -60,7 +60,7 @@ impl Decoder {
         let ids = device.storage("token ids", 4 * IDS as u64)?;
         let logits = device.storage("token logits", (4 * TOKENS * vocabulary) as u64)?;
         let mut fusing = Fusing { device, plan, resources, states: &states, ids: &ids, logits: &logits };
-        let Some(stages) = fusing.stages()? else { return Ok(None) };
+        let stages = some!(fusing.stages()?);
         let options = fusing.device.storage("draw options", size_of::<draw::Options>() as u64)?;
         let draws = fusing.device.storage("draws", 4 * IDS as u64)?;
         let draw = fusing.draw(&options, &draws)?;
@@ -68,7 +68,7 @@ impl Decoder {
         let bytes = 4 * (IDS + TOKENS * vocabulary) as u64;
         let staging = (0..=AHEAD).map(|_| device.buffer("token staging", bytes, usage)).collect::<Result<_, _>>()?;
         let counters = Cell::default();
-        Ok(Some(Self { stages, states, stride, ids, draw, options, draws, logits, staging, vocabulary, counters }))
+        Ok(Ok(Self { stages, states, stride, ids, draw, options, draws, logits, staging, vocabulary, counters }))
     }
 
     /// Writes what the kernels of a single token read, and gives its stages.
@@ -212,9 +212,7 @@ impl Decoder {
         logits: bool,
         emit: &mut dyn FnMut(Chosen<'_>) -> bool,
     ) -> Result<bool, BackendError> {
-        let wait = wgpu::PollType::Wait { submission_index: Some(flight.submission.clone()), timeout: None };
-        device.device.poll(wait).map_err(|e| device.error(e.to_string()))?;
-        device.check()?;
+        device.wait_for(Some(flight.submission.clone()))?;
         match flight.mapped.recv() {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(device.error(error.to_string())),
@@ -241,18 +239,17 @@ impl Decoder {
         Ok(more)
     }
 
-    /// Feeds `token` at `position`, then always the token chosen, `limit` tokens in all.
+    /// Feeds a lane's token, then always the token chosen.
     pub fn run(
         &self,
         device: &Device,
-        token: u32,
-        position: usize,
-        limit: usize,
+        lane: &Lane,
         mut chooser: Chooser<'_>,
         logits: bool,
         emit: &mut dyn FnMut(Chosen<'_>) -> bool,
     ) -> Result<(), BackendError> {
-        device.write(&self.ids, bytemuck::bytes_of(&token));
+        let (position, limit) = (lane.position(), lane.steps());
+        device.write(&self.ids, bytemuck::bytes_of(&lane.token()));
         let drawn = matches!(chooser, Chooser::Draw(..));
         if let Chooser::Draw(options, _) = &chooser {
             // Everything else was compiled when the model was opened.

@@ -307,9 +307,13 @@ impl Device {
 
     /// Waits for the work submitted.
     pub fn wait(&self) -> Result<(), BackendError> {
-        self.device
-            .poll(wgpu::PollType::Wait { submission_index: None, timeout: None })
-            .map_err(|e| self.error(e.to_string()))?;
+        self.wait_for(None)
+    }
+
+    /// Waits for a submission and those before it, or for all.
+    pub fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), BackendError> {
+        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+        self.device.poll(wait).map_err(|e| self.error(e.to_string()))?;
         self.check()
     }
 

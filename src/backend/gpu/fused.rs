@@ -8,6 +8,7 @@ use bytemuck::{Pod, Zeroable, bytes_of};
 
 use super::attend::{ATTEND, ATTEND_SCORES, ATTEND_VALUES};
 use super::device::Device;
+use super::layer::{Layer, Layers, Norm, Product};
 use super::lower::{Dispatch, Grid, Resources, dispatch, shards, vector};
 use super::pipelines::Kernel;
 use super::shape::Shape;
@@ -61,8 +62,8 @@ pub(super) struct Output {
 }
 
 impl Output {
-    fn new(step: &str, place: Place) -> Self {
-        Self { step: step.to_owned(), place }
+    fn new(step: &Step, place: Place) -> Self {
+        Self { step: step.name.clone(), place }
     }
 }
 
@@ -96,7 +97,7 @@ pub(super) enum Kernels {
 }
 
 impl Stage {
-    fn new(kernel: Dispatch, step: &str, place: Place) -> Self {
+    fn new(kernel: Dispatch, step: &Step, place: Place) -> Self {
         Self { kernels: Kernels::Fixed(kernel), outputs: vec![Output::new(step, place)] }
     }
 
@@ -153,7 +154,15 @@ pub(super) struct Rows {
     unwritten: [[wgpu::Buffer; 3]; 3],
 }
 
-/// Makes the stages of a token of a plan; `Ok(None)` where some step has no fused kernel.
+/// Fails unless rows of so many elements are whole chunks of 32.
+fn whole_chunks(name: &str, elements: usize) -> Result<(), String> {
+    match elements % CHUNK {
+        0 => Ok(()),
+        _ => Err(format!("'{name}' has rows of {elements} elements, no multiple of {CHUNK}")),
+    }
+}
+
+/// Makes the stages of a token of a plan, or says why the plan runs step by step.
 pub(super) struct Fusing<'a> {
     pub device: &'a mut Device,
     pub plan: &'a Plan,
@@ -174,105 +183,66 @@ struct Run<'a> {
     rows: Vec<usize>,
 }
 
-pub(super) type Made<T> = Result<Option<T>, BackendError>;
+/// A fused kernel or what else was made; or why there is none.
+pub(super) type Made<T> = Result<Result<T, String>, BackendError>;
 
-/// Unwraps `Some`, or returns that there is no fused kernel.
+/// Unwraps `Ok`, or returns why there is no fused kernel.
 macro_rules! some {
     ($e:expr) => {
         match $e {
-            Some(value) => value,
-            None => return Ok(None),
+            Ok(value) => value,
+            Err(reason) => return Ok(Err(reason)),
         }
     };
 }
+pub(super) use some;
 
 impl<'a> Fusing<'a> {
     /// All stages: embedding, layers, output, choice of the next token.
     pub fn stages(&mut self) -> Made<Vec<Stage>> {
-        let plan = self.plan;
-        let quantises = |step: &&Step| matches!(step.op, Op::QuantizeActivations { .. });
-        let without = |steps: &'a [Step]| -> (Vec<&'a str>, Vec<Op>) {
-            steps.iter().filter(|s| !quantises(s)).map(|s| (s.name.as_str(), s.op.clone())).unzip()
-        };
-        let ((names, body), (head_names, head)) = (without(&plan.body), without(&plan.head));
-        let rows = self.rows(&body)?;
+        let found = some!(Layers::of(self.plan));
+        let rows = self.rows(&found)?;
         let mut stages = Vec::new();
-        let [Op::Embedding { weight, out }, layers @ ..] = &body[..] else { return Ok(None) };
-        let x = *out;
+        let (step, weight) = found.embedding;
         let place = Place::Items(rows.x.clone());
-        stages.extend(Stage::all(self.embedding(&rows, *weight)?, vec![Output::new(names[0], place)]));
-        let mut rest = layers;
-        while !rest.is_empty() {
-            let [
-                Op::RmsNorm { x: x1, weight: attn_norm, eps, .. },
-                Op::Matmul { weight: wq, bias: bq, .. },
-                Op::Matmul { weight: wk, bias: bk, .. },
-                Op::Matmul { weight: wv, bias: bv, .. },
-                Op::Rope { pairs, neox: false, .. },
-                Op::Rope { neox: false, .. },
-                Op::KvStore { layer, .. },
-                attention @ Op::Attention { head_dim, .. },
-                Op::Matmul { weight: wo, bias: bo, .. },
-                Op::Add { x: x2, .. },
-                Op::RmsNorm { x: x3, weight: ffn_norm, .. },
-                Op::Matmul { weight: wg, bias: None, .. },
-                Op::Matmul { weight: wu, bias: None, .. },
-                Op::SiluMul { .. },
-                Op::Matmul { weight: wd, bias: bd, .. },
-                Op::Add { x: x4, .. },
-                behind @ ..,
-            ] = rest
-            else {
-                return Ok(None);
-            };
-            if [x1, x2, x3, x4].iter().any(|b| **b != x) {
-                return Ok(None);
-            }
-            // A step's name by its place among the steps matched above.
-            let name = |i: usize| names[body.len() - rest.len() + i];
+        stages.extend(Stage::all(self.embedding(&rows, weight)?, vec![Output::new(step, place)]));
+        for layer in &found.layers {
+            let [queries, stored, attended, residual, hidden, last] = layer.leaves;
             let items = |buffer: &wgpu::Buffer| Place::Items(buffer.clone());
-            let heads = (*layer, *head_dim, *pairs);
-            let qkv = some!(self.qkv(&rows, [*wq, *wk, *wv], [*bq, *bk, *bv], *attn_norm, *eps, heads)?);
-            let places = [(name(4), Place::Row(rows.q.clone())), (name(6), Place::Cache(*layer))];
-            stages.extend(Stage::all(qkv, places.into_iter().map(|(step, place)| Output::new(step, place)).collect()));
-            let attention = some!(self.attention(&rows, attention)?);
-            let outputs = vec![Output::new(name(7), items(&rows.attention))];
-            stages.push(Stage { kernels: attention, outputs });
-            let projection = some!(self.residual(&rows.attention, &rows, *wo, *bo)?);
-            stages.push(Stage::new(projection, name(9), items(&rows.x)));
-            let gate_up = some!(self.gate_up(&rows, *wg, *wu, *ffn_norm, *eps)?);
-            stages.push(Stage::new(gate_up, name(13), items(&rows.hidden)));
-            let down = some!(self.residual(&rows.hidden, &rows, *wd, *bd)?);
-            stages.push(Stage::new(down, name(15), items(&rows.x)));
-            rest = behind;
+            let qkv = some!(self.qkv(&rows, layer)?);
+            let outputs =
+                vec![Output::new(queries, Place::Row(rows.q.clone())), Output::new(stored, Place::Cache(layer.cache))];
+            stages.extend(Stage::all(qkv, outputs));
+            let attention = some!(self.attention(&rows, layer.attention)?);
+            stages.push(Stage { kernels: attention, outputs: vec![Output::new(attended, items(&rows.attention))] });
+            let projection = some!(self.residual(&rows.attention, &rows, layer.projection)?);
+            stages.push(Stage::new(projection, residual, items(&rows.x)));
+            let gate_up = some!(self.gate_up(&rows, layer)?);
+            stages.push(Stage::new(gate_up, hidden, items(&rows.hidden)));
+            let down = some!(self.residual(&rows.hidden, &rows, layer.down)?);
+            stages.push(Stage::new(down, last, items(&rows.x)));
         }
-        let [Op::RmsNorm { weight: norm, eps, .. }, Op::Matmul { weight, bias: None, .. }] = head[..] else {
-            return Ok(None);
-        };
-        let output = some!(self.output(&rows, weight, norm, eps)?);
-        stages.extend(Stage::all(output, Vec::new()));
-        stages.push(Stage::new(self.choice()?, head_names[1], Place::Row(self.logits.clone())));
-        Ok(Some(stages))
+        let (step, weight) = found.output;
+        stages.extend(Stage::all(some!(self.output(&rows, weight, found.norm)?), Vec::new()));
+        stages.push(Stage::new(self.choice()?, step, Place::Row(self.logits.clone())));
+        Ok(Ok(stages))
     }
 
-    fn rows(&self, body: &[Op]) -> Result<Rows, BackendError> {
-        let (mut q, mut hidden, mut tiles, mut heads) = (0, 0, 1, 1);
-        for op in body {
-            match *op {
-                Op::Attention { q: buffer, heads: h, .. } => {
-                    q = self.plan.buffers[buffer.0].width;
-                    heads = h;
-                    tiles = self.resources.sizes.context.div_ceil(32);
-                }
-                Op::SiluMul { out, .. } => hidden = self.plan.buffers[out.0].width,
-                _ => {}
+    fn rows(&self, found: &Layers<'_>) -> Result<Rows, BackendError> {
+        let width = |step: &Step| step.op.output().map_or(0, |b| self.plan.buffers[b.0].width);
+        let (mut q, mut hidden, mut heads) = (0, 0, 1);
+        for layer in &found.layers {
+            q = q.max(width(layer.leaves[2]));
+            hidden = hidden.max(width(layer.leaves[4]));
+            if let Op::Attention { heads: h, .. } = layer.attention {
+                heads = heads.max(*h);
             }
         }
-        let width = body.first().and_then(Op::output).map_or(0, |b| self.plan.buffers[b.0].width);
+        let tiles = if found.layers.is_empty() { 1 } else { self.resources.sizes.context.div_ceil(32) };
         let words = |name: &str, n: usize| self.device.storage(name, 4 * n as u64);
         let three = || Ok::<_, BackendError>([words("unwritten", 4)?, words("unwritten", 4)?, words("unwritten", 4)?]);
         Ok(Rows {
-            x: words("token x", width)?,
+            x: words("token x", width(found.embedding.0))?,
             q: words("token q", q)?,
             attention: words("token attention", q)?,
             hidden: words("token hidden", hidden)?,
@@ -288,14 +258,14 @@ impl<'a> Fusing<'a> {
     }
 
     /// The matrices `ids` as runs that are stored behind each other, in order.
-    fn runs(&self, ids: &[WeightId]) -> Option<Vec<Run<'a>>> {
+    fn runs(&self, ids: &[WeightId]) -> Result<Vec<Run<'a>>, String> {
         let mut runs: Vec<Run<'a>> = Vec::new();
         for id in ids {
             let weight = &self.plan.weights[id.0];
-            let [shard] = shards(self.resources, *id) else { return None };
-            if !weight.cols.is_multiple_of(CHUNK) {
-                return None;
-            }
+            let [shard] = shards(self.resources, *id) else {
+                return Err(format!("'{}' does not fit one binding of the device", weight.name));
+            };
+            whole_chunks(&weight.name, weight.cols)?;
             match runs.last_mut() {
                 Some(run)
                     if run.shard.buffer == shard.buffer
@@ -306,7 +276,7 @@ impl<'a> Fusing<'a> {
                 _ => runs.push(Run { format: weight.format, shard, cols: weight.cols, rows: vec![weight.rows] }),
             }
         }
-        Some(runs)
+        Ok(runs)
     }
 
     fn params(&self, run: &Run<'_>, eps: f32) -> Params {
@@ -334,13 +304,15 @@ impl<'a> Fusing<'a> {
         let limits = &self.device.limits;
         // State and two views of the weights come on top.
         let bindings = buffers.len() as u32 + 3;
-        if bindings > limits.max_storage_buffers_per_shader_stage
-            || groups > limits.max_compute_workgroups_per_dimension
-        {
-            return Ok(None);
+        if bindings > limits.max_storage_buffers_per_shader_stage {
+            let has = limits.max_storage_buffers_per_shader_stage;
+            return Ok(Err(format!("{} binds {bindings} buffers, the device allows {has}", kernel.shader.name)));
+        }
+        if groups > limits.max_compute_workgroups_per_dimension {
+            return Ok(Err(format!("{} needs {groups} workgroups, more than the device allows", kernel.shader.name)));
         }
         let all = [&[&run.shard.buffer, &run.shard.buffer], buffers].concat();
-        dispatch(self.device, kernel, self.states, bytes_of(params), Grid::Fixed([groups, 1]), &all).map(Some)
+        dispatch(self.device, kernel, self.states, bytes_of(params), Grid::Fixed([groups, 1]), &all).map(Ok)
     }
 
     fn embedding(&mut self, rows: &Rows, weight: WeightId) -> Result<Vec<Dispatch>, BackendError> {
@@ -357,15 +329,8 @@ impl<'a> Fusing<'a> {
         Ok(all)
     }
 
-    fn qkv(
-        &mut self,
-        rows: &Rows,
-        weights: [WeightId; 3],
-        biases: [Option<WeightId>; 3],
-        norm: WeightId,
-        eps: f32,
-        (layer, head_dim, pairs): (usize, usize, usize),
-    ) -> Made<Vec<Dispatch>> {
+    fn qkv(&mut self, rows: &Rows, layer: &Layer<'_>) -> Made<Vec<Dispatch>> {
+        let (weights, biases) = (layer.qkv.map(|p| p.weight), layer.qkv.map(|p| p.bias));
         let resources = self.resources;
         let runs = some!(self.runs(&weights));
         let mut all = Vec::new();
@@ -376,10 +341,10 @@ impl<'a> Fusing<'a> {
             let params = Params {
                 second: count(0),
                 third: count(1),
-                head_dim: head_dim as u32,
-                pairs: pairs as u32,
+                head_dim: layer.head_dim as u32,
+                pairs: layer.pairs as u32,
                 kv_width: self.plan.kv_width as u32,
-                ..self.params(run, eps)
+                ..self.params(run, layer.attention_norm.eps)
             };
             let bias: Vec<f32> = range.clone().flat_map(|i| self.bias(biases[i], weights[i])).collect();
             let has_bias = biases[range.clone()].iter().any(Option::is_some);
@@ -389,8 +354,8 @@ impl<'a> Fusing<'a> {
             let kernel = some!(shape.kernel(self.device, &QKV, run.format, self.precise()));
             let rotates = range.start < 2;
             let kernel = kernel.with("HAS_BIAS", u32::from(has_bias)).with("ROTATES", u32::from(rotates));
-            let norm = self.norm(norm)?;
-            let [k_cache, v_cache] = &resources.caches[layer];
+            let norm = self.norm(layer.attention_norm.weight)?;
+            let [k_cache, v_cache] = &resources.caches[layer.cache];
             // Each dispatch binds only what it writes, so that nothing keeps it from running beside the others.
             let mut written = [&rows.q, k_cache, v_cache];
             for (i, buffer) in written.iter_mut().enumerate().filter(|(i, _)| !range.contains(i)) {
@@ -402,7 +367,7 @@ impl<'a> Fusing<'a> {
             all.push(some!(self.product(kernel, &params, groups, run, &buffers)?));
             matrix = range.end;
         }
-        Ok(Some(all))
+        Ok(Ok(all))
     }
 
     /// A bias, or as many zeros as the matrix has rows.
@@ -422,13 +387,11 @@ impl<'a> Fusing<'a> {
         self.device.upload("norm", bytemuck::cast_slice(&placed))
     }
 
-    fn residual(&mut self, x: &wgpu::Buffer, rows: &Rows, weight: WeightId, bias: Option<WeightId>) -> Made<Dispatch> {
+    fn residual(&mut self, x: &wgpu::Buffer, rows: &Rows, Product { weight, bias }: Product) -> Made<Dispatch> {
         let runs = some!(self.runs(&[weight]));
         let run = &runs[0];
         let params = self.params(run, 0.0);
-        if !params.rows.is_multiple_of(CHUNK as u32) {
-            return Ok(None);
-        }
+        some!(whole_chunks(&self.plan.weights[weight.0].name, params.rows as usize));
         let shape = Shape::new(self.device, run.format, run.cols, params.rows as usize, 1);
         let kernel = some!(shape.kernel(self.device, &RESIDUAL, run.format, self.precise()));
         let kernel = kernel.with("HAS_BIAS", u32::from(bias.is_some()));
@@ -437,27 +400,25 @@ impl<'a> Fusing<'a> {
         self.product(kernel, &params, groups, run, &[x, &rows.none, &rows.x, bias])
     }
 
-    fn gate_up(&mut self, rows: &Rows, gate: WeightId, up: WeightId, norm: WeightId, eps: f32) -> Made<Dispatch> {
+    fn gate_up(&mut self, rows: &Rows, layer: &Layer<'_>) -> Made<Dispatch> {
+        let (gate, up, norm) = (layer.gate, layer.up, layer.feed_forward_norm);
         let runs = some!(self.runs(&[gate, up]));
-        let [run] = &runs[..] else { return Ok(None) };
+        let name = &self.plan.weights[gate.0].name;
+        let [run] = &runs[..] else { return Ok(Err(format!("'{name}' and its partner have different formats"))) };
         let each = self.plan.weights[gate.0].rows as u32;
         let second = (run.shard.first + run.rows[0]) as u32;
-        let params = Params { rows: each, second, ..self.params(run, eps) };
-        if !each.is_multiple_of(CHUNK as u32) {
-            return Ok(None);
-        }
+        let params = Params { rows: each, second, ..self.params(run, norm.eps) };
+        some!(whole_chunks(name, each as usize));
         let shape = Shape::new(self.device, run.format, run.cols, each as usize, 2);
         let kernel = some!(shape.kernel(self.device, &GATE_UP, run.format, self.precise()));
-        let norm = self.norm(norm)?;
+        let norm = self.norm(norm.weight)?;
         let groups = each.div_ceil(shape.slots() / 2);
         self.product(kernel, &params, groups, run, &[&rows.x, &norm, &rows.hidden])
     }
 
-    fn output(&mut self, rows: &Rows, weight: WeightId, norm: WeightId, eps: f32) -> Made<Vec<Dispatch>> {
+    fn output(&mut self, rows: &Rows, weight: WeightId, Norm { weight: norm, eps }: Norm) -> Made<Vec<Dispatch>> {
         let w = &self.plan.weights[weight.0];
-        if !w.cols.is_multiple_of(CHUNK) {
-            return Ok(None);
-        }
+        some!(whole_chunks(&w.name, w.cols));
         let norm = self.norm(norm)?;
         let mut all = Vec::new();
         for shard in shards(self.resources, weight) {
@@ -469,7 +430,7 @@ impl<'a> Fusing<'a> {
             let groups = params.rows.div_ceil(shape.slots());
             all.push(some!(self.product(kernel, &params, groups, &run, &[&rows.x, &norm, self.logits])?));
         }
-        Ok(Some(all))
+        Ok(Ok(all))
     }
 
     /// One workgroup looks through all logits: as many threads as it can have.

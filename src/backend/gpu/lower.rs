@@ -147,14 +147,14 @@ pub(super) enum Group {
 }
 
 impl Lowering<'_> {
-    /// The groups of steps for many rows.
-    pub fn groups(&mut self, steps: &[Step], head: bool) -> Result<Vec<Group>, BackendError> {
-        let r = self.resources;
-        let state = if head { &r.head_state } else { &r.body_state };
+    /// The groups of the body's steps for many rows.
+    pub fn groups(&mut self) -> Result<Vec<Group>, BackendError> {
+        let (r, steps) = (self.resources, &self.plan.body);
+        let state = &r.body_state;
         let mut groups = Vec::new();
         let mut at = 0;
         while at < steps.len() {
-            let found = Quantize::find(self.plan, &steps[at..]);
+            let found = Quantize::find(self.plan, at);
             let dispatch = found.as_ref().map(|f| self.quantize(f, state)).transpose()?.flatten();
             let (Some(Quantize { steps, .. }), Some(dispatch)) = (found, dispatch) else {
                 groups.push(Group::Step(at));

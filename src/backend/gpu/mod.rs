@@ -6,6 +6,7 @@ mod decode;
 pub mod device;
 pub mod disk;
 mod fused;
+mod layer;
 mod lower;
 mod matrix;
 mod pipelines;
@@ -18,18 +19,22 @@ pub mod weights;
 pub use bandwidth::read_bandwidth;
 pub use device::{Api, Choice, Device, adapters, api_name, choose, is_software};
 pub use fused::FUSED;
+pub use layer::unfused_because;
 pub use pipelines::{Kernel, Pipeline};
 pub use tiled::TILED;
 pub use timing::KernelTime;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use decode::Decoder;
 use lower::{Dispatch, Group, Lowered, Lowering, Resident, Resources, ready};
 use matrix::Halves;
 use weights::Uploads;
 
-use super::{Backend, BackendError, Batch, Chooser, Chosen, Counters, Listener, Rows, Sizes, StepTime};
+use super::{
+    Backend, BackendError, Batch, BatchError, Chooser, Chosen, Counters, Interrupt, Lane, Limits, Listener, Sizes,
+    StepTime,
+};
 use crate::model::Model;
 use crate::ops;
 use crate::plan::{BufferId, BufferKind, Op, Plan, Step};
@@ -51,6 +56,9 @@ struct State {
 /// Steps of a batch that are submitted together: a part stays far below the time after which a system kills a GPU's work.
 const PART: usize = 24;
 
+/// Parts of a batch in flight: one is under way while the host encodes the next.
+const PARTS_IN_FLIGHT: usize = 2;
+
 /// Runs plans on a GPU.
 pub struct Gpu {
     device: Device,
@@ -60,12 +68,14 @@ pub struct Gpu {
     head: Vec<Lowered>,
     /// The body in groups of steps for many rows.
     groups: Vec<Group>,
-    /// The fused kernels for single tokens, where there are any for every step.
-    decoder: Option<Decoder>,
+    /// The fused kernels for single tokens, or why there are none.
+    decoder: Result<Decoder, String>,
     staging: wgpu::Buffer,
     logits: Vec<f32>,
     /// What was done by batches.
     counters: Counters,
+    limits: Limits,
+    interrupt: Interrupt,
 }
 
 impl Gpu {
@@ -80,6 +90,7 @@ impl Gpu {
         mut sizes: Sizes,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, BackendError> {
+        plan.check()?;
         let limit = device.limits.max_storage_buffer_binding_size as usize;
         let (rows, row_bytes) = scored(&device, &plan, sizes);
         if rows * row_bytes > limit {
@@ -94,13 +105,26 @@ impl Gpu {
         };
         let body = lower(&mut device, &plan.body, false)?;
         let head = lower(&mut device, &plan.head, true)?;
-        let groups = Lowering { device: &mut device, plan: &plan, resources: &resources }.groups(&plan.body, false)?;
+        let groups = Lowering { device: &mut device, plan: &plan, resources: &resources }.groups()?;
         let logits = vec![0.0; sizes.logits_rows * plan.vocabulary()];
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = device.buffer("logits staging", logits.len() as u64 * 4, usage)?;
         let decoder = Decoder::new(&mut device, &plan, &resources)?;
-        let counters = Counters::default();
-        let gpu = Self { device, plan, resources, body, head, groups, decoder, staging, logits, counters };
+        let limits = sizes.limits(&plan);
+        let gpu = Self {
+            device,
+            plan,
+            resources,
+            body,
+            head,
+            groups,
+            decoder,
+            staging,
+            logits,
+            counters: Counters::default(),
+            limits,
+            interrupt: Interrupt::default(),
+        };
         let batch = gpu.dispatches(sizes.batch, sizes.logits_rows);
         let token = gpu.decoder.iter().flat_map(|d| d.below(sizes.context));
         pipelines::compile(batch.into_iter().chain(token).map(|d| &*d.pipeline), || {
@@ -113,22 +137,26 @@ impl Gpu {
     /// Runs single tokens step by step, as a batch is run.
     #[must_use]
     pub fn unfused(mut self) -> Self {
-        self.decoder = None;
+        self.decoder = Err("fused kernels were not asked for".to_owned());
         self
     }
 
-    /// Runs one token by the fused kernels, and tells the listener those steps' outputs that they leave behind; `false` where
-    /// there are none.
-    pub fn listen_fused(&mut self, id: u32, position: usize, listener: Listener<'_>) -> Result<bool, BackendError> {
-        super::check_ids(&[id], self.plan.vocabulary())?;
-        let Some(decoder) = &self.decoder else { return Ok(false) };
-        decoder.listen(&self.device, &self.resources, &self.plan, (id, position), listener)?;
+    /// Runs a batch of one token by the fused kernels, and tells the listener those steps' outputs that they leave behind;
+    /// `false` where there are none, or for another batch.
+    pub fn listen_fused(&mut self, batch: Batch<'_>, listener: Listener<'_>) -> Result<bool, BackendError> {
+        batch.is_for(&self.limits)?;
+        let (Ok(decoder), &[token]) = (&self.decoder, batch.ids()) else { return Ok(false) };
+        decoder.listen(&self.device, &self.resources, &self.plan, (token, batch.position()), listener)?;
         Ok(true)
     }
 
     /// Seconds of each kernel: in one token at a position, or in a batch of `rows` from it on.
     pub fn times(&self, position: usize, rows: usize, repetitions: usize) -> Result<Vec<KernelTime>, BackendError> {
-        if let (Some(decoder), 1) = (&self.decoder, rows) {
+        self.limits.room(position, rows)?;
+        if rows == 0 || rows > self.limits.batch {
+            return Err(BatchError::Rows { rows, limit: self.limits.batch }.into());
+        }
+        if let (Ok(decoder), 1) = (&self.decoder, rows) {
             return decoder.times(&self.device, position, repetitions);
         }
         let state = State { position: position as u32, rows: rows as u32, ..State::default() };
@@ -140,22 +168,22 @@ impl Gpu {
     /// Kernel launches for one token at a position.
     pub fn dispatches_per_token(&self, position: usize) -> usize {
         match &self.decoder {
-            Some(decoder) => decoder.dispatches(position),
-            None => self.body.iter().chain(&self.head).map(|l| l.dispatches.len()).sum(),
+            Ok(decoder) => decoder.dispatches(position),
+            Err(_) => self.body.iter().chain(&self.head).map(|l| l.dispatches.len()).sum(),
         }
     }
 
     /// Writes what the kernels of a batch read.
     fn prepare(&self, batch: &Batch<'_>) {
         let write = |buffer: &wgpu::Buffer, row0: usize, rows: usize| {
-            let (position, row0, rows) = (batch.position as u32, row0 as u32, rows as u32);
+            let (position, row0, rows) = (batch.position() as u32, row0 as u32, rows as u32);
             let state = State { position, row0, rows, ..State::default() };
             self.device.write(buffer, bytemuck::bytes_of(&state));
         };
-        let (row0, rows) = batch.logits.range(batch.ids.len());
-        write(&self.resources.body_state, 0, batch.ids.len());
-        write(&self.resources.head_state, row0, rows);
-        self.device.write(&self.resources.ids, bytemuck::cast_slice(batch.ids));
+        let wanted = batch.wanted();
+        write(&self.resources.body_state, 0, batch.rows());
+        write(&self.resources.head_state, wanted.start, wanted.len());
+        self.device.write(&self.resources.ids, bytemuck::cast_slice(batch.ids()));
     }
 
     /// The body's dispatches for so many rows, with the steps that they make.
@@ -197,17 +225,17 @@ impl Gpu {
 
     /// Runs each step alone and tells the listener its output.
     fn run_listened(&self, batch: &Batch<'_>, listener: Listener<'_>) -> Result<(), BackendError> {
-        let n = batch.ids.len();
-        let (row0, rows) = batch.logits.range(n);
-        for (steps, first, rows) in [(&self.body, 0, n), (&self.head, row0, rows)] {
+        let wanted = batch.wanted();
+        for (steps, first, rows) in [(&self.body, 0, batch.rows()), (&self.head, wanted.start, wanted.len())] {
             if rows == 0 {
                 continue;
             }
             for lowered in steps {
+                self.interrupt.check()?;
                 let mut encoder = self.device.device.create_command_encoder(&Default::default());
-                self.encode(&mut encoder, std::slice::from_ref(lowered), batch.position, rows)?;
+                self.encode(&mut encoder, std::slice::from_ref(lowered), batch.position(), rows)?;
                 self.device.queue.submit([encoder.finish()]);
-                listener(&lowered.step, &self.output(&lowered.step, batch.position, first, rows)?);
+                listener(&lowered.step, &self.output(&lowered.step, batch.position(), first, rows)?);
             }
         }
         Ok(())
@@ -348,33 +376,34 @@ fn together(plan: &Plan) -> Vec<Vec<usize>> {
 impl Backend for Gpu {
     fn run(
         &mut self,
-        token: u32,
-        position: usize,
-        limit: usize,
+        lane: Lane,
         chooser: Chooser<'_>,
         logits: bool,
         emit: &mut dyn FnMut(Chosen<'_>) -> bool,
     ) -> Result<(), BackendError> {
-        super::check_ids(&[token], self.plan.vocabulary())?;
+        lane.is_for(&self.limits)?;
         match &self.decoder {
-            Some(decoder) if chooser.on_device() => {
-                decoder.run(&self.device, token, position, limit, chooser, logits, emit)
+            Ok(decoder) if chooser.on_device() => {
+                let mut emit = |chosen: Chosen<'_>| emit(chosen) && !self.interrupt.is_requested();
+                decoder.run(&self.device, &lane, chooser, logits, &mut emit)?;
+                self.interrupt.check()
             }
-            _ => super::run_by_batches(self, token, position, limit, chooser, emit),
+            _ => super::run_by_batches(self, lane, chooser, emit),
         }
     }
 
     fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError> {
-        super::check_ids(batch.ids, self.plan.vocabulary())?;
-        let n = batch.ids.len();
-        let rows = batch.logits.range(n).1;
-        if let (Some(decoder), None, 1, Rows::Last | Rows::All) = (&self.decoder, &listener, n, batch.logits) {
+        batch.is_for(&self.limits)?;
+        self.interrupt.check()?;
+        let (n, rows) = (batch.rows(), batch.wanted().len());
+        if let (Ok(decoder), None, &[token], 1) = (&self.decoder, &listener, batch.ids(), rows) {
             let logits = &mut self.logits;
             let mut keep = |token: Chosen<'_>| {
                 logits[..token.logits.len()].copy_from_slice(token.logits);
                 true
             };
-            decoder.run(&self.device, batch.ids[0], batch.position, 1, Chooser::Greedy, true, &mut keep)?;
+            let lane = Lane::checked(token, batch.position(), 1, &self.limits)?;
+            decoder.run(&self.device, &lane, Chooser::Greedy, true, &mut keep)?;
             return Ok(&self.logits[..self.plan.vocabulary()]);
         }
         let all = self.dispatches(n, rows);
@@ -386,18 +415,24 @@ impl Backend for Gpu {
         match listener {
             Some(listener) => self.run_listened(&batch, listener)?,
             None => {
-                // In parts, so that the device works while the host still encodes.
+                // In parts, so that the device works while the host still encodes, and that an interrupt does not wait for more
+                // than the parts in flight.
+                let mut in_flight = VecDeque::new();
                 for part in self.body_for(n).chunks(PART) {
+                    if in_flight.len() == PARTS_IN_FLIGHT {
+                        self.device.wait_for(in_flight.pop_front())?;
+                    }
+                    self.interrupt.check()?;
                     {
                         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                         for dispatch in part.iter().flat_map(|(_, d)| *d) {
-                            dispatch.record(&mut pass, 0, batch.position, n)?;
+                            dispatch.record(&mut pass, 0, batch.position(), n)?;
                         }
                     }
                     let next = self.device.device.create_command_encoder(&Default::default());
-                    self.device.queue.submit([std::mem::replace(&mut encoder, next).finish()]);
+                    in_flight.push_back(self.device.queue.submit([std::mem::replace(&mut encoder, next).finish()]));
                 }
-                self.encode(&mut encoder, &self.head, batch.position, rows)?;
+                self.encode(&mut encoder, &self.head, batch.position(), rows)?;
             }
         }
         let wanted = rows * self.plan.vocabulary();
@@ -423,18 +458,22 @@ impl Backend for Gpu {
 
     fn counters(&self) -> Counters {
         let mut all = self.counters;
-        if let Some(fused) = self.decoder.as_ref().map(Decoder::counters) {
+        if let Some(fused) = self.decoder.as_ref().ok().map(Decoder::counters) {
             all.add(fused.dispatches as usize, fused.encode, fused.tokens as usize);
         }
         all
     }
 
-    fn batch_size(&self) -> usize {
-        self.resources.sizes.batch
+    fn unfused_because(&self) -> Option<&str> {
+        self.decoder.as_ref().err().map(String::as_str)
     }
 
-    fn context(&self) -> usize {
-        self.resources.sizes.context
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn stop_on(&mut self, interrupt: Interrupt) {
+        self.interrupt = interrupt;
     }
 
     fn name(&self) -> &'static str {

@@ -204,9 +204,12 @@ impl Compiler {
         } else {
             wgpu::ShaderRuntimeChecks::unchecked()
         };
-        // SAFETY: every index a kernel forms is bounded by its parameters, which are derived from the sizes of the
-        // buffers bound with them (`lower.rs`), and ids are checked against the vocabulary before they are uploaded.
-        // Every loop is bounded by a parameter. The same kernels run with all checks in the tests.
+        // SAFETY: every index a kernel forms is bounded by its parameters, by the rows and position of its state, or is a
+        // token id. Parameters are derived from the shapes of a plan that passed `Plan::check`, as the sizes of the buffers
+        // bound with them are (`lower.rs`). Rows, positions and ids come from a `Batch` or a `Lane`, which exist only within
+        // the limits of the backend that runs them; ids that a kernel chose are below the width of the logits, and the
+        // embedding kernel skips ids that its matrix does not have. Every loop is bounded by a parameter. The same
+        // kernels run with all checks in the tests.
         let shader = || unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
         let pipeline_layout = wgpu::PipelineLayoutDescriptor {
             label: Some(name),

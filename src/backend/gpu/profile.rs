@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Gpu;
 use super::lower::{Dispatch, ready};
-use crate::backend::{BackendError, Batch, Rows, StepTime};
+use crate::backend::{BackendError, Batch, StepTime};
 
 /// Steps whose two timestamps fit a query set.
 const STEPS_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
@@ -29,16 +29,18 @@ impl Timed<'_> {
 impl Gpu {
     /// Runs a batch one pass per step and times each.
     pub(super) fn time_steps(&mut self, batch: Batch<'_>) -> Result<Vec<StepTime>, BackendError> {
-        crate::backend::check_ids(batch.ids, self.plan.vocabulary())?;
+        batch.is_for(&self.limits)?;
         let steps = self.timed(&batch);
         ready(steps.iter().flat_map(|s| s.dispatches.iter().copied()))?;
         let mut times = Vec::with_capacity(steps.len());
         if self.device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             for some in steps.chunks(STEPS_PER_SET) {
+                self.interrupt.check()?;
                 times.extend(self.by_timestamps(some)?);
             }
         } else {
             for step in &steps {
+                self.interrupt.check()?;
                 times.push(self.by_waiting(step)?);
             }
         }
@@ -51,8 +53,8 @@ impl Gpu {
 
     /// The dispatches that run a batch, with everything written that they read.
     fn timed(&self, batch: &Batch<'_>) -> Vec<Timed<'_>> {
-        let (position, rows) = (batch.position, batch.ids.len());
-        if let (Some(decoder), &[token], Rows::Last | Rows::All) = (&self.decoder, batch.ids, batch.logits) {
+        let (position, rows, head_rows) = (batch.position(), batch.rows(), batch.wanted().len());
+        if let (Ok(decoder), &[token], 1) = (&self.decoder, batch.ids(), head_rows) {
             let mut timed = Vec::new();
             for stage in decoder.prepare(&self.device, token, position) {
                 for d in stage.at(position) {
@@ -63,7 +65,6 @@ impl Gpu {
             return timed;
         }
         self.prepare(batch);
-        let head_rows = batch.logits.range(rows).1;
         let body = self.body_for(rows).into_iter().map(|(steps, dispatches)| (steps, dispatches, rows));
         let head = self.head.iter().filter(|_| head_rows > 0);
         let head = head.map(|l| (std::slice::from_ref(l), l.at(head_rows), head_rows));
@@ -130,8 +131,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::backend::Sizes;
     use crate::backend::gpu::{Choice, Device};
+    use crate::backend::{Rows, Sizes};
     use crate::model::Model;
     use crate::numerics::Precision;
 
@@ -142,7 +143,7 @@ mod tests {
         let plan = model.plan(Precision::Fast).unwrap();
         let count = plan.steps().count();
         let gpu = Gpu::new(Device::open(&Choice::default()).unwrap(), &model, plan, sizes, &mut |_| {}).unwrap();
-        let batch = Batch { ids: &[1, 2, 3], position: 0, logits: Rows::Last };
+        let batch = Batch::checked(&[1, 2, 3], 0, Rows::Last, &gpu.limits).unwrap();
         let steps = gpu.timed(&batch);
         assert_eq!(steps.len(), count);
         for step in &steps {

@@ -47,14 +47,14 @@ impl Shape {
         self.across * self.loops * self.depth
     }
 
-    /// The kernel, or `None` where its workgroup memory is too large.
+    /// The kernel, or why there is none: its workgroup memory is too large.
     pub fn kernel(
         &self,
         device: &Device,
         shader: &'static Shader,
         format: &'static Format,
         precise: bool,
-    ) -> Option<Kernel> {
+    ) -> Result<Kernel, String> {
         let Decode::Block { has_min, .. } = format.decode else { return self.plain(device, shader, format) };
         let planes = 2 * self.chunks * if precise { 2 } else { 1 };
         let blocks = self.chunks / self.span;
@@ -72,14 +72,14 @@ impl Shape {
             .with("MINS", mins)
             .with("LOWS", lows)
             .with("LOW_MINS", low_mins);
-        Some(kernel)
+        Ok(kernel)
     }
 
     /// For weights that are plain numbers.
-    fn plain(&self, device: &Device, shader: &'static Shader, format: &'static Format) -> Option<Kernel> {
+    fn plain(&self, device: &Device, shader: &'static Shader, format: &'static Format) -> Result<Kernel, String> {
         let floats = 8 * self.chunks;
         let kernel = self.common(device, shader, format, self.slots() * self.chunks, 4 * floats)?;
-        Some(kernel.with("FLOATS", floats))
+        Ok(kernel.with("FLOATS", floats))
     }
 
     /// What `wgsl/lib/matvec.wgsl` declares; the rest of the kernel takes `more` words of workgroup memory.
@@ -90,11 +90,13 @@ impl Shape {
         format: &'static Format,
         terms: u32,
         more: u32,
-    ) -> Option<Kernel> {
+    ) -> Result<Kernel, String> {
         let norm_items = if shader.wgsl.contains("const NORM = true") { 2 * self.chunks } else { 1 };
         let words = 5 * norm_items + 8 + terms + 8 * self.slots() + more;
-        if 4 * words > device.limits.max_compute_workgroup_storage_size {
-            return None;
+        let has = device.limits.max_compute_workgroup_storage_size;
+        if 4 * words > has {
+            let name = shader.name;
+            return Err(format!("{name} needs {} bytes of workgroup memory, the device has {has}", 4 * words));
         }
         let kernel = Kernel::new(shader)
             .format(format)
@@ -107,6 +109,6 @@ impl Shape {
             .with("NORM_ITEMS", norm_items)
             .with("SLOTS8", 8 * self.slots())
             .with("TERMS", terms);
-        Some(kernel)
+        Ok(kernel)
     }
 }

@@ -6,7 +6,7 @@ use super::matrix;
 use super::pipelines::Kernel;
 use crate::numerics::Precision;
 use crate::ops::{self, Shader};
-use crate::plan::{BufferId, BufferKind, Op, Plan, Step, WeightId};
+use crate::plan::{BufferId, BufferKind, Op, Plan, WeightId};
 use crate::quant::{CHUNK, Decode, Format};
 
 static MATMUL: Shader = Shader { name: "tiled_matmul", wgsl: include_str!("../../../wgsl/tiled/matmul.wgsl") };
@@ -112,17 +112,21 @@ impl Quantize {
         Self { steps: 1, x, out, residual: None, norm: None, gate: None }
     }
 
-    /// The steps at the beginning of `steps` that one kernel can take: up to a quantisation whose input nothing else reads.
-    pub fn find(plan: &Plan, steps: &[Step]) -> Option<Self> {
+    /// The steps of the body from `at` on that one kernel can take: up to a quantisation whose input nothing else reads.
+    pub fn find(plan: &Plan, at: usize) -> Option<Self> {
         let none = |x, out, steps| Self { steps, ..Self::alone(x, out) };
-        let ops: Vec<&Op> = steps.iter().take(3).map(|s| &s.op).collect();
+        let ops: Vec<&Op> = plan.body[at..].iter().take(3).map(|s| &s.op).collect();
+        // Whether no step behind these reads what the buffer holds now.
         let only = |buffer: BufferId, behind: usize| {
-            let reads = |s: &&Step| match s.op {
-                Op::QuantizeActivations { x, .. } | Op::Matmul { x, .. } => x == buffer,
-                _ => false,
-            };
-            let written = steps.iter().skip(behind).position(|s| s.op.output() == Some(buffer));
-            steps.iter().skip(behind).take(written.unwrap_or(usize::MAX)).filter(reads).count() == 0
+            for step in plan.steps().skip(at + behind) {
+                if step.op.reads().any(|b| b == buffer) {
+                    return false;
+                }
+                if step.op.output() == Some(buffer) {
+                    break;
+                }
+            }
+            true
         };
         let found = match ops[..] {
             [Op::Add { x, b }, Op::RmsNorm { x: y, weight, out: n, eps }, Op::QuantizeActivations { x: m, out }]

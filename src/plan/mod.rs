@@ -1,7 +1,11 @@
 //! A plan: what to compute, in order, with a name per step. Built once by a model, run by every backend.
 
+mod check;
+
 use crate::numerics::Precision;
 use crate::quant::Format;
+
+pub use check::PlanError;
 
 /// Index of a buffer in its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +88,25 @@ impl Op {
         }
     }
 
+    /// The buffers the op reads; attention reads a cache, too.
+    pub fn reads(&self) -> impl Iterator<Item = BufferId> {
+        let buffers = match *self {
+            Self::Embedding { .. } => [None, None],
+            Self::RmsNorm { x, .. }
+            | Self::QuantizeActivations { x, .. }
+            | Self::Matmul { x, .. }
+            | Self::Rope { x, .. }
+            | Self::Attention { q: x, .. } => [Some(x), None],
+            Self::KvStore { k: a, v: b, .. } | Self::SiluMul { a, b, .. } | Self::Add { x: a, b } => [Some(a), Some(b)],
+        };
+        buffers.into_iter().flatten()
+    }
+
+    /// Whether the op changes a buffer that it reads.
+    pub fn is_in_place(&self) -> bool {
+        matches!(self, Self::Rope { .. } | Self::Add { .. })
+    }
+
     /// The buffer the op writes; `None` for the cache.
     pub fn output(&self) -> Option<BufferId> {
         match *self {
@@ -132,9 +155,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Size of the vocabulary.
+    /// Size of the vocabulary: the width of the logits.
     pub fn vocabulary(&self) -> usize {
         self.buffers[self.logits.0].width
+    }
+
+    /// Ids below this have a row in every embedding matrix, and a logit.
+    pub fn token_ids(&self) -> usize {
+        let rows = self.steps().filter_map(|step| match step.op {
+            Op::Embedding { weight, .. } => Some(self.weights[weight.0].rows),
+            _ => None,
+        });
+        rows.fold(self.vocabulary(), usize::min)
     }
 
     /// All steps, body first.
@@ -221,10 +253,14 @@ impl Builder {
     }
 
     /// Ends the body: what was appended since `from` becomes the head.
-    pub fn finish(mut self, head_from: usize, logits: BufferId) -> Plan {
+    ///
+    /// # Errors
+    /// If steps do not fit together ([`Plan::check`]).
+    pub fn finish(mut self, head_from: usize, logits: BufferId) -> Result<Plan, PlanError> {
         self.plan.head = self.plan.body.split_off(head_from);
         self.plan.logits = logits;
-        self.plan
+        self.plan.check()?;
+        Ok(self.plan)
     }
 
     /// Steps so far.
