@@ -502,7 +502,7 @@ fn read(bytes: Vec<u8>) -> Outcome {
     let Ok(model) = model else { return outcome };
     outcome.model = true;
     let plan = model.plan(Precision::Fast).unwrap();
-    let cpu = Cpu::with_isa(&model, plan, sizes(4, 2), 1, Isa::Scalar);
+    let cpu = Cpu::with_isa(&model, plan, sizes(4, 2), 1, Isa::Scalar).unwrap();
     outcome.ran = Session::new(Box::new(cpu), 2).feed(&[0, 1 % model.config.vocabulary as u32], false).is_ok();
     outcome
 }
