@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::Outcome;
-use super::load::{BackendName, PrecisionName, default_threads, open_model};
+use super::load::{self, BackendName, PrecisionName, open_model};
 use crate::backend::BackendError;
 use crate::backend::gpu::Api;
 use crate::bench::compare::Earlier;
@@ -56,7 +56,7 @@ pub(super) struct Arguments {
     /// Only this adapter, by its number or part of its name in `samebits devices`
     #[arg(long, value_name = "N|NAME")]
     device: Option<String>,
-    /// CPU threads [default: the physical cores]
+    /// CPU threads, no more than this process may use [default: the physical cores among those]
     #[arg(short, long, value_name = "N", value_delimiter = ',')]
     threads: Vec<Numbers>,
     /// How finely activations are rounded
@@ -205,8 +205,12 @@ fn measure(
 /// The places that are meant by `--backend`, `--device` and `-t`. Of several backends, those that this machine does not
 /// have are passed over with a warning.
 fn places(a: &Arguments, threads: &[u32]) -> Result<Vec<Place>, Box<dyn std::error::Error>> {
-    let default = [default_threads() as u32];
-    let cpu = if threads.is_empty() { &default[..] } else { threads };
+    let mut cpu: Vec<usize> = threads.iter().map(|t| load::threads(Some(*t as usize), false)).collect();
+    if cpu.is_empty() {
+        cpu.push(load::threads(None, false));
+    }
+    // Different wishes may have become one.
+    cpu.dedup();
     let (mut places, mut missing) = (Vec::new(), Vec::new());
     for &name in &a.backend {
         let api = match name {
@@ -224,7 +228,7 @@ fn places(a: &Arguments, threads: &[u32]) -> Result<Vec<Place>, Box<dyn std::err
             BackendName::Dx12 => Some(Api::Dx12),
         };
         match api {
-            None => places.extend(cpu.iter().map(|t| Place::cpu(*t as usize))),
+            None => places.extend(cpu.iter().map(|t| Place::cpu(*t))),
             Some(api) => match Place::adapters(api, a.device.as_deref()) {
                 Err(BackendError::NoAdapter(api)) if a.backend.len() > 1 => missing.push(api),
                 found => places.extend(found?),

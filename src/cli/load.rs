@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::backend::cpu::{Cpu, Isa};
+use crate::backend::cpu::{self, Cpu, Isa};
 use crate::backend::gpu::{self, Api, Choice, Device, Gpu};
 use crate::backend::{Backend, BackendError, Sizes};
 use crate::engine::Session;
@@ -63,7 +63,7 @@ pub(super) struct RunArguments {
     /// Positions the context holds [default: the model's, at most 4096]
     #[arg(short = 'c', long = "ctx", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
-    /// CPU threads [default: the physical cores]
+    /// CPU threads, no more than this process may use [default: the physical cores among those]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Tokens of the prompt that are computed at once; does not change a bit [default: 512, on a software adapter 32]
@@ -151,7 +151,7 @@ pub(super) fn open(
             Err(error) => return Err(error.into()),
         }
     }
-    let threads = a.threads.map_or_else(default_threads, usize::from);
+    let threads = threads(a.threads.map(usize::from), a.quiet);
     Ok(Box::new(Cpu::with_isa(model, plan, sizes(false), threads, Isa::from_environment()?)?))
 }
 
@@ -172,10 +172,21 @@ fn conforms(device: &mut Device, auto: bool) -> bool {
     failures.is_empty()
 }
 
-/// As many as there are physical cores for this process: two threads of a core share its vector units.
-pub(super) fn default_threads() -> usize {
-    let allowed = std::thread::available_parallelism().map_or(1, usize::from);
-    num_cpus::get_physical().clamp(1, allowed)
+/// The CPU threads that were asked for, but no more than this process may use at once: others would only wait.
+/// Without a wish, one for each physical core.
+pub(super) fn threads(wish: Option<usize>, quiet: bool) -> usize {
+    let usable = cpu::usable_processors();
+    match wish {
+        Some(wish) if wish > usable => {
+            if !quiet {
+                let s = if usable == 1 { "" } else { "s" };
+                eprintln!("warning: this process may use {usable} processor{s}: {usable} thread{s} instead of {wish}");
+            }
+            usable
+        }
+        Some(wish) => wish,
+        None => cpu::physical_cores(),
+    }
 }
 
 fn on_gpu(device: Device, model: &Model, plan: Plan, sizes: Sizes, quiet: bool) -> Result<Gpu, BackendError> {

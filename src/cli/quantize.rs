@@ -8,7 +8,9 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::load::threads;
 use super::{Outcome, print, print_json};
+use crate::backend::cpu::usable_processors;
 use crate::convert::{Options, TARGETS, Target, quantize};
 use crate::gguf::Gguf;
 
@@ -29,7 +31,7 @@ pub(super) struct Arguments {
     /// Replace OUT if it exists
     #[arg(long)]
     force: bool,
-    /// Threads [default: all]
+    /// Threads, no more than this process may use [default: all of those]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Print JSON
@@ -55,7 +57,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if let Ok(style) = ProgressStyle::with_template("quantizing {bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
         bar.set_style(style);
     }
-    let threads = a.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    let threads = threads(Some(a.threads.map_or_else(usable_processors, usize::from)), a.quiet);
     let options = Options { target: a.kind, pure: a.pure, threads, force: a.force };
     let tensors = quantize(&source, &a.target, options, &mut |done| {
         bar.inc(done);

@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     /// Fewer repetitions and cases
     #[arg(long)]
     quick: bool,
-    /// CPU threads [default: the physical cores]
+    /// CPU threads, no more than this process may use [default: the physical cores among those]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Folder for the tensors that differ
@@ -56,7 +56,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let options = Options {
         gpu: gpu.clone(),
         precision: a.precision.into(),
-        threads: a.threads.map_or_else(super::load::default_threads, usize::from),
+        threads: super::load::threads(a.threads.map(usize::from), false),
         runs: if a.quick { 3 } else { usize::from(a.runs) },
         rounds: if a.quick { 1 } else { 10 },
         // One more than a tile of attention has rows, or than one of a matrix product.

@@ -1,6 +1,7 @@
 //! The CPU backend: the definition of every result's bits.
 
 mod bandwidth;
+mod cores;
 mod isa;
 mod panels;
 mod pool;
@@ -13,6 +14,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 pub use bandwidth::read_bandwidth;
+pub use cores::{physical as physical_cores, usable as usable_processors};
 pub use isa::Isa;
 pub use pool::Pool;
 
