@@ -180,3 +180,20 @@ fn arithmetic_of_a_gpu_can_be_chosen_and_sampling_is_the_same_everywhere() {
         predicate::str::contains("SAMEBITS_ARITHMETIC=fast").and(predicate::str::contains("portable or native")),
     );
 }
+
+#[test]
+fn more_threads_than_processors_are_not_started_and_change_nothing() {
+    let run = |threads: &str, more: &[&str]| {
+        let mut command = samebits();
+        command.args(["generate", "The capital of France is", "-n", "8", "--backend", "cpu", "--json", "-t", threads]);
+        command.args(["-m"]).arg(smollm2_path()).args(more);
+        let output = command.assert().success().get_output().clone();
+        (json(&output.stdout)["logits_hash"].clone(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (one, quiet) = run("1", &[]);
+    assert!(!quiet.contains("warning"), "{quiet}");
+    let (many, warned) = run("1024", &[]);
+    assert!(warned.contains("warning: this process may use ") && warned.contains(" instead of 1024"), "{warned}");
+    assert_eq!(one, many);
+    assert!(!run("1024", &["-q"]).1.contains("warning"));
+}
