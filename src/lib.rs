@@ -4,6 +4,8 @@
 //! The way of the data: [`gguf`] → [`model`] → [`plan`] → [`backend`] → logits → [`sample`] → text, with [`tokenizer`]
 //! at both ends and [`engine`] to hold it together. `docs/numerics.md` is the contract that fixes the bits.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod backend;
 pub mod bench;
 pub mod cli;
@@ -13,6 +15,7 @@ pub mod gguf;
 pub mod model;
 pub mod numerics;
 pub mod ops;
+pub mod output;
 pub mod plan;
 pub mod quant;
 pub mod sample;

@@ -66,17 +66,18 @@ fn a_full_context_stops_clearly() {
 #[test]
 fn logits_tokenize_and_inspect() {
     let tiny = data("tiny/tiny-q8_0.gguf");
-    let npy = tempfile::NamedTempFile::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let npy = folder.path().join("logits.npy");
     let output = samebits()
         .args(["logits", "--tokens", "1,247,181", "--all", "--top", "2", "--json", "--backend", "cpu", "-q", "-m"])
         .arg(&tiny)
         .arg("--npy")
-        .arg(npy.path())
+        .arg(&npy)
         .assert()
         .success();
     let value = json(&output.get_output().stdout);
     assert_eq!(value["positions"].as_array().unwrap().len(), 3);
-    let saved = std::fs::read(npy.path()).unwrap();
+    let saved = std::fs::read(&npy).unwrap();
     assert!(saved.starts_with(b"\x93NUMPY"));
     let vocabulary = (saved.len() - 128) / 4 / 3;
     assert_eq!(128 + vocabulary * 12, saved.len());

@@ -10,6 +10,7 @@ use samebits::engine::EngineError;
 use samebits::gguf::{Gguf, GgufWriter};
 use samebits::model::Model;
 use samebits::numerics::Precision;
+use samebits::output;
 
 /// The format of every matrix of two real models, as llama.cpp chooses it.
 #[test]
@@ -35,8 +36,12 @@ fn mixtures_are_those_of_llama_cpp() {
     }
 }
 
+fn file(path: &std::path::Path) -> output::Target {
+    output::Target::new(path, false, &[]).unwrap()
+}
+
 fn options(target: &str) -> Options {
-    Options { target: Target::by_name(target).unwrap(), pure: false, threads: 2, force: false }
+    Options { target: Target::by_name(target).unwrap(), pure: false, threads: 2 }
 }
 
 /// Every target makes a file that this program runs with equal bits on CPU and GPU.
@@ -47,7 +52,7 @@ fn every_target_runs_with_equal_bits() {
     let prompt = [1, 247, 181, 56, 13];
     for target in TARGETS {
         let path = folder.path().join(target.name);
-        let report = quantize(&source, &path, options(target.name), &mut |_| true).unwrap();
+        let report = quantize(&source, &file(&path), options(target.name), &|_| true).unwrap();
         assert!(target.name == "Q4_K_M" || report.iter().any(|t| t.from != t.to), "{}", target.name);
         let model = Model::open(&path).unwrap();
         assert_eq!(model.gguf.get_u32("general.file_type").unwrap(), target.file_type);
@@ -64,7 +69,7 @@ fn a_failure_leaves_the_folder_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let source = Gguf::open(&data("tiny/tiny-f32.gguf")).unwrap();
     let path = folder.path().join("out.gguf");
-    let error = quantize(&source, &path, options("Q8_0"), &mut |_| false).unwrap_err();
+    let error = quantize(&source, &file(&path), options("Q8_0"), &|_| false).unwrap_err();
     assert!(error.to_string().contains("interrupted"));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 
@@ -85,7 +90,7 @@ fn a_failure_leaves_the_folder_as_it_was() {
     let tensor = source.tensor("blk.0.ffn_up.weight").unwrap();
     bytes[tensor.offset as usize..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
     let damaged = Gguf::from_bytes(bytes).unwrap();
-    let error = quantize(&damaged, &folder.path().join("nan.gguf"), options("Q8_0"), &mut |_| true).unwrap_err();
+    let error = quantize(&damaged, &file(&folder.path().join("nan.gguf")), options("Q8_0"), &|_| true).unwrap_err();
     assert!(error.to_string().contains("blk.0.ffn_up.weight"), "{error}");
 }
 
@@ -112,7 +117,7 @@ fn unsupported_types_are_named() {
     assert!(error.contains(damaged) && error.contains("IQ2_XXS") && error.contains("Q4_K"), "{error}");
     let folder = tempfile::tempdir().unwrap();
     let gguf = Gguf::from_bytes(bytes).unwrap();
-    let error = quantize(&gguf, &folder.path().join("x"), options("Q8_0"), &mut |_| true).unwrap_err().to_string();
+    let error = quantize(&gguf, &file(&folder.path().join("x")), options("Q8_0"), &|_| true).unwrap_err().to_string();
     assert!(error.contains(damaged) && error.contains("IQ2_XXS"), "{error}");
 }
 

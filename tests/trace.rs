@@ -39,15 +39,16 @@ fn the_last_lens_is_the_models_answer() {
 
 #[test]
 fn backends_and_runs_are_compared_and_a_step_is_dumped() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let path = file.path().to_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("step.npy");
+    let path = path.to_str().unwrap();
     let extra = ["-p", "Once", "--compare", "cpu,gpu", "--runs", "2", "--step", "blk.3.ffn_norm", "--dump", path];
     let value = trace(&extra);
     let compared = value["compared"].as_array().unwrap();
     assert_eq!(compared.len(), 3);
     assert!(compared.iter().all(|c| c["first_difference"].is_null()), "{compared:?}");
     assert!(std::fs::read(path).unwrap().starts_with(b"\x93NUMPY"));
-    let wrong = ["trace", "-p", "Once", "--step", "blk.77.ffn_norm", "--dump", path];
+    let wrong = ["trace", "-p", "Once", "--step", "blk.77.ffn_norm", "--dump", path, "--force"];
     samebits().args(wrong).assert().code(1).stderr(predicates::str::contains("there is no step 'blk.77.ffn_norm'"));
 }
 
@@ -175,7 +176,7 @@ fn comparisons_without_sense_are_refused() {
         ("cpu:fused,cpu", "the CPU fuses nothing", 2),
         ("gpu:melted,cpu", "':melted' is neither", 2),
         ("gpu:fused,gpu:fused", "cannot be seen", 1),
-        ("cpu", "needs two backends", 1),
+        ("cpu", "needs two backends", 2),
     ] {
         let command = ["trace", "-p", "Once", "--compare", compare];
         samebits().args(command).assert().code(code).stderr(predicates::str::contains(said));

@@ -174,6 +174,8 @@ impl Sizes {
 pub enum BackendError {
     #[error("no GPU adapter found{0}; install a Vulkan driver (Linux: mesa-vulkan-drivers) or use --backend cpu")]
     NoAdapter(String),
+    #[error("{api} does not exist on {system}; use --backend {instead}, auto or cpu")]
+    NoApi { api: &'static str, system: &'static str, instead: &'static str },
     #[error("no adapter matches --device {wanted}; `samebits devices` lists: {found}")]
     NoSuchDevice { wanted: String, found: String },
     #[error("{device} lacks {what}; use --backend cpu or another --device")]

@@ -28,9 +28,11 @@ impl Earlier {
     pub fn read(path: &Path) -> Result<Self, CompareError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| CompareError::Read { path: path.to_owned(), source })?;
-        let rows =
-            serde_json::from_str(&text).map_err(|source| CompareError::Json { path: path.to_owned(), source })?;
-        Ok(Self(rows))
+        let json = |source| CompareError::Json { path: path.to_owned(), source };
+        let mut rows: Vec<serde_json::Value> = serde_json::from_str(&text).map_err(json)?;
+        // The mark of a run that was interrupted is no row.
+        rows.retain(|row| row["interrupted"].is_null());
+        Ok(Self(rows.into_iter().map(serde_json::from_value).collect::<Result<_, _>>().map_err(json)?))
     }
 
     /// Sets a row's ratio, where there is an earlier row of the same model, test, precision and backend: on the same

@@ -145,6 +145,23 @@ impl Printer {
         }
     }
 
+    /// Whether the text is JSON.
+    pub fn is_json(&self) -> bool {
+        matches!(self.format, Format::Json | Format::Jsonl)
+    }
+
+    /// What comes after the rows where only so many of all tests were measured. CSV has no place for it.
+    pub fn interrupted(&self, measured: usize, tests: usize) -> String {
+        let mark = serde_json::json!({"interrupted": true, "measured": measured, "tests": tests});
+        match self.format {
+            Format::Json => format!("{}  {mark}", if self.rows > 0 { ",\n" } else { "" }),
+            Format::Jsonl => format!("{mark}\n"),
+            Format::Csv => String::new(),
+            Format::Sql => format!("-- interrupted: {measured} of {tests} tests were measured\n"),
+            Format::Md => format!("\ninterrupted: {measured} of {tests} tests were measured\n"),
+        }
+    }
+
     /// What comes after all rows: in Markdown their profiles.
     pub fn foot(&self, rows: &[Row]) -> String {
         match self.format {

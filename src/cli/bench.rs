@@ -1,20 +1,22 @@
 //! `samebits bench`: the flags and the table of llama.cpp's `llama-bench`.
 
 use std::ffi::OsString;
-use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
-use super::Outcome;
+use super::error::{Failure, Interrupted, Usage};
 use super::load::{self, BackendName, PrecisionName, open_model};
+use super::terminal::{self, escape, escape_json, note, warning, write_out};
+use super::values::not_empty;
+use super::{Outcome, signals};
 use crate::backend::BackendError;
-use crate::backend::gpu::Api;
 use crate::bench::compare::Earlier;
 use crate::bench::output::{Columns, Format, Printer};
 use crate::bench::{Agreement, Bench, Numbers, Options, Pair, Place, Row, Subject, Test, plot, tests};
+use crate::output::Target;
 
 /// llama-bench's options of two letters after one dash, and how they are spelt here.
 const TWO_LETTERS: [(&str, &str); 4] =
@@ -26,8 +28,8 @@ const TWO_LETTERS: [(&str, &str); 4] =
 options with lists may be repeated."
 )]
 pub(super) struct Arguments {
-    /// GGUF files [default: the story model that is built in]
-    #[arg(short, long, value_name = "FILE", value_delimiter = ',', required = !cfg!(builtin_model))]
+    /// GGUF files, separated by commas [default: the story model that is built in]
+    #[arg(short, long, value_name = "FILE", required = !cfg!(builtin_model))]
     model: Vec<PathBuf>,
     /// Prompt lengths to measure; 0 for none
     #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512")]
@@ -54,7 +56,7 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME", default_value = "auto")]
     backend: Vec<BackendName>,
     /// Only this adapter, by its number or part of its name in `samebits devices`
-    #[arg(long, value_name = "N|NAME")]
+    #[arg(long, value_name = "N|NAME", value_parser = not_empty)]
     device: Option<String>,
     /// CPU threads, no more than this process may use [default: the physical cores among those]
     #[arg(short, long, value_name = "N", value_delimiter = ',')]
@@ -86,6 +88,9 @@ pub(super) struct Arguments {
     /// Draw the results into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Replace the file of --svg if it exists
+    #[arg(long, requires = "svg")]
+    force: bool,
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
@@ -123,12 +128,18 @@ pub(super) fn spelt_out(word: OsString) -> OsString {
 pub(super) fn run(a: &Arguments, process_start: Instant) -> Outcome {
     let tests = tests(&flat(&a.n_prompt), &flat(&a.n_gen), &a.prompt_gen, &flat(&a.n_depth));
     if tests.is_empty() {
-        return Err("nothing to measure: give -p, -n or -pg a number above 0".into());
+        return Err(Usage::NothingToMeasure.into());
     }
     let (threads, chunks) = (flat(&a.threads), flat(&a.chunk));
-    if threads.iter().any(|t| !(1..=1024).contains(t)) || chunks.iter().any(|c| !(1..=4096).contains(c)) {
-        return Err("-t must lie between 1 and 1024, --chunk between 1 and 4096".into());
+    if threads.iter().any(|t| !(1..=1024).contains(t)) {
+        return Err(Usage::Threads.into());
     }
+    if chunks.iter().any(|c| !(1..=4096).contains(c)) {
+        return Err(Usage::Chunk.into());
+    }
+    let models: Vec<_> = a.model.iter().flat_map(|list| files(list)).collect();
+    let inputs: Vec<_> = models.iter().chain(&a.compare).map(PathBuf::as_path).collect();
+    let svg = a.svg.as_deref().map(|path| Target::new(path, a.force, &inputs)).transpose()?;
     let earlier = a.compare.as_deref().map(Earlier::read).transpose()?;
     let shown = Columns {
         threads: threads.len() > 1,
@@ -144,38 +155,72 @@ pub(super) fn run(a: &Arguments, process_start: Instant) -> Outcome {
         agreement: Agreement::default(),
         earlier,
         rows: Vec::new(),
-        bar: if a.quiet { ProgressBar::hidden() } else { ProgressBar::no_length() },
+        bar: terminal::bar(a.quiet, None, "{wide_bar} {pos}/{len}"),
+        total: 0,
+        to_stdout: svg.as_ref().is_none_or(|file| !file.is_stdout()),
     };
-    let measured = measure(a, process_start, &tests, &threads, &chunks, &mut report);
+    let signal = signals::watch();
+    let measured = measure(a, process_start, &models, &tests, &threads, &chunks, &mut report, &signal);
     // What was measured before an error is not lost.
     report.bar.finish_and_clear();
     let rows = std::mem::take(&mut report.rows);
-    if !rows.is_empty() {
+    let total = report.total;
+    let interrupted = signal.asked();
+    if interrupted {
+        if rows.is_empty() {
+            report.print(|printer| printer.head())?;
+        }
+        report.print(|printer| printer.interrupted(rows.len(), total))?;
+        note!("interrupted: {} of {total} tests were measured", rows.len());
+    }
+    if interrupted || !rows.is_empty() {
         report.print(|printer| printer.foot(&rows))?;
     }
+    if interrupted {
+        return Err(Interrupted.into());
+    }
     measured?;
-    if let Some(path) = &a.svg {
-        std::fs::write(path, plot::svg(&rows)?).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+    if let Some(file) = &svg {
+        file.write(plot::svg(&rows)?.as_bytes())?;
     }
     if report.agreement.is_broken() {
-        return Err("rows of the same test have different fingerprints: a backend computes other bits".into());
+        return Err(Failure::RowsDiffer.into());
     }
     Ok(())
+}
+
+/// The files of a list with commas between. A name may hold commas itself: of several readings, the one with the longest
+/// names that exist.
+fn files(list: &Path) -> Vec<PathBuf> {
+    let Some(text) = list.to_str() else { return vec![list.to_owned()] };
+    let parts: Vec<_> = text.split(',').collect();
+    let mut files = Vec::new();
+    let mut first = 0;
+    while first < parts.len() {
+        let name = |end: usize| PathBuf::from(parts[first..end].join(","));
+        let end = (first + 2..=parts.len()).rev().find(|end| name(*end).exists()).unwrap_or(first + 1);
+        files.push(name(end));
+        first = end;
+    }
+    files
 }
 
 /// Runs everything that was asked for.
 fn measure(
     a: &Arguments,
     process_start: Instant,
+    models: &[PathBuf],
     tests: &[Test],
     threads: &[u32],
     chunks: &[u32],
     report: &mut Report,
+    signal: &signals::Watch,
 ) -> Outcome {
     let places = places(a, threads)?;
     let started = process_start.elapsed();
-    let models: Vec<_> = if a.model.is_empty() { vec![None] } else { a.model.iter().map(Some).collect() };
-    report.bar.set_length((models.len() * places.len() * chunks.len() * tests.len()) as u64);
+    let models: Vec<_> = if models.is_empty() { vec![None] } else { models.iter().map(Some).collect() };
+    report.total = models.len() * places.len() * chunks.len() * tests.len();
+    report.bar.set_length(report.total as u64);
     for path in models {
         let start = Instant::now();
         let model = open_model(path.map(|p| p.as_path()))?;
@@ -194,6 +239,9 @@ fn measure(
                 let mut bench = Bench::open(&subject, place, context, options)?;
                 for &test in tests {
                     std::thread::sleep(Duration::from_secs(u64::from(a.delay)));
+                    if signal.asked() {
+                        return Err(Interrupted.into());
+                    }
                     report.row(bench.run(test)?)?;
                 }
             }
@@ -212,6 +260,7 @@ fn places(a: &Arguments, threads: &[u32]) -> Result<Vec<Place>, Box<dyn std::err
     // Different wishes may have become one.
     cpu.dedup();
     let (mut places, mut missing) = (Vec::new(), Vec::new());
+    let several = a.backend.len() > 1;
     for &name in &a.backend {
         let api = match name {
             BackendName::Auto if a.device.is_none() => match Place::best_gpu() {
@@ -221,25 +270,26 @@ fn places(a: &Arguments, threads: &[u32]) -> Result<Vec<Place>, Box<dyn std::err
                 }
                 None => None,
             },
-            BackendName::Cpu => None,
-            BackendName::Auto | BackendName::Gpu => Some(Api::Any),
-            BackendName::Vulkan => Some(Api::Vulkan),
-            BackendName::Metal => Some(Api::Metal),
-            BackendName::Dx12 => Some(Api::Dx12),
+            // Beside other backends, the CPU has no part in --device.
+            name => name.api(a.device.as_deref().filter(|_| !several))?,
         };
         match api {
             None => places.extend(cpu.iter().map(|t| Place::cpu(*t))),
             Some(api) => match Place::adapters(api, a.device.as_deref()) {
-                Err(BackendError::NoAdapter(api)) if a.backend.len() > 1 => missing.push(api),
+                Err(error @ (BackendError::NoAdapter(_) | BackendError::NoApi { .. })) if several => {
+                    missing.push(error)
+                }
                 found => places.extend(found?),
             },
         }
     }
-    if places.is_empty() {
-        return Err(BackendError::NoAdapter(missing.join(" and")).into());
+    if places.is_empty()
+        && let Some(error) = missing.pop()
+    {
+        return Err(error.into());
     }
-    for api in missing {
-        eprintln!("warning: no GPU adapter found{api}; it is not measured");
+    for error in missing {
+        warning!("not measured: {error}");
     }
     Ok(places)
 }
@@ -252,10 +302,14 @@ struct Report {
     earlier: Option<Earlier>,
     rows: Vec<Row>,
     bar: ProgressBar,
+    /// Tests to measure, all in all.
+    total: usize,
+    /// Whether the rows go to standard output.
+    to_stdout: bool,
 }
 
 impl Report {
-    fn row(&mut self, mut row: Row) -> std::io::Result<()> {
+    fn row(&mut self, mut row: Row) -> Result<(), Failure> {
         self.agreement.check(&mut row);
         if let Some(earlier) = &self.earlier {
             earlier.relate(&mut row);
@@ -274,15 +328,20 @@ impl Report {
         Ok(())
     }
 
-    fn print(&mut self, text: impl Fn(&mut Printer) -> String) -> std::io::Result<()> {
-        let (out, err) = (text(&mut self.out), self.err.as_mut().map(&text).unwrap_or_default());
+    fn print(&mut self, text: impl Fn(&mut Printer) -> String) -> Result<(), Failure> {
+        let (out, err) = (safe(&mut self.out, &text), self.err.as_mut().map(|p| safe(p, &text)).unwrap_or_default());
         self.bar.suspend(|| {
-            let mut stdout = std::io::stdout().lock();
-            stdout.write_all(out.as_bytes())?;
-            stdout.flush()?;
-            std::io::stderr().write_all(err.as_bytes())
+            // As everything on standard error, it is lost where nobody reads.
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), err.as_bytes());
+            if self.to_stdout { write_out(&out) } else { Ok(()) }
         })
     }
+}
+
+/// What a printer makes, without anything that controls a terminal.
+fn safe(printer: &mut Printer, text: &impl Fn(&mut Printer) -> String) -> String {
+    let text = text(printer);
+    if printer.is_json() { escape_json(&text) } else { escape(&text) }
 }
 
 fn flat(lists: &[Numbers]) -> Vec<u32> {

@@ -3,7 +3,8 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Outcome, print, print_json};
+use super::Outcome;
+use super::terminal::{note, print, print_json};
 use crate::backend::gpu::{Api, adapters, api_name, is_software};
 
 #[derive(Args, Debug)]
@@ -44,10 +45,10 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         print(&format!("   limits       binding {} MiB, buffer {} MiB", mib(binding), mib(buffer)))?;
     }
     if a.json {
-        return print_json(&json!(all));
+        return Ok(print_json(&json!(all))?);
     }
     if adapters(Api::Any).is_empty() {
-        eprintln!("no GPU adapter found; --backend cpu works without one");
+        note!("no GPU adapter found; --backend cpu works without one");
     }
     Ok(())
 }

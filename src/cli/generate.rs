@@ -1,15 +1,17 @@
 //! `samebits generate`.
 
-use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
 
+use super::Outcome;
+use super::error::{Failure, Interrupted};
 use super::load::{ModelArguments, RunArguments};
-use super::{Outcome, print_json};
+use super::terminal::{generated, note, print_json, write_out};
+use super::text::PromptArguments;
+use super::values::{Limit, Seed, at_least_zero, penalty, share};
+use super::{signals, terminal};
 use crate::backend::Chooser;
 use crate::engine::{Choice, EngineError, Generation, Session, StopReason};
 use crate::sample::{Sampler, SamplerOptions};
@@ -19,36 +21,13 @@ use crate::tokenizer::{EncodeOptions, Tokenizer};
 pub(super) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// The text to continue
-    #[arg(value_name = "PROMPT", required_unless_present = "prompt_flag")]
-    prompt: Option<String>,
-    /// The text to continue, as an option
-    #[arg(short = 'p', long = "prompt", value_name = "TEXT", conflicts_with = "prompt")]
-    prompt_flag: Option<String>,
-    /// Tokens to make at most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
-    n_predict: usize,
-    /// 0 always takes the likeliest token; higher is more varied
-    #[arg(long, default_value_t = 0.0, value_parser = at_least_zero)]
-    temp: f32,
-    /// Sample from the N likeliest tokens only; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 40)]
-    top_k: usize,
-    /// Sample from the likeliest tokens that together have this probability
-    #[arg(long, default_value_t = 0.95, value_parser = share)]
-    top_p: f32,
-    /// Drop tokens less likely than this share of the likeliest
-    #[arg(long, default_value_t = 0.05, value_parser = share)]
-    min_p: f32,
-    /// Divide the logits of recent tokens by this; 1 is off
-    #[arg(long, default_value_t = 1.0, value_parser = at_least_zero)]
-    repeat_penalty: f32,
-    /// How many tokens count as recent
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    repeat_last_n: usize,
-    /// Seed of the sampler
-    #[arg(short, long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    prompt: PromptArguments,
+    /// Tokens to make at most; -1 for as many as the model wants and the context holds
+    #[arg(short = 'n', long, value_name = "N", default_value = "128")]
+    n_predict: Limit,
+    #[command(flatten)]
+    sampling: SamplingArguments,
     /// Print one JSON object at the end instead of the text as it comes
     #[arg(long)]
     json: bool,
@@ -56,57 +35,82 @@ pub(super) struct Arguments {
     run: RunArguments,
 }
 
-fn at_least_zero(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(x) if x >= 0.0 && x.is_finite() => Ok(x),
-        _ => Err("a number of at least 0 is needed".to_owned()),
-    }
+/// How tokens are chosen.
+#[derive(Args, Debug)]
+pub(super) struct SamplingArguments {
+    /// 0 always takes the likeliest token; higher is more varied
+    #[arg(long, default_value_t = 0.0, value_parser = at_least_zero)]
+    temp: f32,
+    /// Sample from the N likeliest tokens only; 0 for all [default: 40]
+    #[arg(long, value_name = "N")]
+    top_k: Option<usize>,
+    /// Sample from the likeliest tokens that together have this probability [default: 0.95]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    top_p: Option<f32>,
+    /// Drop tokens less likely than this share of the likeliest [default: 0.05]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    min_p: Option<f32>,
+    /// Divide the logits of recent tokens by this; 1 is off
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = penalty)]
+    repeat_penalty: f32,
+    /// How many tokens count as recent; -1 for all
+    #[arg(long, value_name = "N", default_value = "64")]
+    repeat_last_n: Limit,
+    /// Seed of the sampler; -1 draws one and says which [default: 0]
+    #[arg(short, long, value_name = "N")]
+    seed: Option<Seed>,
 }
 
-fn share(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        Ok(x) if (0.0..=1.0).contains(&x) => Ok(x),
-        _ => Err("a number from 0 to 1 is needed".to_owned()),
+impl SamplingArguments {
+    /// The options, with a seed that is said where it was drawn. What has no effect is said, too.
+    pub fn options(&self, quiet: bool) -> SamplerOptions {
+        let (seed, drawn) = self.seed.unwrap_or(Seed::Given(0)).value();
+        let given = [
+            ("--top-k", self.top_k.is_some()),
+            ("--top-p", self.top_p.is_some()),
+            ("--min-p", self.min_p.is_some()),
+            ("--seed", self.seed.is_some()),
+        ];
+        let given: Vec<_> = given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
+        if self.temp <= 0.0 && !given.is_empty() && !quiet {
+            note!("{} without effect: --temp 0 always takes the likeliest token", given.join(", "));
+        }
+        if drawn && !quiet {
+            note!("seed: {seed}");
+        }
+        SamplerOptions {
+            temperature: self.temp,
+            top_k: self.top_k.unwrap_or(40),
+            top_p: self.top_p.unwrap_or(0.95),
+            min_p: self.min_p.unwrap_or(0.05),
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n.0,
+            seed,
+        }
     }
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let start = Instant::now();
+    let text = a.prompt.read()?;
     let model = a.model.open()?;
     let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
-    let text = a.prompt.as_deref().or(a.prompt_flag.as_deref()).unwrap_or_default();
-    let prompt = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: true })?;
+    let prompt = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?;
     if prompt.is_empty() {
         return Err(EngineError::EmptyPrompt.into());
     }
     let mut session = super::load::session(&model, &a.run, false)?;
     let load = start.elapsed();
 
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || {
-        // A second Ctrl-C does not wait for the token in progress.
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })?;
-
-    let mut sampler = Sampler::new(SamplerOptions {
-        temperature: a.temp,
-        top_k: a.top_k,
-        top_p: a.top_p,
-        min_p: a.min_p,
-        repeat_penalty: a.repeat_penalty,
-        repeat_last_n: a.repeat_last_n,
-        seed: a.seed,
-    });
-    let mut out = std::io::stdout().lock();
+    let signal = signals::watch();
+    let options = a.sampling.options(a.run.quiet);
+    let mut sampler = Sampler::new(options);
     let mut text = String::new();
     let mut stream = tokenizer.stream();
     let mut failed = None;
-    let mut write = |piece: &str, out: &mut dyn Write| {
+    let mut write = |piece: &str| {
         text.push_str(piece);
-        if a.json { Ok(()) } else { out.write_all(piece.as_bytes()).and_then(|()| out.flush()) }
+        if a.json { Ok(()) } else { write_out(&generated(piece)) }
     };
     let mut first = None;
     let (mut draw, mut sample);
@@ -123,26 +127,24 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     };
     let generation = session.generate(
         &prompt,
-        a.n_predict,
+        a.n_predict.0,
         choice,
         |token| tokenizer.is_end_of_generation(token),
         |token| {
             first.get_or_insert_with(|| start.elapsed());
-            if let Err(error) = write(&stream.push(token), &mut out) {
-                failed = Some(error);
-            }
-            failed.is_none() && !interrupted.load(Ordering::Relaxed)
+            failed = write(&stream.push(token)).err();
+            failed.is_none() && !signal.asked()
         },
     )?;
     if let Some(error) = failed {
         return Err(error.into());
     }
-    write(&stream.finish(), &mut out)?;
+    write(&stream.finish())?;
     if !a.json {
-        writeln!(out)?;
+        terminal::write_out("\n")?;
     }
-    drop(out);
-    report(a, &session, &prompt, &generation, &text, load, first.unwrap_or_default())
+    report(a, &session, &prompt, &generation, &text, options.seed, load, first.unwrap_or_default())?;
+    if generation.stop_reason == StopReason::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
 }
 
 fn report(
@@ -151,9 +153,10 @@ fn report(
     prompt: &[u32],
     g: &Generation,
     text: &str,
+    seed: u64,
     load: Duration,
     first: Duration,
-) -> Outcome {
+) -> Result<(), Failure> {
     let (prefill, decode) = (g.timings.prefill.as_secs_f64(), g.timings.decode.as_secs_f64());
     let steps = g.tokens.len().saturating_sub(1);
     if a.json {
@@ -161,6 +164,7 @@ fn report(
             "text": text,
             "prompt_tokens": prompt,
             "tokens": g.tokens,
+            "seed": seed,
             "logits_hash": g.logits_hash,
             "stop_reason": g.stop_reason,
             "timings": {
@@ -181,7 +185,7 @@ fn report(
             StopReason::ContextFull => "the context is full (--ctx)",
             StopReason::Interrupted => "interrupted",
         };
-        eprintln!(
+        note!(
             "{} prompt tokens at {:.1}/s, {} new at {:.1}/s, first after {:.2} s; stopped: {why}",
             prompt.len(),
             rate(prompt.len(), prefill),
@@ -189,7 +193,7 @@ fn report(
             rate(steps, decode),
             first.as_secs_f64(),
         );
-        eprintln!("logits hash: {}", g.logits_hash);
+        note!("logits hash: {}", g.logits_hash);
     }
     Ok(())
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value as Json, json};
 
-use super::{Outcome, print, print_json};
+use super::Outcome;
+use super::terminal::{print, print_json};
 use crate::backend::gpu::unfused_because;
 use crate::gguf::{Gguf, ggml_type};
 use crate::model::Model;
@@ -34,7 +35,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             .iter()
             .map(|t| json!({"name": t.name, "type": type_name(t.type_id), "shape": t.dims, "bytes": t.bytes}))
             .collect();
-        return print_json(&json!({
+        return Ok(print_json(&json!({
             "file": a.file.display().to_string(),
             "version": gguf.version(),
             "alignment": gguf.alignment(),
@@ -45,7 +46,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             "unfused": runs.unfused,
             "metadata": metadata,
             "tensors": tensors,
-        }));
+        }))?);
     }
     print(&format!(
         "{}: GGUF version {}, {} bytes, {parameters} parameters\n",

@@ -4,8 +4,10 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
 
+use super::error::Usage;
+use super::terminal::{self, note, warning};
+use super::values::not_empty;
 use crate::backend::cpu::{self, Cpu, Isa};
 use crate::backend::gpu::{self, Api, Choice, Device, Gpu};
 use crate::backend::{Backend, BackendError, Sizes};
@@ -55,13 +57,13 @@ pub(super) struct RunArguments {
     #[arg(long, value_enum, default_value_t = BackendName::Auto)]
     pub backend: BackendName,
     /// Adapter by its number or part of its name in `samebits devices`
-    #[arg(long, value_name = "N|NAME")]
+    #[arg(long, value_name = "N|NAME", value_parser = not_empty)]
     pub device: Option<String>,
     /// How finely activations are rounded: fast (8 bits, as llama.cpp on a CPU) or precise (16 bits)
     #[arg(long, value_enum, default_value_t = PrecisionName::Fast)]
     pub precision: PrecisionName,
-    /// Positions the context holds [default: the model's, at most 4096]
-    #[arg(short = 'c', long = "ctx", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Positions the context holds; 0 for as many as the model was trained for [default: the same, but at most 4096]
+    #[arg(short = 'c', long = "ctx", value_name = "N")]
     pub context: Option<u32>,
     /// CPU threads, no more than this process may use [default: the physical cores among those]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -99,19 +101,48 @@ impl From<PrecisionName> for Precision {
     }
 }
 
+impl BackendName {
+    /// The GPU API that is meant, or the CPU; `auto` means any GPU first.
+    ///
+    /// # Errors
+    /// Where a GPU is chosen for the CPU.
+    pub fn api(self, device: Option<&str>) -> Result<Option<Api>, Usage> {
+        match self {
+            Self::Cpu if device.is_some() => Err(Usage::DeviceOfCpu),
+            Self::Cpu => Ok(None),
+            Self::Auto | Self::Gpu => Ok(Some(Api::Any)),
+            Self::Vulkan => Ok(Some(Api::Vulkan)),
+            Self::Metal => Ok(Some(Api::Metal)),
+            Self::Dx12 => Ok(Some(Api::Dx12)),
+        }
+    }
+}
+
+impl RunArguments {
+    /// Positions that the context shall hold.
+    pub fn context(&self, model: &Model) -> usize {
+        let trained = model.config.context_length;
+        match self.context {
+            None => trained.min(DEFAULT_CONTEXT),
+            Some(0) => trained,
+            Some(n) => n as usize,
+        }
+    }
+}
+
 /// Opens a session on the backend asked for; `all_logits` makes room for the logits of every row of a chunk.
 pub(super) fn session(model: &Model, a: &RunArguments, all_logits: bool) -> Result<Session, Box<dyn Error>> {
     let trained = model.config.context_length;
-    let context = a.context.map_or(trained.min(DEFAULT_CONTEXT), |c| c as usize);
+    let context = a.context(model);
     if context > trained && !a.quiet {
-        eprintln!("warning: --ctx {context} is more than the {trained} positions the model was trained for");
+        warning!("--ctx {context} is more than the {trained} positions the model was trained for");
     }
     let backend = open(model, model.plan(a.precision.into())?, a, all_logits)?;
     if !a.quiet {
-        eprintln!("model: {}", if model.config.name.is_empty() { "unnamed" } else { &model.config.name });
-        eprintln!("backend: {} ({})", backend.name(), backend.device());
+        note!("model: {}", if model.config.name.is_empty() { "unnamed" } else { &model.config.name });
+        note!("backend: {} ({})", backend.name(), backend.device());
         if let Some(reason) = backend.unfused_because() {
-            eprintln!("runs unfused: {reason}");
+            note!("runs unfused: {reason}");
         }
     }
     let chunk = backend.limits().batch;
@@ -125,24 +156,20 @@ pub(super) fn open(
     a: &RunArguments,
     all_logits: bool,
 ) -> Result<Box<dyn Backend>, Box<dyn Error>> {
-    let context = a.context.map_or(model.config.context_length.min(DEFAULT_CONTEXT), |c| c as usize);
+    let context = a.context(model);
     let sizes = |software: bool| {
         let batch = a.chunk.map_or(if software { SOFTWARE_CHUNK } else { DEFAULT_CHUNK }, usize::from).min(context);
         Sizes { context, batch, logits_rows: if all_logits { batch } else { 1 } }
     };
-    let api = match a.backend {
-        BackendName::Cpu => None,
-        BackendName::Auto | BackendName::Gpu => Some(Api::Any),
-        BackendName::Vulkan => Some(Api::Vulkan),
-        BackendName::Metal => Some(Api::Metal),
-        BackendName::Dx12 => Some(Api::Dx12),
-    };
-    if let Some(api) = api {
+    if let Some(api) = a.backend.api(a.device.as_deref())? {
         let auto = a.backend == BackendName::Auto;
         let hardware_only = auto && a.device.is_none();
         match Device::open(&Choice { api, device: a.device.clone(), hardware_only, cache: gpu::disk::folder() }) {
             Ok(mut device) => {
                 if conforms(&mut device, auto) || !auto {
+                    if a.threads.is_some() && !a.quiet {
+                        warning!("-t has no effect: {} computes, not the CPU", device.info.name);
+                    }
                     let sizes = sizes(gpu::is_software(&device.info));
                     return Ok(Box::new(on_gpu(device, model, plan, sizes, a.quiet)?));
                 }
@@ -161,11 +188,11 @@ fn conforms(device: &mut Device, auto: bool) -> bool {
     let failures = selftest::cached_failures(device).unwrap_or_else(|e| vec![format!("the self-test cannot run: {e}")]);
     let name = format!("{} ({} {})", device.info.name, device.info.driver, device.info.driver_info);
     for failure in &failures {
-        eprintln!("warning: {name} does not keep {VERSION}: {failure}");
+        warning!("{name} does not keep {VERSION}: {failure}");
     }
     if !failures.is_empty() {
-        eprintln!(
-            "warning: {}; `samebits verify` shows more",
+        warning!(
+            "{}; `samebits verify` shows more",
             if auto { "the CPU is used instead" } else { "its results are not those of other machines" }
         );
     }
@@ -180,7 +207,7 @@ pub(super) fn threads(wish: Option<usize>, quiet: bool) -> usize {
         Some(wish) if wish > usable => {
             if !quiet {
                 let s = if usable == 1 { "" } else { "s" };
-                eprintln!("warning: this process may use {usable} processor{s}: {usable} thread{s} instead of {wish}");
+                warning!("this process may use {usable} processor{s}: {usable} thread{s} instead of {wish}");
             }
             usable
         }
@@ -191,13 +218,10 @@ pub(super) fn threads(wish: Option<usize>, quiet: bool) -> usize {
 
 fn on_gpu(device: Device, model: &Model, plan: Plan, sizes: Sizes, quiet: bool) -> Result<Gpu, BackendError> {
     if gpu::is_software(&device.info) && !quiet {
-        eprintln!("warning: {} computes on the CPU; --backend cpu is faster", device.info.name);
+        warning!("{} computes on the CPU; --backend cpu is faster", device.info.name);
     }
     let bytes = plan.weights.iter().map(|w| (w.rows * w.format.row_bytes(w.cols)) as u64).sum();
-    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(bytes) };
-    if let Ok(style) = ProgressStyle::with_template("uploading {bar:32} {bytes}/{total_bytes} {bytes_per_sec}") {
-        bar.set_style(style);
-    }
+    let bar = terminal::bar(quiet, Some(bytes), "uploading {bar:32} {bytes}/{total_bytes} {bytes_per_sec}");
     let gpu = Gpu::new(device, model, plan, sizes, &mut |n| bar.inc(n))?;
     bar.finish_and_clear();
     Ok(gpu)

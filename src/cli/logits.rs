@@ -1,23 +1,27 @@
 //! `samebits logits`.
 
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
 
+use super::error::Usage;
 use super::load::{ModelArguments, RunArguments};
-use super::{Outcome, print, print_json};
+use super::terminal::{print, print_json};
+use super::text::PromptArguments;
+use super::{Outcome, signals};
+use crate::output::{OutputError, Target};
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// The prompt as text
-    #[arg(short, long, value_name = "TEXT", required_unless_present = "tokens")]
-    prompt: Option<String>,
-    /// The prompt as token ids: 1,2,3
-    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt")]
+    #[command(flatten)]
+    prompt: PromptArguments,
+    /// The prompt as token ids instead: 1,2,3
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["argument", "option", "file"])]
     tokens: Option<Vec<u32>>,
     /// Logits after every token, not only the last
     #[arg(long)]
@@ -25,9 +29,12 @@ pub(super) struct Arguments {
     /// How many of the likeliest tokens to print
     #[arg(long, value_name = "N", default_value_t = 20)]
     top: usize,
-    /// Save the logits as an array of f32: [tokens, vocabulary]
+    /// Save the logits as a NumPy array of f32: [tokens, vocabulary]; - is standard output, where nothing else is printed then
     #[arg(long, value_name = "FILE")]
     npy: Option<PathBuf>,
+    /// Replace the file of --npy if it exists
+    #[arg(long, requires = "npy")]
+    force: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -36,20 +43,27 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
+    let inputs: Vec<_> = [a.model.model.as_deref(), a.prompt.input()].into_iter().flatten().collect();
+    let npy = a.npy.as_deref().map(|path| Target::new(path, a.force, &inputs)?.binary()).transpose()?;
+    if let Some(npy) = npy.as_ref().filter(|npy| a.json && npy.is_stdout()) {
+        return Err(Usage::TwoOnStdout(npy.name().to_owned()).into());
+    }
+    let text = if a.tokens.is_some() { String::new() } else { a.prompt.read()? };
     let model = a.model.open()?;
     let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
-    let ids = match (&a.tokens, &a.prompt) {
-        (Some(ids), _) => ids.clone(),
-        (None, text) => {
-            let text = text.as_deref().unwrap_or_default();
-            tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: true })?
-        }
+    let ids = match &a.tokens {
+        Some(ids) => ids.clone(),
+        None => tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?,
     };
     let mut session = super::load::session(&model, &a.run, a.all)?;
+    let _signal = signals::watch();
     let logits = session.feed(&ids, a.all)?;
     let vocabulary = model.config.vocabulary;
-    if let Some(path) = &a.npy {
-        write_npy(path, logits.len() / vocabulary, vocabulary, &logits)?;
+    if let Some(npy) = &npy {
+        write_npy(npy, logits.len() / vocabulary, vocabulary, &logits)?;
+        if npy.is_stdout() {
+            return Ok(());
+        }
     }
     let first = ids.len() - logits.len() / vocabulary;
     let mut positions = Vec::new();
@@ -76,9 +90,12 @@ pub(super) fn run(a: &Arguments) -> Outcome {
 }
 
 /// Writes `[rows, cols]` numbers as a NumPy file.
-pub(super) fn write_npy(path: &Path, rows: usize, cols: usize, values: &[f32]) -> Result<(), String> {
-    let bytes = [npy_header(rows, cols).as_slice(), bytemuck::cast_slice(values)].concat();
-    std::fs::write(path, bytes).map_err(|e| format!("cannot write {}: {e}", path.display()))
+pub(super) fn write_npy(target: &Target, rows: usize, cols: usize, values: &[f32]) -> Result<(), OutputError> {
+    let mut output = target.create()?;
+    let mut write = |bytes: &[u8]| output.write_all(bytes).map_err(|e| target.failed(&e));
+    write(&npy_header(rows, cols))?;
+    write(bytemuck::cast_slice(values))?;
+    output.finish()
 }
 
 /// Header of a NumPy file (format 1.0) for little-endian f32 in C order.

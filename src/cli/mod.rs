@@ -2,27 +2,37 @@
 
 mod bench;
 mod devices;
+mod error;
 mod generate;
 mod inspect;
 mod load;
 mod logits;
 mod perplexity;
 mod quantize;
+mod signals;
+mod terminal;
+mod text;
 mod tokenize;
 mod trace;
 mod validate;
+mod values;
 mod verify;
 
 use std::error::Error;
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use error::{Failure, Interrupted, Usage};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 an error or a check that does not hold, 2 wrong usage, 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
+`samebits help COMMAND` explains a command.";
 
 /// Runs GGUF language models with the same bits on every GPU and on the CPU.
 #[derive(Debug, Parser)]
-#[command(name = "samebits", version, about, propagate_version = true)]
+#[command(name = "samebits", version, about, propagate_version = true, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -57,56 +67,86 @@ enum Command {
 /// What a command returns; errors are printed by [`main`].
 type Outcome = Result<(), Box<dyn Error>>;
 
-/// Runs the command line of this process. Exit code 0: done; 1: an error, said in one line; 2: wrong usage.
+/// Runs the command line of this process. Exit code 0: done; 1: an error, said in one line; 2: wrong usage; 130: interrupted.
 pub fn main() -> ExitCode {
     let start = Instant::now();
+    if let Err(error) = signals::install() {
+        terminal::warning!("signals cannot be heard ({error}): what is interrupted may leave temporary files");
+    }
+    let outcome = match arguments() {
+        Ok(arguments) => run(&arguments, start),
+        Err(error) if error.use_stderr() => {
+            let _ = error.print();
+            return ExitCode::from(2);
+        }
+        // Help and version are results.
+        Err(text) => terminal::write_out(&coloured(&text)).map_err(Into::into),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(failed(&*error)),
+    }
+}
+
+/// The command line as clap reads it.
+fn arguments() -> Result<Arguments, clap::Error> {
     let mut words: Vec<_> = std::env::args_os().collect();
     if words.get(1).is_some_and(|command| command == "bench") {
         words = words.into_iter().map(bench::spelt_out).collect();
     }
-    let outcome = match Arguments::parse_from(words).command {
-        Command::Generate(a) => generate::run(&a),
-        Command::Logits(a) => logits::run(&a),
-        Command::Tokenize(a) => tokenize::run(&a),
-        Command::Inspect(a) => inspect::run(&a),
-        Command::Quantize(a) => quantize::run(&a),
-        Command::Perplexity(a) => perplexity::run(&a),
-        Command::Verify(a) => verify::run(&a),
-        Command::Validate(a) => validate::run(&a),
-        Command::Trace(a) => trace::run(&a),
-        Command::Bench(a) => bench::run(&a, start),
-        Command::Devices(a) => devices::run(&a),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
-        Err(error) => {
-            let style = clap::builder::styling::Style::new()
-                .bold()
-                .fg_color(Some(clap::builder::styling::AnsiColor::Red.into()));
-            let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
-            let (on, off) =
-                if colour { (style.render().to_string(), style.render_reset().to_string()) } else { <_>::default() };
-            eprintln!("{on}error{off}: {error}");
-            ExitCode::from(1)
-        }
+    let matches = command().try_get_matches_from(words)?;
+    Arguments::from_arg_matches(&matches).map_err(|e| e.format(&mut command()))
+}
+
+/// All commands. What stands behind an option is its value, also where it begins with a dash, as POSIX has it: `-p "- milk"`.
+fn command() -> clap::Command {
+    let takes_value = |a: &clap::Arg| matches!(a.get_action(), ArgAction::Set | ArgAction::Append);
+    Arguments::command().mut_subcommands(|command| {
+        command.mut_args(|a| match (takes_value(&a), a.is_positional()) {
+            (true, false) => a.allow_hyphen_values(true),
+            (true, true) => a.allow_negative_numbers(true),
+            (false, _) => a,
+        })
+    })
+}
+
+/// Help as standard output wants it: with colours on a terminal.
+fn coloured(text: &clap::Error) -> String {
+    match anstream::AutoStream::choice(&std::io::stdout()) {
+        anstream::ColorChoice::Never => text.render().to_string(),
+        _ => text.render().ansi().to_string(),
     }
 }
 
-/// Whether the reader of our stdout has gone, as in `samebits … | head`.
-fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+fn run(arguments: &Arguments, start: Instant) -> Outcome {
+    match &arguments.command {
+        Command::Generate(a) => generate::run(a),
+        Command::Logits(a) => logits::run(a),
+        Command::Tokenize(a) => tokenize::run(a),
+        Command::Inspect(a) => inspect::run(a),
+        Command::Quantize(a) => quantize::run(a),
+        Command::Perplexity(a) => perplexity::run(a),
+        Command::Verify(a) => verify::run(a),
+        Command::Validate(a) => validate::run(a),
+        Command::Trace(a) => trace::run(a),
+        Command::Bench(a) => bench::run(a, start),
+        Command::Devices(a) => devices::run(a),
+    }
 }
 
-/// Prints a line to stdout, with errors instead of panics.
-fn print(text: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.write_all(b"\n")?;
-    out.flush()
-}
-
-/// Prints a value as JSON.
-fn print_json(value: &serde_json::Value) -> Outcome {
-    Ok(print(&serde_json::to_string_pretty(value)?)?)
+/// Says why a command failed, and gives its exit code.
+fn failed(error: &(dyn Error + 'static)) -> u8 {
+    match error.downcast_ref::<Failure>() {
+        // The reader of our results has gone, as in `samebits … | head`.
+        Some(Failure::Stdout(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => return 0,
+        _ => {}
+    }
+    if !error.is::<Interrupted>() {
+        terminal::error(&error);
+    }
+    match signals::asked() {
+        Some(code) => code,
+        None if error.is::<Usage>() => 2,
+        None => 1,
+    }
 }

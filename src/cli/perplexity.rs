@@ -1,14 +1,14 @@
 //! `samebits perplexity`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use serde_json::json;
 
+use super::error::{Interrupted, Usage};
 use super::load::{ModelArguments, RunArguments};
-use super::{Outcome, print, print_json};
+use super::terminal::{note, print, print_json};
+use super::{Outcome, signals, text};
 use crate::engine::perplexity;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 
@@ -19,9 +19,10 @@ const DEFAULT_WINDOW: u32 = 512;
 pub(super) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// The text, UTF-8; it is cut into windows of --ctx tokens [default: 512], the second half of each is scored
+    /// The text, UTF-8; - is standard input, which is read without -f, too. It is cut into windows of --ctx tokens [default: 512], the second half of each is
+    /// scored
     #[arg(short, long, value_name = "FILE")]
-    file: PathBuf,
+    file: Option<PathBuf>,
     /// Windows to score at most [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     chunks: Option<u32>,
@@ -35,43 +36,46 @@ pub(super) struct Arguments {
 pub(super) fn run(a: &Arguments) -> Outcome {
     let model = a.model.open()?;
     let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
-    let text = std::fs::read_to_string(&a.file).map_err(|e| format!("cannot read {}: {e}", a.file.display()))?;
+    let text = match &a.file {
+        Some(file) => text::read(file)?,
+        None => text::piped(Usage::NoText)?,
+    };
     let ids = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
-    let window = a.run.context.unwrap_or(DEFAULT_WINDOW.min(model.config.context_length as u32));
-    let options = RunArguments { context: Some(window), ..a.run.clone() };
+    let asked = a.run.context.or(Some(DEFAULT_WINDOW.min(u32::try_from(model.config.context_length)?)));
+    let options = RunArguments { context: asked, ..a.run.clone() };
     let mut session = super::load::session(&model, &options, true)?;
-    let window = window as usize;
+    let window = options.context(&model);
     let limit = a.chunks.map_or(usize::MAX, |n| n as usize);
     let total = (ids.len() / window).min(limit);
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })?;
+    let signal = signals::watch();
     let mut running = Vec::new();
     let result = perplexity(&mut session, &ids, window, tokenizer.bos_to_add(), limit, |p| {
         running.push(p.value());
         if !a.run.quiet {
-            eprintln!("window {} of {total}: {:.4} ± {:.4}", p.chunks, p.value(), p.error());
+            note!("window {} of {total}: {:.4} ± {:.4}", p.chunks, p.value(), p.error());
         }
-        !interrupted.load(Ordering::Relaxed)
+        !signal.asked()
     })?;
+    let interrupted = result.chunks < total;
     if a.json {
-        return print_json(&json!({
+        print_json(&json!({
             "perplexity": result.value(),
             "error": result.error(),
             "mean_nll": result.mean_nll(),
             "predictions": result.predictions,
             "windows": result.chunks,
+            "windows_in_text": total,
+            "interrupted": interrupted,
             "context": window,
             "tokens": ids.len(),
             "running": running,
             "backend": session.backend().name(),
             "adapter": session.backend().device(),
-        }));
+        }))?;
+    } else {
+        let (value, error, n) = (result.value(), result.error(), result.chunks);
+        let n = if interrupted { format!("interrupted after {n} of {total}") } else { n.to_string() };
+        print(&format!("perplexity: {value:.4} ± {error:.4} ({n} windows of {window} tokens)"))?;
     }
-    let (value, error, n) = (result.value(), result.error(), result.chunks);
-    Ok(print(&format!("perplexity: {value:.4} ± {error:.4} ({n} windows of {window} tokens)"))?)
+    if interrupted { Err(Interrupted.into()) } else { Ok(()) }
 }

@@ -1,25 +1,25 @@
 //! `samebits quantize`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::error::Usage;
 use super::load::threads;
-use super::{Outcome, print, print_json};
+use super::terminal::{note, print, print_json};
+use super::{Outcome, signals, terminal};
 use crate::backend::cpu::usable_processors;
 use crate::convert::{Options, TARGETS, Target, quantize};
 use crate::gguf::Gguf;
+use crate::output;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
     /// The GGUF file to read; F32, F16 or BF16 lose least, but every format that can be run can be read
     #[arg(value_name = "IN")]
     source: PathBuf,
-    /// The GGUF file to write
+    /// The GGUF file to write; - is standard output, where nothing else is printed then
     #[arg(value_name = "OUT")]
     target: PathBuf,
     /// What to make: F16, Q8_0, Q4_K_M, …; the mixtures _S, _M and _L are llama.cpp's
@@ -48,41 +48,42 @@ fn target(name: &str) -> Result<&'static Target, String> {
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
-    let source = Gguf::open(&a.source)?;
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))?;
-    let bytes = source.tensors().iter().map(|t| t.bytes).sum();
-    let bar = if a.quiet { ProgressBar::hidden() } else { ProgressBar::new(bytes) };
-    if let Ok(style) = ProgressStyle::with_template("quantizing {bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
-        bar.set_style(style);
+    let file = output::Target::new(&a.target, a.force, &[&a.source])?.binary()?;
+    if a.json && file.is_stdout() {
+        return Err(Usage::TwoOnStdout(file.name().to_owned()).into());
     }
+    let source = Gguf::open(&a.source)?;
+    let signal = signals::watch();
+    let bytes = source.tensors().iter().map(|t| t.bytes).sum();
+    let template = "quantizing {bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let bar = terminal::bar(a.quiet, Some(bytes), template);
     let threads = threads(Some(a.threads.map_or_else(usable_processors, usize::from)), a.quiet);
-    let options = Options { target: a.kind, pure: a.pure, threads, force: a.force };
-    let tensors = quantize(&source, &a.target, options, &mut |done| {
+    let options = Options { target: a.kind, pure: a.pure, threads };
+    let tensors = quantize(&source, &file, options, &|done| {
         bar.inc(done);
-        !interrupted.load(Ordering::Relaxed)
-    })?;
+        !signal.asked()
+    });
     bar.finish_and_clear();
+    let tensors = tensors?;
     let total = |i: usize| tensors.iter().map(|t| t.bytes[i]).sum::<u64>();
     if a.json {
         let list: Vec<_> =
             tensors.iter().map(|t| json!({"name": t.name, "from": t.from, "to": t.to, "bytes": t.bytes[1]})).collect();
-        return print_json(&json!({
+        return Ok(print_json(&json!({
             "file": a.target.display().to_string(),
             "type": a.kind.name,
             "bytes_before": total(0),
             "bytes_after": total(1),
             "tensors": list,
-        }));
+        }))?);
     }
     if !a.quiet {
-        for t in &tensors {
+        for t in tensors.iter().filter(|_| !file.is_stdout()) {
             print(&format!("{:<40} {:>7} → {:<7} {:>12} bytes", t.name, t.from, t.to, t.bytes[1]))?;
         }
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         let name = a.target.display();
-        eprintln!("{name}: {}, {:.1} MiB of weights (before: {:.1} MiB)", a.kind.name, mib(total(1)), mib(total(0)));
+        note!("{name}: {}, {:.1} MiB of weights (before: {:.1} MiB)", a.kind.name, mib(total(1)), mib(total(0)));
     }
     Ok(())
 }

@@ -8,9 +8,14 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::error::{Failure, Usage};
 use super::load::{BackendName, ModelArguments, PrecisionName, RunArguments};
-use super::{Outcome, print, print_json};
+use super::terminal::{print, print_json};
+use super::text::PromptArguments;
+use super::values::not_empty;
+use super::{Outcome, signals, text};
 use crate::model::Model;
+use crate::output::Target as File;
 use crate::plan::Plan;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 use crate::trace::{Difference, Page, Run, Trace, Verdict, analyse, first_difference, run as run_prompt, svg};
@@ -19,9 +24,8 @@ use crate::trace::{Difference, Page, Run, Trace, Verdict, analyse, first_differe
 pub(super) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// The prompt
-    #[arg(short, long, value_name = "TEXT")]
-    prompt: String,
+    #[command(flatten)]
+    prompt: PromptArguments,
     /// Where to compute
     #[arg(long, value_enum, value_name = "NAME", default_value = "cpu", conflicts_with = "compare")]
     backend: BackendName,
@@ -30,7 +34,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME,NAME…", value_delimiter = ',')]
     compare: Vec<Target>,
     /// Adapter by its number or part of its name in `samebits devices`
-    #[arg(long, value_name = "N|NAME")]
+    #[arg(long, value_name = "N|NAME", value_parser = not_empty)]
     device: Option<String>,
     /// How finely activations are rounded
     #[arg(long, value_enum, default_value_t = PrecisionName::Fast)]
@@ -65,6 +69,9 @@ pub(super) struct Arguments {
     /// Write the layer plot
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+    /// Replace files of --dump, --html and --svg that exist
+    #[arg(long)]
+    force: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -123,9 +130,11 @@ struct Named {
 type Compared = (String, Option<Difference>);
 
 pub(super) fn run(a: &Arguments) -> Outcome {
+    let files = Files::check(a)?;
+    let text = a.prompt.read()?;
     let model = a.model.open()?;
     let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
-    let prompt = tokenizer.encode(&a.prompt, EncodeOptions { add_special: true, parse_special: true })?;
+    let prompt = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?;
     if prompt.is_empty() {
         return Err(crate::engine::EngineError::EmptyPrompt.into());
     }
@@ -135,9 +144,12 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         None => 0..model.config.block_count,
     };
     let plan = model.plan_of_layers(a.precision.into(), layers)?;
+    if let Some(step) = a.step.as_ref().filter(|name| plan.steps().all(|s| s.name != **name)) {
+        return Err(Failure::NoStep(step.clone()).into());
+    }
+    let _signal = signals::watch();
     let runs = runs(a, &model, &plan, &prompt)?;
-    let observed = runs.iter().find(|r| r.run.outputs.is_some());
-    let observed = observed.ok_or("the steps of a fused run cannot be seen; compare it with one that is not fused")?;
+    let observed = runs.iter().find(|r| r.run.outputs.is_some()).ok_or(Failure::Fused)?;
     let trace = analyse(&model, &plan, &prompt, &observed.run, a.reference.is_some());
     let first = &runs[0];
     let difference = |r: &Named| (r.name.clone(), first_difference(&first.run, &r.run, plan.vocabulary()));
@@ -148,34 +160,35 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         compared.push((path.display().to_string(), difference));
         verdicts.push(verdict);
     }
-    if let (Some(step), Some(path)) = (&a.step, &a.dump) {
-        dump(step, path, &observed.run, prompt.len())?;
+    if let (Some(step), Some(file)) = (&a.step, &files.dump) {
+        dump(step, file, &observed.run, prompt.len())?;
     }
     let piece = |id: u32| String::from_utf8_lossy(&tokenizer.decode(&[id])).into_owned();
     let facts = facts(a, &model, observed, &prompt, &piece);
-    if let Some(path) = &a.svg {
-        write(path, &svg(&trace)?)?;
+    if let Some(file) = &files.svg {
+        file.write(svg(&trace)?.as_bytes())?;
     }
-    if let Some(path) = &a.html {
+    if let Some(file) = &files.html {
         let name = if model.config.name.is_empty() { "unnamed model" } else { &model.config.name };
         let page = Page { model: name, facts: facts[1..].to_vec(), verdicts: &verdicts, trace: &trace, piece: &piece };
-        write(path, &page.html()?)?;
+        file.write(page.html()?.as_bytes())?;
     }
+    // Where standard output holds a file, nothing else goes there.
     if a.json {
         let compared: Vec<_> = compared.iter().map(|(name, d)| json!({"with": name, "first_difference": d})).collect();
         print_json(&json!({"tokens": prompt, "trace": trace, "compared": compared}))?;
-    } else {
+    } else if files.stdout().is_none() {
         facts.iter().try_for_each(|(name, value)| print(&format!("{name:<9} {value}")))?;
         show(a, &trace, &piece)?;
         verdicts.iter().try_for_each(|v| print(&v.text))?;
     }
-    if verdicts.iter().all(|v| v.equal) { Ok(()) } else { Err("runs differ; see above".into()) }
+    if verdicts.iter().all(|v| v.equal) { Ok(()) } else { Err(Failure::RunsDiffer.into()) }
 }
 
 /// Runs the prompt on every backend, as often as was asked for.
 fn runs(a: &Arguments, model: &Model, plan: &Plan, prompt: &[u32]) -> Result<Vec<Named>, Box<dyn Error>> {
     if a.compare.len() == 1 && a.runs == 1 {
-        return Err("--compare needs two backends, as in --compare cpu,gpu".into());
+        return Err(Usage::OneBackend.into());
     }
     let one = Target { name: String::new(), backend: a.backend, fused: false };
     let targets = if a.compare.is_empty() { std::slice::from_ref(&one) } else { &a.compare };
@@ -187,12 +200,17 @@ fn runs(a: &Arguments, model: &Model, plan: &Plan, prompt: &[u32]) -> Result<Vec
             precision: a.precision,
             context: Some(u32::try_from(prompt.len())?),
             threads: None,
-            chunk: Some(u16::try_from(prompt.len()).map_err(|_| "the prompt is too long to trace")?),
+            chunk: Some(
+                u16::try_from(prompt.len())
+                    .map_err(|_| Failure::OneBatch { tokens: prompt.len(), batch: usize::from(u16::MAX) })?,
+            ),
             quiet: true,
         };
         let mut backend = super::load::open(model, plan.clone(), &options, true)?;
-        if backend.limits().batch < prompt.len() {
-            return Err(format!("{} tokens do not fit one batch of {}", prompt.len(), backend.limits().batch).into());
+        backend.stop_on(signal.interrupt());
+        let batch = backend.limits().batch;
+        if batch < prompt.len() {
+            return Err(Failure::OneBatch { tokens: prompt.len(), batch }.into());
         }
         for i in 1..=a.runs {
             let target_name = if target.name.is_empty() { backend.name() } else { &target.name };
@@ -222,13 +240,13 @@ fn verdict(first: &Named, (name, difference): &Compared) -> Verdict {
 
 /// The first step whose hash is not that of a saved trace of the same prompt.
 fn against(path: &Path, prompt: &[u32], t: &Trace) -> Result<(Option<Difference>, Verdict), Box<dyn Error>> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-    let name = path.display();
-    let saved: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| format!("{name} is not what `samebits trace --json` writes: {e}"))?;
-    let hashes = saved["trace"]["hashes"].as_array().ok_or_else(|| format!("{name} holds no trace"))?;
+    let text = text::read(path)?;
+    let name = path.display().to_string();
+    let wrong = |reason: String| Failure::NoTrace { name: name.clone(), reason };
+    let saved: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    let hashes = saved["trace"]["hashes"].as_array().ok_or_else(|| wrong("there are no hashes".to_owned()))?;
     if saved["tokens"] != json!(prompt) || hashes.len() != t.hashes.len() {
-        return Err(format!("{name} is of another prompt or model; trace the same on both machines").into());
+        return Err(Failure::OtherTrace(name).into());
     }
     let differ = |(ours, theirs): &(&(String, String), &serde_json::Value)| json!(ours) != **theirs;
     let wrong: Vec<_> = t.hashes.iter().zip(hashes).filter(differ).map(|(ours, _)| ours.0.clone()).collect();
@@ -240,14 +258,36 @@ fn against(path: &Path, prompt: &[u32], t: &Trace) -> Result<(Option<Difference>
     Ok((Some(Difference { step, token: None, differ, of, worst: None }), Verdict { equal: false, text }))
 }
 
-fn dump(step: &str, path: &Path, run: &Run, tokens: usize) -> Result<(), String> {
+fn dump(step: &str, file: &File, run: &Run, tokens: usize) -> Outcome {
     let found = run.outputs.iter().flatten().find(|(s, _)| s.name == step);
-    let (_, words) = found.ok_or_else(|| format!("there is no step '{step}'; `samebits trace --steps` lists them"))?;
-    super::logits::write_npy(path, tokens, words.len() / tokens, bytemuck::cast_slice(words))
+    let (_, words) = found.ok_or_else(|| Failure::NoStep(step.to_owned()))?;
+    Ok(super::logits::write_npy(file, tokens, words.len() / tokens, bytemuck::cast_slice(words))?)
 }
 
-fn write(path: &Path, text: &str) -> Result<(), String> {
-    std::fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))
+/// The files to write, checked before anything is computed.
+struct Files {
+    dump: Option<File>,
+    html: Option<File>,
+    svg: Option<File>,
+}
+
+impl Files {
+    fn check(a: &Arguments) -> Result<Self, Box<dyn Error>> {
+        let inputs = [a.model.model.as_deref(), a.prompt.input(), a.against.as_deref()];
+        let inputs: Vec<_> = inputs.into_iter().flatten().collect();
+        let paths = [&a.dump, &a.html, &a.svg].map(|path| path.as_deref());
+        let [dump, html, svg] = File::all(paths, a.force, &inputs)?;
+        let files = Self { dump: dump.map(File::binary).transpose()?, html, svg };
+        match files.stdout() {
+            Some(file) if a.json => Err(Usage::TwoOnStdout(file.name().to_owned()).into()),
+            _ => Ok(files),
+        }
+    }
+
+    /// The one that goes to standard output.
+    fn stdout(&self) -> Option<&File> {
+        [&self.dump, &self.html, &self.svg].into_iter().flatten().find(|file| file.is_stdout())
+    }
 }
 
 /// What was run.

@@ -6,22 +6,29 @@ use clap::Args;
 use naga::valid::Capabilities;
 use serde_json::json;
 
-use super::{Outcome, print, print_json};
+use super::error::Failure;
+use super::terminal::{note, print, print_json};
+use super::values::not_empty;
+use super::{Outcome, text};
 use crate::backend::gpu::{Api, Choice, Device, Kernel, adapters, api_name};
 use crate::ops::capabilities;
+use crate::output::{OutputError, Target};
 use crate::quant::FORMATS;
 use crate::validate::{Translations, Variant, parse, shaders, translate, uses_matrix_units, variants, violations};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// A WGSL file of yours instead of this program's shaders
+    /// A WGSL file of yours instead of this program's shaders; - is standard input
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
     /// Write the translations (.spv, .metal, .hlsl, .glsl) into this folder
     #[arg(long, value_name = "DIR")]
     emit: Option<PathBuf>,
-    /// Adapter to compile on, by its number or part of its name in `samebits devices`
-    #[arg(long, value_name = "N|NAME")]
+    /// Replace files of --emit that exist
+    #[arg(long, requires = "emit")]
+    force: bool,
+    /// Adapter to compile on, by its number or part of its name in `samebits devices`; a file of yours is not compiled
+    #[arg(long, value_name = "N|NAME", value_parser = not_empty, conflicts_with_all = ["file", "no_device"])]
     device: Option<String>,
     /// Only parse, translate and check; compile nothing
     #[arg(long)]
@@ -45,14 +52,16 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let list = match &a.file {
         None => variants().into_iter().filter(|v| v.arithmetic == arithmetic).collect(),
         Some(path) => {
-            let source = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let source = text::read(path)?;
+            let stdin = path == Path::new("-");
+            let name = if stdin { "shader".into() } else { path.file_stem().unwrap_or_default().to_string_lossy() };
+            let name = name.into_owned();
             vec![Variant { name, arithmetic, source }]
         }
     };
     let mut verdicts = Vec::new();
     for variant in &list {
-        let mut verdict = check(variant, own, a.emit.as_deref())?;
+        let mut verdict = check(variant, own, a)?;
         if let Some(device) = &mut device {
             for kernel in kernels(&variant.name, device.matrix_units) {
                 let compiled = device.pipeline(&kernel).and_then(|p| p.code().map(drop)).map_err(|e| e.to_string());
@@ -82,19 +91,15 @@ pub(super) fn run(a: &Arguments) -> Outcome {
                 print(&format!("    {name}: {error}"))?;
             }
         }
-        eprintln!(
-            "{} shaders, {failed} failed; compiled on {}",
-            verdicts.len(),
-            adapter.as_deref().unwrap_or("nothing")
-        );
+        note!("{} shaders, {failed} failed; compiled on {}", verdicts.len(), adapter.as_deref().unwrap_or("nothing"));
     }
-    if failed == 0 { Ok(()) } else { Err(format!("{failed} shaders do not pass; see above").into()) }
+    if failed == 0 { Ok(()) } else { Err(Failure::Shaders(failed).into()) }
 }
 
 /// The adapter; without any only what needs none is checked.
 fn open(a: &Arguments) -> Result<Option<Device>, Box<dyn std::error::Error>> {
     if a.device.is_none() && adapters(Api::Any).is_empty() {
-        eprintln!("no GPU adapter found: nothing is compiled");
+        note!("no GPU adapter found: nothing is compiled");
         return Ok(None);
     }
     Ok(Some(Device::open(&Choice { device: a.device.clone(), ..Choice::default() })?))
@@ -114,7 +119,7 @@ fn kernels(name: &str, matrix_units: bool) -> Vec<Kernel> {
     if has_precise { vec![kernel(false), kernel(true)] } else { vec![kernel(false)] }
 }
 
-fn check(variant: &Variant, own: bool, emit: Option<&Path>) -> Result<Verdict, Box<dyn std::error::Error>> {
+fn check(variant: &Variant, own: bool, a: &Arguments) -> Result<Verdict, Box<dyn std::error::Error>> {
     let name = variant.name.clone();
     // A file of the user's may need more than the portable minimum; that it does is said, not refused.
     let needed = if own { capabilities(&variant.source) } else { Capabilities::empty() };
@@ -132,8 +137,8 @@ fn check(variant: &Variant, own: bool, emit: Option<&Path>) -> Result<Verdict, B
         return Ok(Verdict { name, checks: vec![("entry point", Err("there is no compute entry point".to_owned()))] });
     };
     let translations = translate(&module, &info, &entry.name);
-    if let Some(folder) = emit {
-        write(folder, &name, &translations)?;
+    if let Some(folder) = &a.emit {
+        write(folder, &name, &translations, a)?;
     }
     let broken = violations(&module, &info);
     let numerics = if broken.is_empty() { Ok(()) } else { Err(broken.join("; ")) };
@@ -152,11 +157,12 @@ fn check(variant: &Variant, own: bool, emit: Option<&Path>) -> Result<Verdict, B
     Ok(Verdict { name, checks })
 }
 
-fn write(folder: &Path, name: &str, t: &Translations) -> Result<(), String> {
-    let failed = |e: std::io::Error| format!("cannot write to {}: {e}", folder.display());
-    std::fs::create_dir_all(folder).map_err(failed)?;
+fn write(folder: &Path, name: &str, t: &Translations, a: &Arguments) -> Result<(), OutputError> {
+    std::fs::create_dir_all(folder)
+        .map_err(|e| OutputError::Write { path: folder.display().to_string(), reason: e.to_string() })?;
+    let inputs: Vec<_> = a.file.as_deref().into_iter().collect();
     let save = |extension: &str, bytes: &[u8]| {
-        std::fs::write(folder.join(format!("{name}.{extension}")), bytes).map_err(failed)
+        Target::new(&folder.join(format!("{name}.{extension}")), a.force, &inputs)?.write(bytes)
     };
     if let Ok(words) = &t.spirv {
         save("spv", bytemuck::cast_slice(words))?;

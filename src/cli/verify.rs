@@ -1,14 +1,19 @@
 //! `samebits verify`.
 
+use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use super::error::{Failure, Interrupted, Usage};
 use super::load::{BackendName, ModelArguments, PrecisionName};
-use super::{Outcome, print, print_json};
-use crate::backend::gpu::{Api, Choice, Device, adapters, api_name};
+use super::terminal::{print, print_json, warning};
+use super::values::not_empty;
+use super::{Outcome, signals, text};
+use crate::backend::gpu::{Choice, Device, adapters, api_name};
+use crate::output::Target;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 use crate::verify::{Options, Report, Rung, VerifyError, known_failure, known_fingerprint, verify};
 
@@ -20,7 +25,7 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = BackendName::Auto)]
     backend: BackendName,
     /// Adapter by its number or part of its name in `samebits devices`
-    #[arg(long, value_name = "N|NAME")]
+    #[arg(long, value_name = "N|NAME", value_parser = not_empty)]
     device: Option<String>,
     /// How finely activations are rounded
     #[arg(long, value_enum, default_value_t = PrecisionName::Fast)]
@@ -28,9 +33,12 @@ pub(super) struct Arguments {
     /// The prompt
     #[arg(short, long, value_name = "TEXT", default_value = "Once upon a time there was a small")]
     prompt: String,
-    /// Repetitions in one process
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
-    runs: u16,
+    /// Read the prompt from a file, without the line feed at its end; - is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
+    file: Option<PathBuf>,
+    /// Repetitions in one process [default: 10, with --quick 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    runs: Option<u16>,
     /// Fewer repetitions and cases
     #[arg(long)]
     quick: bool,
@@ -40,24 +48,28 @@ pub(super) struct Arguments {
     /// Folder for the tensors that differ
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
+    /// Replace files there that exist; without it they stay, and the tensors are not written
+    #[arg(long)]
+    force: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
+    let gpu = choice(a)?;
+    let text = a.file.as_deref().map_or_else(|| Ok(a.prompt.clone()), text::prompt)?;
     let model = a.model.open()?;
     let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
-    let prompt = tokenizer.encode(&a.prompt, EncodeOptions { add_special: true, parse_special: true })?;
+    let prompt = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?;
     if prompt.is_empty() {
         return Err(crate::engine::EngineError::EmptyPrompt.into());
     }
-    let gpu = choice(a);
     let options = Options {
         gpu: gpu.clone(),
         precision: a.precision.into(),
         threads: super::load::threads(a.threads.map(usize::from), false),
-        runs: if a.quick { 3 } else { usize::from(a.runs) },
+        runs: usize::from(a.runs.unwrap_or(if a.quick { 3 } else { 10 })),
         rounds: if a.quick { 1 } else { 10 },
         // One more than a tile of attention has rows, or than one of a matrix product.
         many: if a.quick { 33 } else { 65 },
@@ -78,71 +90,110 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             print("no GPU adapter found: only the CPU is verified")?;
         }
     }
-    let show = |rung: &Rung| {
-        if !a.json {
-            let verdict = if rung.holds { "holds" } else { "FAILS" };
-            let _ = print(&format!("{verdict}  {:<23} {}", rung.name, rung.detail));
-        }
+    let signal = signals::watch();
+    let mut shown = Shown { json: a.json, rungs: Vec::new(), failed: None };
+    let decided = verify(&model, &options, &mut |rung| shown.add(rung) && !signal.asked()).and_then(
+        |Report { fingerprint, .. }| {
+            shown.add(&fresh_processes(a, &text, &gpu, if a.quick { 1 } else { options.runs })?);
+            if signal.asked() { Err(VerifyError::Interrupted) } else { Ok(fingerprint) }
+        },
+    );
+    if let Some(error) = shown.failed {
+        return Err(error.into());
+    }
+    let fingerprint = match decided {
+        Ok(fingerprint) => Some(fingerprint),
+        Err(_) if signal.asked() => None,
+        Err(error) => return Err(error.into()),
     };
-    let Report { mut rungs, fingerprint } = verify(&model, &options, &mut |rung| show(rung))?;
-    let processes = fresh_processes(a, &gpu, if a.quick { 1 } else { options.runs })?;
-    show(&processes);
-    rungs.push(processes);
-    let known = known_fingerprint(&model, a.precision.into());
-    if let Some(known) = &known {
-        let holds = *known == fingerprint;
+    let known = fingerprint.as_ref().and_then(|_| known_fingerprint(&model, a.precision.into()));
+    if let (Some(fingerprint), Some(known)) = (&fingerprint, &known) {
+        let holds = known == fingerprint;
         let detail =
             if holds { "as on other machines".to_owned() } else { format!("{fingerprint}, elsewhere {known}") };
-        let rung = Rung { name: "fingerprint", holds, detail, difference: None };
-        show(&rung);
-        rungs.push(rung);
+        shown.add(&Rung { name: "fingerprint", holds, detail, difference: None });
     }
-    let mut files = Vec::new();
-    for difference in rungs.iter().filter_map(|r| r.difference.as_ref()) {
-        for (words, side) in difference.words.iter().zip(["expected", "got"]) {
-            let path = a.out.join(format!("{}.{side}.npy", difference.file));
-            super::logits::write_npy(&path, 1, words.len(), bytemuck::cast_slice(words))?;
-            files.push(path.display().to_string());
-        }
-    }
-    let holds = rungs.iter().all(|r| r.holds);
+    let files = write_differences(a, &shown.rungs);
+    let interrupted = fingerprint.is_none();
+    let holds = shown.rungs.iter().all(|r| r.holds);
     if a.json {
         print_json(&json!({
             "model": model.config.name,
             "adapter": adapter,
-            "rungs": rungs,
+            "rungs": shown.rungs,
             "fingerprint": fingerprint,
             "known_fingerprint": known,
             "known_failure": note,
             "files": files,
-            "holds": holds,
+            "interrupted": interrupted,
+            // What was not looked at is not known to hold.
+            "holds": if interrupted && holds { None } else { Some(holds) },
         }))?;
     } else {
         if let Some(note) = note {
             print(&format!("known failure of this driver: {note}"))?;
         }
         files.iter().try_for_each(|f| print(&format!("wrote {f}")))?;
-        print(&format!("fingerprint {fingerprint}"))?;
+        match &fingerprint {
+            Some(fingerprint) => print(&format!("fingerprint {fingerprint}"))?,
+            None => print("interrupted: not everything was verified")?,
+        }
     }
-    if holds { Ok(()) } else { Err("a guarantee does not hold on this device; see above".into()) }
+    match (interrupted, holds) {
+        (true, _) => Err(Interrupted.into()),
+        (false, true) => Ok(()),
+        (false, false) => Err(Failure::NoGuarantee.into()),
+    }
 }
 
-fn choice(a: &Arguments) -> Option<Choice> {
-    let api = match a.backend {
-        BackendName::Cpu => return None,
-        BackendName::Auto | BackendName::Gpu => Api::Any,
-        BackendName::Vulkan => Api::Vulkan,
-        BackendName::Metal => Api::Metal,
-        BackendName::Dx12 => Api::Dx12,
-    };
-    if a.backend == BackendName::Auto && a.device.is_none() && adapters(api).is_empty() {
-        return None;
+/// The rungs that are decided, printed as they come.
+struct Shown {
+    json: bool,
+    rungs: Vec<Rung>,
+    /// Standard output took no more.
+    failed: Option<Failure>,
+}
+
+impl Shown {
+    /// Shows a rung; gives whether to go on.
+    fn add(&mut self, rung: &Rung) -> bool {
+        if !self.json {
+            let verdict = if rung.holds { "holds" } else { "FAILS" };
+            self.failed = print(&format!("{verdict}  {:<23} {}", rung.name, rung.detail)).err();
+        }
+        self.rungs.push(rung.clone());
+        self.failed.is_none()
     }
-    Some(Choice { api, device: a.device.clone(), ..Choice::default() })
+}
+
+/// Writes both sides of every difference; gives the files. The verdict counts also where they cannot be written.
+fn write_differences(a: &Arguments, rungs: &[Rung]) -> Vec<String> {
+    let inputs: Vec<_> = [&a.model.model, &a.file].into_iter().flatten().map(PathBuf::as_path).collect();
+    let mut files = Vec::new();
+    for difference in rungs.iter().filter_map(|r| r.difference.as_ref()) {
+        for (words, side) in difference.words.iter().zip(["expected", "got"]) {
+            let path = a.out.join(format!("{}.{side}.npy", difference.file));
+            let written = Target::new(&path, a.force, &inputs)
+                .and_then(|target| super::logits::write_npy(&target, 1, words.len(), bytemuck::cast_slice(words)));
+            match written {
+                Ok(()) => files.push(path.display().to_string()),
+                Err(error) => warning!("{error}"),
+            }
+        }
+    }
+    files
+}
+
+fn choice(a: &Arguments) -> Result<Option<Choice>, Usage> {
+    let Some(api) = a.backend.api(a.device.as_deref())? else { return Ok(None) };
+    if a.backend == BackendName::Auto && a.device.is_none() && adapters(api).is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Choice { api, device: a.device.clone(), ..Choice::default() }))
 }
 
 /// L1 in processes of their own, on the same adapter.
-fn fresh_processes(a: &Arguments, gpu: &Option<Choice>, runs: usize) -> Result<Rung, VerifyError> {
+fn fresh_processes(a: &Arguments, text: &str, gpu: &Option<Choice>, runs: usize) -> Result<Rung, VerifyError> {
     let failed = |e: &dyn std::fmt::Display| VerifyError::Process(e.to_string());
     let program = std::env::current_exe().map_err(|e| failed(&e))?;
     let mut hashes = Vec::new();
@@ -152,7 +203,9 @@ fn fresh_processes(a: &Arguments, gpu: &Option<Choice>, runs: usize) -> Result<R
     for backend in if gpu.is_some() { vec!["cpu", gpu_name] } else { vec!["cpu"] } {
         for _ in 0..runs {
             let mut command = Command::new(&program);
-            command.args(["generate", "--json", "-q", "-n", "4", "--backend", backend, "-p", &a.prompt]);
+            command.args(["generate", "--json", "-q", "-n", "4", "--backend", backend]);
+            // An argument could not hold a long text, and everybody could read it.
+            command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let precision: crate::numerics::Precision = a.precision.into();
             command.arg("--precision").arg(format!("{precision:?}").to_lowercase());
             if let (Some(device), true) = (&a.device, backend != "cpu") {
@@ -161,7 +214,10 @@ fn fresh_processes(a: &Arguments, gpu: &Option<Choice>, runs: usize) -> Result<R
             if let Some(model) = &a.model.model {
                 command.arg("-m").arg(model);
             }
-            let output = command.output().map_err(|e| failed(&e))?;
+            let mut child = command.spawn().map_err(|e| failed(&e))?;
+            // A process that reads no text says itself what is wrong. Its end of text is one line feed.
+            let _ = child.stdin.take().map(|mut pipe| writeln!(pipe, "{text}"));
+            let output = child.wait_with_output().map_err(|e| failed(&e))?;
             if !output.status.success() {
                 return Err(failed(&String::from_utf8_lossy(&output.stderr).trim()));
             }

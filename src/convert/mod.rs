@@ -2,12 +2,13 @@
 
 mod mixture;
 
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use thiserror::Error;
 
 use crate::gguf::{Gguf, GgufError, GgufWriter, TensorInfo, Value, ggml_type};
+use crate::output::{OutputError, Target as File};
 use crate::quant::{self, Format};
 
 pub use mixture::{Shape, TARGETS, Target, format};
@@ -21,15 +22,15 @@ const PIECE: usize = 1 << 18;
 pub enum ConvertError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    #[error("cannot write {path}: {reason}")]
-    Write { path: String, reason: String },
-    #[error("{0} exists; choose another name or give --force to replace it")]
-    Exists(String),
+    #[error(transparent)]
+    Output(#[from] OutputError),
     #[error("tensor '{name}' has type {type_name}, which cannot be read; start from a file in F32, F16, BF16 or Q8_0")]
     Type { name: String, type_name: String },
     #[error("tensor '{0}' holds NaN or infinity; the file is damaged, download it again")]
     NonFinite(String),
-    #[error("interrupted; nothing was written")]
+    #[error("out of memory: tensor '{name}' becomes {bytes} bytes")]
+    OutOfMemory { name: String, bytes: usize },
+    #[error("interrupted; the file was not written")]
     Interrupted,
 }
 
@@ -42,8 +43,6 @@ pub struct Options {
     pub pure: bool,
     /// Threads that quantise.
     pub threads: usize,
-    /// Replaces an existing file.
-    pub force: bool,
 }
 
 /// A tensor as it was and as it became.
@@ -66,44 +65,42 @@ struct Job<'a> {
     formats: Option<(&'static Format, &'static Format)>,
 }
 
-/// Writes `source` to `path` in the formats asked for.
+/// Writes `source` to `file` in the formats asked for.
 ///
-/// Vectors and tensors that are no weights of a matrix stay as they are. The file is written under a temporary name in
-/// the same folder and renamed when it is complete. `progress` hears source bytes as they are done and says whether to
-/// go on.
+/// Vectors and tensors that are no weights of a matrix stay as they are. `progress` hears source bytes as they are done, from
+/// several threads, and says whether to go on.
 pub fn quantize(
     source: &Gguf,
-    path: &Path,
+    file: &File,
     options: Options,
-    progress: &mut dyn FnMut(u64) -> bool,
+    progress: &(dyn Fn(u64) -> bool + Sync),
 ) -> Result<Vec<Converted>, ConvertError> {
-    let failed = |reason: String| ConvertError::Write { path: path.display().to_string(), reason };
-    if path.exists() && !options.force {
-        return Err(ConvertError::Exists(path.display().to_string()));
-    }
     let jobs = jobs(source, options)?;
     let tensors: Vec<_> = jobs
         .iter()
         .map(|j| (j.tensor.name.clone(), j.tensor.dims.clone(), j.formats.map_or(j.tensor.type_id, |f| f.1.type_id)))
         .collect();
     let mut writer = GgufWriter::new(&metadata(source, options.target), &tensors)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = tempfile::Builder::new()
-        .prefix(".samebits-")
-        .suffix(".tmp")
-        .tempfile_in(folder)
-        .map_err(|e| failed(e.to_string()))?;
-    let mut out = BufWriter::new(file);
-    writer.write_header(&mut out)?;
+    let mut out = file.create()?;
+    let failed = |e: GgufError| match e {
+        GgufError::Write(reason) => OutputError::Write { path: file.name().to_owned(), reason }.into(),
+        other => ConvertError::Gguf(other),
+    };
+    writer.write_header(&mut out).map_err(failed)?;
     let mut report = Vec::new();
     for job in &jobs {
         let raw = source.data(job.tensor);
         let made = match job.formats {
-            None => None,
-            Some((from, to)) => Some(convert(job.tensor, from, to, raw, options.threads)?),
+            None => {
+                if !progress(raw.len() as u64) {
+                    return Err(ConvertError::Interrupted);
+                }
+                None
+            }
+            Some((from, to)) => Some(convert(job.tensor, from, to, raw, options.threads, progress)?),
         };
         let data = made.as_deref().unwrap_or(raw);
-        writer.write_tensor(&mut out, data)?;
+        writer.write_tensor(&mut out, data).map_err(failed)?;
         let name_of = |id| ggml_type(id).map_or("unknown", |t| t.name);
         report.push(Converted {
             name: job.tensor.name.clone(),
@@ -111,28 +108,9 @@ pub fn quantize(
             to: job.formats.map_or(name_of(job.tensor.type_id), |f| f.1.name),
             bytes: [raw.len() as u64, data.len() as u64],
         });
-        if !progress(raw.len() as u64) {
-            return Err(ConvertError::Interrupted);
-        }
     }
-    out.flush().map_err(|e| failed(e.to_string()))?;
-    let file = out.into_inner().map_err(|e| failed(e.to_string()))?;
-    file.as_file().sync_all().map_err(|e| failed(e.to_string()))?;
-    readable(file.path()).map_err(|e| failed(e.to_string()))?;
-    if options.force { file.persist(path) } else { file.persist_noclobber(path) }.map_err(|e| failed(e.to_string()))?;
+    out.finish()?;
     Ok(report)
-}
-
-/// A temporary file is private to its owner; a model file is like any other.
-#[cfg(unix)]
-fn readable(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn readable(_: &Path) -> std::io::Result<()> {
-    Ok(())
 }
 
 fn jobs<'a>(source: &'a Gguf, options: Options) -> Result<Vec<Job<'a>>, ConvertError> {
@@ -177,34 +155,45 @@ fn convert(
     to: &'static Format,
     raw: &[u8],
     threads: usize,
+    progress: &(dyn Fn(u64) -> bool + Sync),
 ) -> Result<Vec<u8>, ConvertError> {
     // Blocks of both formats divide a row, and 256 is a multiple of every block.
     let weights = raw.len() / from.bytes * from.block;
-    let mut out = vec![0u8; weights / to.block * to.bytes];
+    let bytes = weights / to.block * to.bytes;
+    let mut out = Vec::new();
+    out.try_reserve_exact(bytes).map_err(|_| ConvertError::OutOfMemory { name: tensor.name.clone(), bytes })?;
+    out.resize(bytes, 0);
     let pieces = raw
         .chunks(PIECE / from.block * from.bytes)
         .zip(out.chunks_mut(PIECE / to.block * to.bytes))
         .collect::<Vec<_>>();
-    let queue = std::sync::Mutex::new(pieces);
-    let finite = std::sync::atomic::AtomicBool::new(true);
+    let queue = Mutex::new(pieces);
+    let (finite, go_on) = (AtomicBool::new(true), AtomicBool::new(true));
     let work = || {
         let mut values = Vec::new();
         loop {
-            let piece = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
-            let Some((raw, out)) = piece else { return };
+            let piece = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some((raw, out)) = piece.filter(|_| go_on.load(Ordering::Relaxed)) else { return };
             values.resize(raw.len() / from.bytes * from.block, 0.0);
             from.dequantize(raw, &mut values);
             if values.iter().any(|x| !x.is_finite()) {
-                finite.store(false, std::sync::atomic::Ordering::Relaxed);
+                finite.store(false, Ordering::Relaxed);
             }
             to.quantize(&values, out);
+            if !progress(raw.len() as u64) {
+                go_on.store(false, Ordering::Relaxed);
+            }
         }
     };
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(work);
+            // Where the system gives no more threads, those that there are do the work.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
         }
         work();
     });
+    if !go_on.into_inner() {
+        return Err(ConvertError::Interrupted);
+    }
     if finite.into_inner() { Ok(out) } else { Err(ConvertError::NonFinite(tensor.name.clone())) }
 }

@@ -30,6 +30,8 @@ pub enum VerifyError {
     Model(#[from] ModelError),
     #[error("cannot run this program again: {0}")]
     Process(String),
+    #[error("interrupted")]
+    Interrupted,
     #[error("{tokens} tokens do not fit one batch of {batch} on this device; use a shorter prompt")]
     PromptTooLong { tokens: usize, batch: usize },
 }
@@ -121,20 +123,25 @@ pub struct Report {
     pub fingerprint: String,
 }
 
-/// Runs the ladder; `progress` hears each rung when it is decided.
+/// Runs the ladder; `progress` hears each rung when it is decided, and says whether to go on.
 ///
 /// # Errors
-/// When a model or device cannot be used at all; a rung that does not hold is no error.
-pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung)) -> Result<Report, VerifyError> {
+/// When a model or device cannot be used at all, or `progress` wants no more; a rung that does not hold is no error.
+pub fn verify(
+    model: &Model,
+    options: &Options,
+    progress: &mut dyn FnMut(&Rung) -> bool,
+) -> Result<Report, VerifyError> {
     let mut rungs = Vec::new();
     let mut add = |rung: Rung| {
-        progress(&rung);
+        let go_on = progress(&rung);
         rungs.push(rung);
+        if go_on { Ok(()) } else { Err(VerifyError::Interrupted) }
     };
     if let Some(choice) = &options.gpu {
         let mut device = Device::open(choice)?;
-        add(selftest::rung(&mut device)?);
-        add(ops::verify(&mut device, options.rounds)?);
+        add(selftest::rung(&mut device)?)?;
+        add(ops::verify(&mut device, options.rounds)?)?;
     }
     // The prompt again and again, for the kernels of many rows. Every prompt fits in one piece.
     let room = options.prompt.len().max(options.many).max(FINGERPRINT_TOKENS);
@@ -142,8 +149,8 @@ pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung))
     let sizes = Sizes { context: room, batch: room, logits_rows: room };
     let mut cpu = Cpu::new(model, model.plan(options.precision)?, sizes, options.threads)?;
     let reference = logits(&mut cpu, &options.prompt)?;
-    add(repeat("L0 repeat, CPU", &mut cpu, options, &reference)?);
-    add(cuts("L2 cuts, CPU", model, options, None, &reference)?);
+    add(repeat("L0 repeat, CPU", &mut cpu, options, &reference)?)?;
+    add(cuts("L2 cuts, CPU", model, options, None, &reference)?)?;
     let Some(choice) = &options.gpu else {
         let fingerprint = fingerprint(model, options, &mut cpu)?;
         return Ok(Report { rungs, fingerprint });
@@ -152,11 +159,11 @@ pub fn verify(model: &Model, options: &Options, progress: &mut dyn FnMut(&Rung))
     if gpu.limits().batch < room {
         return Err(VerifyError::PromptTooLong { tokens: room, batch: gpu.limits().batch });
     }
-    add(repeat("L0 repeat, GPU", &mut gpu, options, &reference)?);
-    add(cuts("L2 cuts, GPU", model, options, Some(choice), &reference)?);
-    add(steps(&mut cpu, &mut gpu, &options.prompt, false)?);
-    add(steps(&mut cpu, &mut gpu, &many, true)?);
-    add(fused(&mut cpu, &mut gpu, options)?);
+    add(repeat("L0 repeat, GPU", &mut gpu, options, &reference)?)?;
+    add(cuts("L2 cuts, GPU", model, options, Some(choice), &reference)?)?;
+    add(steps(&mut cpu, &mut gpu, &options.prompt, false)?)?;
+    add(steps(&mut cpu, &mut gpu, &many, true)?)?;
+    add(fused(&mut cpu, &mut gpu, options)?)?;
     let fingerprint = fingerprint(model, options, &mut gpu)?;
     Ok(Report { rungs, fingerprint })
 }

@@ -11,6 +11,7 @@ use samebits::backend::Sizes;
 use samebits::backend::cpu::{Cpu, Isa};
 use samebits::backend::gpu::{Choice, Device, Gpu, Kernel};
 use samebits::engine::Session;
+use samebits::gguf::{Gguf, GgufWriter, Value};
 use samebits::model::Model;
 use samebits::numerics::Precision;
 
@@ -160,4 +161,22 @@ impl Random {
     pub fn floats(&mut self, n: usize, low: i32, high: i32) -> Vec<f32> {
         (0..n).map(|_| self.float(low, high)).collect()
     }
+}
+
+/// A copy of a tiny model with other metadata, and tensors added that are one float each.
+pub fn changed(name: &str, metadata: &[(&str, Value)], tensors: &[&str]) -> Vec<u8> {
+    let source = Gguf::open(&data("tiny").join(name)).unwrap();
+    let mut values = source.metadata().to_vec();
+    for (key, value) in metadata {
+        values.retain(|(k, _)| k != key);
+        values.push(((*key).to_owned(), value.clone()));
+    }
+    let own = source.tensors().iter().map(|t| (t.name.clone(), t.dims.clone(), t.type_id));
+    let list: Vec<_> = own.chain(tensors.iter().map(|name| ((*name).to_owned(), vec![1], 0))).collect();
+    let mut writer = GgufWriter::new(&values, &list).unwrap();
+    let mut bytes = Vec::new();
+    writer.write_header(&mut bytes).unwrap();
+    source.tensors().iter().for_each(|t| writer.write_tensor(&mut bytes, source.data(t)).unwrap());
+    tensors.iter().for_each(|_| writer.write_tensor(&mut bytes, &[0; 4]).unwrap());
+    bytes
 }

@@ -78,9 +78,11 @@ impl Isa {
         Self::ALL.into_iter().rev().find(|p| p.is_available()).unwrap_or(Self::Scalar)
     }
 
-    /// The path named by the environment variable `SAMEBITS_CPU`, otherwise the best.
+    /// The path named by the environment variable `SAMEBITS_CPU`, otherwise the best. An empty name is none.
     pub fn from_environment() -> Result<Self, BackendError> {
-        let Some(wanted) = std::env::var_os("SAMEBITS_CPU") else { return Ok(Self::best()) };
+        let Some(wanted) = std::env::var_os("SAMEBITS_CPU").filter(|name| !name.is_empty()) else {
+            return Ok(Self::best());
+        };
         let wanted = wanted.to_string_lossy();
         let found = Self::ALL.into_iter().find(|p| wanted == p.name() && p.is_available());
         found.ok_or_else(|| {

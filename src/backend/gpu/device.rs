@@ -51,6 +51,18 @@ impl Api {
         }
     }
 
+    /// Why this system cannot have the API.
+    fn missing(self) -> Option<BackendError> {
+        let (api, here, instead) = match self {
+            Self::Metal => ("Metal", cfg!(target_vendor = "apple"), if cfg!(windows) { "dx12" } else { "vulkan" }),
+            Self::Dx12 => {
+                ("Direct3D 12", cfg!(windows), if cfg!(target_vendor = "apple") { "metal" } else { "vulkan" })
+            }
+            Self::Any | Self::Vulkan => return None,
+        };
+        (!here).then(|| BackendError::NoApi { api, system: std::env::consts::OS, instead })
+    }
+
     /// Whether an adapter is of this API.
     pub fn includes(self, info: &wgpu::AdapterInfo) -> bool {
         self.backends().contains(info.backend.into())
@@ -60,12 +72,12 @@ impl Api {
 /// What kernels are made of on an adapter. Native arithmetic is for the compilers that were seen to keep its bits, which is
 /// NVIDIA's own; `SAMEBITS_ARITHMETIC` overrules that.
 fn arithmetic(info: &wgpu::AdapterInfo) -> Result<Arithmetic, BackendError> {
-    match std::env::var("SAMEBITS_ARITHMETIC").as_deref() {
-        Ok("portable") => Ok(Arithmetic::Portable),
-        Ok("native") => Ok(Arithmetic::Native),
-        Ok(other) => Err(BackendError::Arithmetic { wanted: other.to_owned() }),
-        Err(_) if info.backend == wgpu::Backend::Vulkan && info.driver == "NVIDIA" => Ok(Arithmetic::Native),
-        Err(_) => Ok(Arithmetic::Portable),
+    match std::env::var_os("SAMEBITS_ARITHMETIC").unwrap_or_default().to_string_lossy().as_ref() {
+        "portable" => Ok(Arithmetic::Portable),
+        "native" => Ok(Arithmetic::Native),
+        "" if info.backend == wgpu::Backend::Vulkan && info.driver == "NVIDIA" => Ok(Arithmetic::Native),
+        "" => Ok(Arithmetic::Portable),
+        other => Err(BackendError::Arithmetic { wanted: other.to_owned() }),
     }
 }
 
@@ -127,6 +139,9 @@ pub fn api_name(info: &wgpu::AdapterInfo) -> &'static str {
 /// # Errors
 /// If there is none.
 pub fn choose(choice: &Choice) -> Result<wgpu::Adapter, BackendError> {
+    if let Some(error) = choice.api.missing() {
+        return Err(error);
+    }
     let of_api = |a: &&wgpu::Adapter| choice.api.includes(&a.get_info());
     let all = adapters(Api::Any);
     let mut fitting = all.iter().filter(of_api);

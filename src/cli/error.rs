@@ -1,0 +1,62 @@
+//! What a command line can get wrong, and how a command can end but in success. `docs/errors.md` lists all messages.
+
+use thiserror::Error;
+
+/// A wrong command line that clap cannot see. Exit code 2.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(super) enum Usage {
+    #[error("--device chooses a GPU, and --backend cpu uses none; leave one of them out")]
+    DeviceOfCpu,
+    #[error("nothing to continue: give PROMPT, -p TEXT or -f FILE, or text on standard input")]
+    NoPrompt,
+    #[error("no text: give TEXT or -f FILE, or text on standard input")]
+    NoText,
+    #[error("nothing to measure: give -p, -n or -pg a number above 0")]
+    NothingToMeasure,
+    #[error("-t must lie between 1 and 1024")]
+    Threads,
+    #[error("--chunk must lie between 1 and 4096")]
+    Chunk,
+    #[error("--compare needs two backends, as in --compare cpu,gpu")]
+    OneBackend,
+    #[error("--json prints to standard output, where {0} goes already; give that a file")]
+    TwoOnStdout(String),
+}
+
+/// Why a command did not do what it was asked for. Exit code 1.
+#[derive(Debug, Error)]
+pub(super) enum Failure {
+    #[error("cannot read {name}: {reason}")]
+    Read { name: String, reason: String },
+    #[error("{name} is no text: it is not UTF-8 from byte {at} on")]
+    NoUtf8 { name: String, at: usize },
+    #[error("{name} holds more than {} MiB of text; use a part of it", .limit >> 20)]
+    TooMuchText { name: String, limit: u64 },
+    #[error("cannot write to standard output: {0}")]
+    Stdout(std::io::Error),
+    #[error("token id {id} is outside the vocabulary of {vocabulary}")]
+    TokenId { id: u32, vocabulary: usize },
+    #[error("{tokens} tokens do not fit one batch of {batch}; use a shorter prompt")]
+    OneBatch { tokens: usize, batch: usize },
+    #[error("the steps of a fused run cannot be seen; compare it with one that is not fused")]
+    Fused,
+    #[error("there is no step '{0}'; `samebits trace --steps` lists them")]
+    NoStep(String),
+    #[error("{name} is not what `samebits trace --json` writes: {reason}")]
+    NoTrace { name: String, reason: String },
+    #[error("{0} is of another prompt or model; trace the same on both machines")]
+    OtherTrace(String),
+    #[error("runs differ; see above")]
+    RunsDiffer,
+    #[error("rows of the same test have different fingerprints: a backend computes other bits")]
+    RowsDiffer,
+    #[error("a guarantee does not hold on this device; see above")]
+    NoGuarantee,
+    #[error("{0} shaders do not pass; see above")]
+    Shaders(usize),
+}
+
+/// A command stopped because it was asked to, and has said so. Exit code 130, 143 or 129: 128 and the signal's number.
+#[derive(Debug, Error)]
+#[error("interrupted")]
+pub(super) struct Interrupted;
