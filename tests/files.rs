@@ -153,7 +153,8 @@ mod unix {
             samebits().args(words(writer, &model, &fifo)).arg("--force").assert().success();
             let got = reader.wait_with_output().unwrap().stdout;
             assert!(fifo.metadata().unwrap().file_type().is_fifo(), "{writer:?}");
-            assert!(got.len() == std::fs::read(&file).unwrap().len() || writer[0] == "bench", "{writer:?}");
+            let whole = std::fs::read(&file).unwrap().len();
+            assert!(got.len() == whole || writer[0] == "bench", "{writer:?}: {} bytes of {whole}", got.len());
             assert_eq!(names(folder.path()), ["fifo", "file", "link"], "{writer:?}");
         }
     }

@@ -38,7 +38,10 @@ fn a_text_is_the_same_wherever_it_comes_from() {
             }
             assert_eq!(run(&[], text), wanted, "{text:?}");
         }
-        let ids = tokens(&["tokenize", "--", text], text);
+        let mut command = samebits();
+        command.args(["tokenize", "--json", "-m", &tiny(), "--", text]).write_stdin(text);
+        let value: Value = serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap();
+        let ids = value["ids"].clone();
         std::fs::write(&path, text).unwrap();
         assert_eq!(tokens(&["tokenize", "-f", file], ""), ids, "{text:?}");
         assert_eq!(tokens(&["tokenize"], text), ids, "{text:?}");

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Outcome;
 use super::error::{Failure, Interrupted};
-use super::load::{ModelArguments, RunArguments};
+use super::load::{ModelArguments, RunArguments, encode};
 use super::terminal::{generated, note, print_json, write_out};
 use super::text::PromptArguments;
 use super::values::{Limit, Seed, at_least_zero, penalty, share};
@@ -15,7 +15,6 @@ use super::{signals, terminal};
 use crate::backend::Chooser;
 use crate::engine::{Choice, EngineError, Generation, Session, StopReason};
 use crate::sample::{Sampler, SamplerOptions};
-use crate::tokenizer::{EncodeOptions, Tokenizer};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -94,8 +93,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let start = Instant::now();
     let text = a.prompt.read()?;
     let model = a.model.open()?;
-    let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
-    let prompt = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?;
+    let tokenizer = a.model.tokenizer(&model.gguf, a.run.quiet)?;
+    let prompt = encode(&tokenizer, &text, a.run.quiet)?;
     if prompt.is_empty() {
         return Err(EngineError::EmptyPrompt.into());
     }

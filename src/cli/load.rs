@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
@@ -12,9 +13,11 @@ use crate::backend::cpu::{self, Cpu, Isa};
 use crate::backend::gpu::{self, Api, Choice, Device, Gpu};
 use crate::backend::{Backend, BackendError, Sizes};
 use crate::engine::Session;
+use crate::gguf::Gguf;
 use crate::model::{Model, ModelError};
 use crate::numerics::{Precision, VERSION};
 use crate::plan::Plan;
+use crate::tokenizer::{EncodeOptions, Tokenizer, TokenizerError};
 use crate::verify::selftest;
 
 /// Context used where the model would allow more and the user did not ask.
@@ -31,6 +34,9 @@ pub(super) struct ModelArguments {
     /// The GGUF file [default: the story model that is built in]
     #[arg(short, long, value_name = "FILE", required = !cfg!(builtin_model))]
     pub model: Option<PathBuf>,
+    /// How text is cut before byte pairs are merged, instead of what the file names: llama-bpe, qwen2, gpt-2, …
+    #[arg(long, value_name = "NAME", value_parser = not_empty)]
+    pub pre: Option<String>,
 }
 
 impl ModelArguments {
@@ -38,6 +44,32 @@ impl ModelArguments {
     pub fn open(&self) -> Result<Model, ModelError> {
         open_model(self.model.as_deref())
     }
+
+    /// Opens the file for its vocabulary alone.
+    pub fn vocabulary(&self) -> Result<Arc<Gguf>, ModelError> {
+        match &self.model {
+            Some(path) => Ok(Arc::new(Gguf::open(path)?)),
+            None => Ok(self.open()?.gguf),
+        }
+    }
+
+    /// The tokenizer of an opened file; what is odd about it is said.
+    pub fn tokenizer(&self, gguf: &Gguf, quiet: bool) -> Result<Tokenizer, TokenizerError> {
+        let tokenizer = Tokenizer::with_pre(gguf, self.pre.as_deref())?;
+        if !quiet {
+            tokenizer.warnings().iter().for_each(|w| warning!("{w}"));
+        }
+        Ok(tokenizer)
+    }
+}
+
+/// The tokens of a prompt, with special tokens by their names; what is odd about them is said.
+pub(super) fn encode(tokenizer: &Tokenizer, text: &str, quiet: bool) -> Result<Vec<u32>, TokenizerError> {
+    let ids = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: true })?;
+    if let Some(odd) = tokenizer.odd(&ids).filter(|_| !quiet) {
+        warning!("{odd}");
+    }
+    Ok(ids)
 }
 
 /// Opens a file, or the built-in model without one.

@@ -7,12 +7,11 @@ use clap::Args;
 use serde_json::json;
 
 use super::error::Usage;
-use super::load::{ModelArguments, RunArguments};
+use super::load::{ModelArguments, RunArguments, encode};
 use super::terminal::{print, print_json};
 use super::text::PromptArguments;
 use super::{Outcome, signals};
 use crate::output::{OutputError, Target};
-use crate::tokenizer::{EncodeOptions, Tokenizer};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -50,10 +49,14 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     }
     let text = if a.tokens.is_some() { String::new() } else { a.prompt.read()? };
     let model = a.model.open()?;
-    let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
-    let ids = match &a.tokens {
-        Some(ids) => ids.clone(),
-        None => tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?,
+    // Ids need no vocabulary; without one they have no text.
+    let tokenizer = match a.model.tokenizer(&model.gguf, a.run.quiet) {
+        Err(_) if a.tokens.is_some() => None,
+        found => Some(found?),
+    };
+    let ids = match (&a.tokens, &tokenizer) {
+        (None, Some(tokenizer)) => encode(tokenizer, &text, a.run.quiet)?,
+        (ids, _) => ids.clone().unwrap_or_default(),
     };
     let mut session = super::load::session(&model, &a.run, a.all)?;
     let _signal = signals::watch();
@@ -71,7 +74,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         let mut order: Vec<usize> = (0..logits.len()).collect();
         order.sort_by(|&x, &y| logits[y].total_cmp(&logits[x]).then(x.cmp(&y)));
         order.truncate(a.top);
-        let piece = |id: usize| String::from_utf8_lossy(&tokenizer.decode(&[id as u32])).into_owned();
+        let piece =
+            |id: usize| tokenizer.as_ref().map(|t| String::from_utf8_lossy(&t.decode(&[id as u32])).into_owned());
         if a.json {
             let top: Vec<_> =
                 order.iter().map(|&id| json!({"id": id, "logit": logits[id], "text": piece(id)})).collect();
@@ -79,7 +83,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         } else {
             print(&format!("position {} (token {})", first + row, ids[first + row]))?;
             for id in order {
-                print(&format!("{id:>8}  {:>12.6}  {:?}", logits[id], piece(id)))?;
+                let text = piece(id).map_or(String::new(), |text| format!("  {text:?}"));
+                print(&format!("{id:>8}  {:>12.6}{text}", logits[id]))?;
             }
         }
     }

@@ -10,7 +10,7 @@ use super::load::{ModelArguments, RunArguments};
 use super::terminal::{note, print, print_json};
 use super::{Outcome, signals, text};
 use crate::engine::perplexity;
-use crate::tokenizer::{EncodeOptions, Tokenizer};
+use crate::tokenizer::EncodeOptions;
 
 /// Window where the user asks for none, as in llama.cpp.
 const DEFAULT_WINDOW: u32 = 512;
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let model = a.model.open()?;
-    let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
+    let tokenizer = a.model.tokenizer(&model.gguf, a.run.quiet)?;
     let text = match &a.file {
         Some(file) => text::read(file)?,
         None => text::piped(Usage::NoText)?,

@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::error::{Failure, Usage};
 use super::load::ModelArguments;
-use super::terminal::{generated, print, print_json, write_bytes, write_out};
+use super::terminal::{generated, print, print_json, warning, write_bytes, write_out};
 use super::{Outcome, text};
-use crate::tokenizer::{EncodeOptions, Tokenizer};
+use crate::tokenizer::EncodeOptions;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -41,7 +41,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         (None, Some(file)) => text::read(file)?,
         (None, None) => text::piped(Usage::NoText)?,
     };
-    let tokenizer = Tokenizer::from_gguf(&a.model.open()?.gguf)?;
+    let tokenizer = a.model.tokenizer(&*a.model.vocabulary()?, false)?;
     let piece = |id: u32| String::from_utf8_lossy(&tokenizer.decode(&[id])).into_owned();
     if let Some(ids) = &a.decode {
         if let Some(id) = ids.iter().find(|id| **id as usize >= tokenizer.vocab_size()) {
@@ -61,6 +61,9 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let special = !a.no_special;
     let options = EncodeOptions { add_special: special, parse_special: special };
     let ids = tokenizer.encode(&text, options)?;
+    if let Some(odd) = tokenizer.odd(&ids).filter(|_| special) {
+        warning!("{odd}");
+    }
     if a.json {
         let pieces: Vec<_> = ids.iter().map(|&id| piece(id)).collect();
         return Ok(print_json(&json!({"ids": ids, "pieces": pieces}))?);

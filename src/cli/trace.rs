@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::error::{Failure, Usage};
-use super::load::{BackendName, ModelArguments, PrecisionName, RunArguments};
+use super::load::{BackendName, ModelArguments, PrecisionName, RunArguments, encode};
 use super::terminal::{print, print_json};
 use super::text::PromptArguments;
 use super::values::not_empty;
@@ -17,7 +17,6 @@ use super::{Outcome, signals, text};
 use crate::model::Model;
 use crate::output::Target as File;
 use crate::plan::Plan;
-use crate::tokenizer::{EncodeOptions, Tokenizer};
 use crate::trace::{Difference, Page, Run, Trace, Verdict, analyse, first_difference, run as run_prompt, svg};
 
 #[derive(Args, Debug)]
@@ -133,8 +132,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let files = Files::check(a)?;
     let text = a.prompt.read()?;
     let model = a.model.open()?;
-    let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
-    let prompt = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?;
+    let tokenizer = a.model.tokenizer(&model.gguf, false)?;
+    let prompt = encode(&tokenizer, &text, false)?;
     if prompt.is_empty() {
         return Err(crate::engine::EngineError::EmptyPrompt.into());
     }

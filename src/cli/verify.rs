@@ -8,13 +8,12 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::error::{Failure, Interrupted, Usage};
-use super::load::{BackendName, ModelArguments, PrecisionName};
+use super::load::{BackendName, ModelArguments, PrecisionName, encode};
 use super::terminal::{print, print_json, warning};
 use super::values::not_empty;
 use super::{Outcome, signals, text};
 use crate::backend::gpu::{Choice, Device, adapters, api_name};
 use crate::output::Target;
-use crate::tokenizer::{EncodeOptions, Tokenizer};
 use crate::verify::{Options, Report, Rung, VerifyError, known_failure, known_fingerprint, verify};
 
 #[derive(Args, Debug)]
@@ -60,8 +59,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let gpu = choice(a)?;
     let text = a.file.as_deref().map_or_else(|| Ok(a.prompt.clone()), text::prompt)?;
     let model = a.model.open()?;
-    let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
-    let prompt = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: true })?;
+    let tokenizer = a.model.tokenizer(&model.gguf, false)?;
+    let prompt = encode(&tokenizer, &text, false)?;
     if prompt.is_empty() {
         return Err(crate::engine::EngineError::EmptyPrompt.into());
     }
@@ -213,6 +212,9 @@ fn fresh_processes(a: &Arguments, text: &str, gpu: &Option<Choice>, runs: usize)
             }
             if let Some(model) = &a.model.model {
                 command.arg("-m").arg(model);
+            }
+            if let Some(pre) = &a.model.pre {
+                command.args(["--pre", pre]);
             }
             let mut child = command.spawn().map_err(|e| failed(&e))?;
             // A process that reads no text says itself what is wrong. Its end of text is one line feed.
