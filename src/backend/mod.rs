@@ -182,6 +182,8 @@ pub enum BackendError {
     Unsupported { device: String, what: String },
     #[error("out of memory on {device} while allocating {what}; use a smaller --ctx, a smaller model or --backend cpu")]
     OutOfMemory { device: String, what: String },
+    #[error("this machine's memory does not hold {what}; use a smaller --ctx, a smaller --chunk or a smaller model")]
+    Memory { what: String },
     #[error("{device} failed: {message}; update its driver or use --backend cpu")]
     Device { device: String, message: String },
     #[error("SAMEBITS_CPU={wanted} is not one of this processor's paths; choose {available} or leave it unset")]

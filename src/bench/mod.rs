@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::backend::{BackendError, Chooser, Sizes};
+use crate::backend::{BackendError, Chooser, Interrupt, Sizes};
 use crate::engine::{EngineError, Session};
 use crate::model::ModelError;
 use crate::numerics::Precision;
@@ -98,6 +98,11 @@ impl<'a> Bench<'a> {
         let read_bandwidth = place.read_bandwidth();
         place::forget_peak_memory();
         Ok(Self { subject, place, options, session, load, first_token, read_bandwidth, load_memory })
+    }
+
+    /// Stops a test when this flag is set.
+    pub fn stop_on(&mut self, interrupt: Interrupt) {
+        self.session.backend_mut().stop_on(interrupt);
     }
 
     /// Runs a test and gives its row.

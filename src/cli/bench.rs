@@ -237,8 +237,12 @@ fn measure(
                 };
                 let context = tests.iter().map(|t| t.context()).max().unwrap_or(1);
                 let mut bench = Bench::open(&subject, place, context, options)?;
+                bench.stop_on(signal.interrupt());
                 for &test in tests {
-                    std::thread::sleep(Duration::from_secs(u64::from(a.delay)));
+                    let until = Instant::now() + Duration::from_secs(u64::from(a.delay));
+                    while Instant::now() < until && !signal.asked() {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
                     if signal.asked() {
                         return Err(Interrupted.into());
                     }
@@ -318,7 +322,7 @@ impl Report {
         if let Some(reason) = &row.unfused
             && self.rows.iter().all(|earlier| earlier.unfused.as_ref() != Some(reason))
         {
-            self.bar.suspend(|| writeln!(std::io::stderr(), "{} runs unfused: {reason}", row.model_filename))?;
+            self.bar.suspend(|| note!("{} runs unfused: {reason}", row.model_filename));
         }
         if self.rows.is_empty() {
             self.print(|printer| printer.head())?;

@@ -102,6 +102,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let load = start.elapsed();
 
     let signal = signals::watch();
+    session.backend_mut().stop_on(signal.interrupt());
     let options = a.sampling.options(a.run.quiet);
     let mut sampler = Sampler::new(options);
     let mut text = String::new();

@@ -59,7 +59,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         (ids, _) => ids.clone().unwrap_or_default(),
     };
     let mut session = super::load::session(&model, &a.run, a.all)?;
-    let _signal = signals::watch();
+    let signal = signals::watch();
+    session.backend_mut().stop_on(signal.interrupt());
     let logits = session.feed(&ids, a.all)?;
     let vocabulary = model.config.vocabulary;
     if let Some(npy) = &npy {

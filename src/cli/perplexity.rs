@@ -48,6 +48,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let limit = a.chunks.map_or(usize::MAX, |n| n as usize);
     let total = (ids.len() / window).min(limit);
     let signal = signals::watch();
+    session.backend_mut().stop_on(signal.interrupt());
     let mut running = Vec::new();
     let result = perplexity(&mut session, &ids, window, tokenizer.bos_to_add(), limit, |p| {
         running.push(p.value());
@@ -57,11 +58,13 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         !signal.asked()
     })?;
     let interrupted = result.chunks < total;
+    // Of no window nothing is known.
+    let known = |value: f64| Some(value).filter(|_| result.chunks > 0);
     if a.json {
         print_json(&json!({
-            "perplexity": result.value(),
-            "error": result.error(),
-            "mean_nll": result.mean_nll(),
+            "perplexity": known(result.value()),
+            "error": known(result.error()),
+            "mean_nll": known(result.mean_nll()),
             "predictions": result.predictions,
             "windows": result.chunks,
             "windows_in_text": total,
@@ -72,6 +75,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             "backend": session.backend().name(),
             "adapter": session.backend().device(),
         }))?;
+    } else if result.chunks == 0 {
+        print(&format!("interrupted: none of {total} windows was scored"))?;
     } else {
         let (value, error, n) = (result.value(), result.error(), result.chunks);
         let n = if interrupted { format!("interrupted after {n} of {total}") } else { n.to_string() };

@@ -3,8 +3,10 @@
 //! Commands that can stop in good order say so with [`watch`]: then the first signal only asks. Everything else, and a second
 //! signal, ends the process at once; in both cases no temporary file is left.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
+use crate::backend::Interrupt;
 use crate::output;
 
 /// The exit code of an interrupted process, as shells count: 128 and the number of the signal.
@@ -12,6 +14,8 @@ pub(super) const INTERRUPTED: u8 = 130;
 
 /// The exit code that the first signal asks for; 0 before.
 static ASKED: AtomicU8 = AtomicU8::new(0);
+/// What stops a backend between two steps.
+static INTERRUPT: LazyLock<Interrupt> = LazyLock::new(Interrupt::default);
 /// How many watch.
 static WATCHES: AtomicUsize = AtomicUsize::new(0);
 
@@ -29,6 +33,11 @@ impl Watch {
     pub fn asked(&self) -> bool {
         asked().is_some()
     }
+
+    /// What a backend stops on.
+    pub fn interrupt(&self) -> Interrupt {
+        INTERRUPT.clone()
+    }
 }
 
 impl Drop for Watch {
@@ -45,6 +54,7 @@ pub(super) fn asked() -> Option<u8> {
 /// What a signal does, in a thread of its own.
 fn hear(code: u8, at_once: bool) {
     let first = ASKED.swap(code, Ordering::SeqCst) == 0;
+    INTERRUPT.request();
     if !first || at_once || WATCHES.load(Ordering::SeqCst) == 0 {
         output::discard_unfinished();
         end(code);

@@ -146,8 +146,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if let Some(step) = a.step.as_ref().filter(|name| plan.steps().all(|s| s.name != **name)) {
         return Err(Failure::NoStep(step.clone()).into());
     }
-    let _signal = signals::watch();
-    let runs = runs(a, &model, &plan, &prompt)?;
+    let signal = signals::watch();
+    let runs = runs(a, &model, &plan, &prompt, &signal)?;
     let observed = runs.iter().find(|r| r.run.outputs.is_some()).ok_or(Failure::Fused)?;
     let trace = analyse(&model, &plan, &prompt, &observed.run, a.reference.is_some());
     let first = &runs[0];
@@ -185,7 +185,13 @@ pub(super) fn run(a: &Arguments) -> Outcome {
 }
 
 /// Runs the prompt on every backend, as often as was asked for.
-fn runs(a: &Arguments, model: &Model, plan: &Plan, prompt: &[u32]) -> Result<Vec<Named>, Box<dyn Error>> {
+fn runs(
+    a: &Arguments,
+    model: &Model,
+    plan: &Plan,
+    prompt: &[u32],
+    signal: &signals::Watch,
+) -> Result<Vec<Named>, Box<dyn Error>> {
     if a.compare.len() == 1 && a.runs == 1 {
         return Err(Usage::OneBackend.into());
     }

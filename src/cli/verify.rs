@@ -64,6 +64,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if prompt.is_empty() {
         return Err(crate::engine::EngineError::EmptyPrompt.into());
     }
+    let signal = signals::watch();
     let options = Options {
         gpu: gpu.clone(),
         precision: a.precision.into(),
@@ -73,6 +74,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         // One more than a tile of attention has rows, or than one of a matrix product.
         many: if a.quick { 33 } else { 65 },
         prompt,
+        interrupt: signal.interrupt(),
     };
     let mut adapter = "none".to_owned();
     let mut note = None;
@@ -89,7 +91,6 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             print("no GPU adapter found: only the CPU is verified")?;
         }
     }
-    let signal = signals::watch();
     let mut shown = Shown { json: a.json, rungs: Vec::new(), failed: None };
     let decided = verify(&model, &options, &mut |rung| shown.add(rung) && !signal.asked()).and_then(
         |Report { fingerprint, .. }| {

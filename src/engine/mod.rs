@@ -152,6 +152,8 @@ impl Session {
             if logits.iter().any(|x| !x.is_finite()) {
                 return Err(self.name_non_finite(batch).into());
             }
+            out.try_reserve(logits.len())
+                .map_err(|_| BackendError::Memory { what: "the logits of all tokens".to_owned() })?;
             out.extend_from_slice(logits);
             self.tokens.extend_from_slice(chunk);
         }

@@ -1,6 +1,7 @@
 //! Perplexity of a text, defined as in llama.cpp's `llama-perplexity`.
 
 use super::{EngineError, Session};
+use crate::backend::{BackendError, BatchError};
 
 /// What was measured so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,7 +46,11 @@ impl Perplexity {
 /// Cuts `ids` into windows of `context` tokens, runs each on its own and scores the predictions of its second half.
 ///
 /// The first token of each window is replaced by `bos` where the model wants one. At most `limit` windows; `progress`
-/// hears the estimate after each and says whether to go on. A rest shorter than a window is left out.
+/// hears the estimate after each and says whether to go on. A rest shorter than a window is left out, and so is a window in
+/// which the backend is interrupted.
+///
+/// # Errors
+/// When the text is shorter than a window, an id is unknown, or the backend fails.
 pub fn perplexity(
     session: &mut Session,
     ids: &[u32],
@@ -57,28 +62,42 @@ pub fn perplexity(
     if ids.len() < context || context < 4 {
         return Err(EngineError::TextTooShort { tokens: ids.len(), context });
     }
+    // The last token of a window is only predicted, never fed.
+    let vocabulary = session.limits.vocabulary;
+    if let Some(&id) = ids.iter().chain(&bos).find(|id| **id as usize >= vocabulary) {
+        return Err(BackendError::from(BatchError::TokenId { id, vocabulary }).into());
+    }
     let mut result = Perplexity::default();
     for window in ids.chunks_exact(context).take(limit) {
         let mut window = window.to_vec();
         if let Some(bos) = bos {
             window[0] = bos;
         }
-        let first = context / 2;
-        session.clear();
-        session.feed(&window[..first], false)?;
-        // The last token predicts what is beyond the window.
-        for (i, part) in window[first..context - 1].chunks(session.chunk).enumerate() {
-            let logits = session.feed(part, true)?;
-            let at = first + i * session.chunk + 1;
-            for (row, &next) in logits.chunks_exact(logits.len() / part.len()).zip(&window[at..]) {
-                result.add(negative_log_likelihood(row, next));
-            }
+        match score(session, &window, result) {
+            Err(EngineError::Backend(BackendError::Interrupted)) => return Ok(result),
+            scored => result = scored?,
         }
-        result.chunks += 1;
         if !progress(&result) {
             break;
         }
     }
+    Ok(result)
+}
+
+/// Adds the predictions of a window's second half to `result`.
+fn score(session: &mut Session, window: &[u32], mut result: Perplexity) -> Result<Perplexity, EngineError> {
+    let first = window.len() / 2;
+    session.clear();
+    session.feed(&window[..first], false)?;
+    // The last token predicts what is beyond the window.
+    for (i, part) in window[first..window.len() - 1].chunks(session.chunk).enumerate() {
+        let logits = session.feed(part, true)?;
+        let at = first + i * session.chunk + 1;
+        for (row, &next) in logits.chunks_exact(logits.len() / part.len()).zip(&window[at..]) {
+            result.add(negative_log_likelihood(row, next));
+        }
+    }
+    result.chunks += 1;
     Ok(result)
 }
 

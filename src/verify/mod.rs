@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::gpu::{Choice, Device, Gpu};
-use crate::backend::{Backend, BackendError, Batch, Rows, Sizes};
+use crate::backend::{Backend, BackendError, Batch, Interrupt, Rows, Sizes};
 use crate::engine::{EngineError, Session};
 use crate::model::{Model, ModelError};
 use crate::numerics::{Precision, VERSION};
@@ -53,6 +53,8 @@ pub struct Options {
     pub prompt: Vec<u32>,
     /// Tokens of a long prompt.
     pub many: usize,
+    /// Ends the verification within a rung.
+    pub interrupt: Interrupt,
 }
 
 /// The verdict on one rung.
@@ -148,6 +150,7 @@ pub fn verify(
     let many: Vec<u32> = options.prompt.iter().copied().cycle().take(room).collect();
     let sizes = Sizes { context: room, batch: room, logits_rows: room };
     let mut cpu = Cpu::new(model, model.plan(options.precision)?, sizes, options.threads)?;
+    cpu.stop_on(options.interrupt.clone());
     let reference = logits(&mut cpu, &options.prompt)?;
     add(repeat("L0 repeat, CPU", &mut cpu, options, &reference)?)?;
     add(cuts("L2 cuts, CPU", model, options, None, &reference)?)?;
@@ -156,6 +159,7 @@ pub fn verify(
         return Ok(Report { rungs, fingerprint });
     };
     let mut gpu = Gpu::new(Device::open(choice)?, model, model.plan(options.precision)?, sizes, &mut |_| {})?;
+    gpu.stop_on(options.interrupt.clone());
     if gpu.limits().batch < room {
         return Err(VerifyError::PromptTooLong { tokens: room, batch: gpu.limits().batch });
     }
@@ -236,10 +240,12 @@ fn backend(
 ) -> Result<Box<dyn Backend>, VerifyError> {
     let plan = model.plan(options.precision)?;
     let sizes = Sizes { context, batch, logits_rows: batch };
-    Ok(match gpu {
+    let mut backend: Box<dyn Backend> = match gpu {
         Some(choice) => Box::new(Gpu::new(Device::open(choice)?, model, plan, sizes, &mut |_| {})?),
         None => Box::new(Cpu::new(model, plan, sizes, threads)?),
-    })
+    };
+    backend.stop_on(options.interrupt.clone());
+    Ok(backend)
 }
 
 fn equal(a: &[f32], b: &[f32]) -> bool {

@@ -3,6 +3,7 @@
 mod bandwidth;
 mod cores;
 mod isa;
+mod memory;
 mod panels;
 mod pool;
 mod products;
@@ -113,12 +114,13 @@ impl Cpu {
     /// Prepares a plan of `model` for `threads` threads.
     ///
     /// # Errors
-    /// If the plan cannot run, or the processor lacks the path's instructions.
+    /// If the plan cannot run, the processor lacks the path's instructions, or there is too little memory.
     pub fn with_isa(model: &Model, plan: Plan, sizes: Sizes, threads: usize, isa: Isa) -> Result<Self, BackendError> {
         plan.check()?;
         if !isa.is_available() {
             return Err(BackendError::Instructions { wanted: isa.name() });
         }
+        memory::check(&plan, sizes, isa != Isa::Scalar)?;
         let mut pool = Pool::new(threads);
         let panels = repack(model, &plan, isa, &mut pool);
         let buffers = plan
