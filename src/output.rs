@@ -306,12 +306,12 @@ fn place(path: &Path, name: &str) -> Result<Place, OutputError> {
             Ok(found) => found.file_type(),
         };
         if found.is_symlink() {
-            let to = std::fs::read_link(&at).map_err(|e| failed(e.to_string()))?;
+            let to = folder(&at).join(std::fs::read_link(&at).map_err(|e| failed(e.to_string()))?);
             // A link among the files of processes leads nowhere by its text, as pipes have no names.
             if !to.exists() && at.metadata().is_ok() {
                 return Ok(Place::Stream(at));
             }
-            at = folder(&at).join(to);
+            at = to;
             continue;
         }
         return match special(found) {
@@ -447,7 +447,7 @@ mod tests {
         assert_eq!(std::fs::read(&file).unwrap(), b"one", "a link to nothing makes what it points to");
         assert!(matches!(Target::new(&link, false, &[]), Err(OutputError::Exists(_))));
         assert!(matches!(Target::new(&link, true, &[&file]), Err(OutputError::Input(_))));
-        Target::new(&link, true, &[]).unwrap().write(b"two").unwrap();
+        Target::new(&second, true, &[]).unwrap().write(b"two").unwrap();
         assert_eq!(std::fs::read(&file).unwrap(), b"two");
         assert!(link.is_symlink() && second.is_symlink());
         assert_eq!(names(&folder.path().join("far")), ["file"]);

@@ -15,13 +15,11 @@ fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap().success());
 }
 
-/// Starts a command on SmolLM2 and waits until it says `word` at the start of a line of stderr.
+/// Starts a command and waits until it says `word` at the start of a line of stderr.
 fn started(arguments: &[&str], word: &str) -> (Child, BufReader<std::process::ChildStderr>) {
     let mut child = Command::new(assert_cmd::cargo::cargo_bin("samebits"))
         .args(arguments)
         .args(["--backend", "cpu", "-t", "1"])
-        .arg("-m")
-        .arg(smollm2_path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -56,7 +54,12 @@ fn ended(mut child: Child, mut stderr: BufReader<std::process::ChildStderr>, wit
 
 /// Far more than is computed in the time of the test, however fast the machine is.
 fn long_text() -> String {
-    include_str!("data/persuasion.txt").repeat(4).chars().take(30_000).collect()
+    include_str!("data/persuasion.txt").repeat(4).chars().take(25_000).collect()
+}
+
+/// A model whose context holds that text.
+fn model() -> String {
+    smollm2_path().to_str().unwrap().to_owned()
 }
 
 const SOON: Duration = Duration::from_secs(5);
@@ -65,7 +68,8 @@ const SOON: Duration = Duration::from_secs(5);
 fn a_prompt_stops_at_the_next_layer() {
     for (name, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
         let text = long_text();
-        let (child, stderr) = started(&["generate", "--json", "-c", "0", "--chunk", "16", "-p", &text], "backend: ");
+        let (child, stderr) =
+            started(&["generate", "--json", "-c", "0", "--chunk", "1", "-p", &text, "-m", &model()], "backend: ");
         std::thread::sleep(Duration::from_millis(300));
         signal(&child, name);
         let (out, got) = ended(child, stderr, SOON);
@@ -74,7 +78,8 @@ fn a_prompt_stops_at_the_next_layer() {
         assert_eq!(value["stop_reason"], "interrupted");
         assert_eq!(value["tokens"], serde_json::json!([]));
     }
-    let (child, stderr) = started(&["logits", "-c", "0", "--chunk", "16", "-p", &long_text()], "backend: ");
+    let (child, stderr) =
+        started(&["logits", "-c", "0", "--chunk", "1", "-p", &long_text(), "-m", &model()], "backend: ");
     std::thread::sleep(Duration::from_millis(100));
     signal(&child, "INT");
     assert_eq!(ended(child, stderr, SOON), (String::new(), 130));
@@ -111,7 +116,7 @@ fn a_measurement_that_is_cut_short_says_so() {
             assert!(value["windows"].as_u64() < value["windows_in_text"].as_u64());
         }
     }
-    let (child, stderr) = started(&["perplexity", "-c", "2048", "--json", "-f", path.to_str().unwrap()], "backend: ");
+    let (child, stderr) = started(&["perplexity", "-c", "512", "--json", "-f", path.to_str().unwrap()], "backend: ");
     signal(&child, "INT");
     let (out, code) = ended(child, stderr, SOON);
     let value: Value = serde_json::from_str(&out).unwrap();
