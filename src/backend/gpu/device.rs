@@ -60,7 +60,7 @@ impl Api {
             }
             Self::Any | Self::Vulkan => return None,
         };
-        (!here).then(|| BackendError::NoApi { api, system: std::env::consts::OS, instead })
+        (!here).then_some(BackendError::NoApi { api, system: std::env::consts::OS, instead })
     }
 
     /// Whether an adapter is of this API.
