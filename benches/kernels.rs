@@ -97,7 +97,7 @@ fn time(cpu: &mut Cpu, n: u64, tokens: usize, op: &str, step: &str) -> Duration 
     for _ in 0..n {
         let batch = Batch::checked(&ids, DEPTH, Rows::None, &cpu.limits()).expect("a batch");
         let times = cpu.profile(batch).unwrap();
-        sum += times.iter().filter(|t| t.op == op && t.steps[0].contains(step)).map(|t| t.time).sum::<Duration>();
+        sum += times.iter().filter(|t| t.op == op && t.steps[0].part.contains(step)).map(|t| t.time).sum::<Duration>();
     }
     sum
 }

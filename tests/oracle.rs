@@ -152,7 +152,7 @@ fn smollm2_layers() {
                 Cpu::new(&model, model.plan(precision).unwrap(), common::sizes(64, prompt_ids.len()), 2).unwrap();
             let mut norms = Vec::new();
             let mut listen = |step: &samebits::plan::Step, words: &[u32]| {
-                if step.name == "token_embd" || step.name.ends_with("ffn_residual") {
+                if matches!(step.name.part.as_str(), "token_embd" | "ffn_residual") {
                     norms.push(words.iter().map(|w| f64::from(f32::from_bits(*w)).powi(2)).sum::<f64>().sqrt());
                 }
             };

@@ -12,7 +12,7 @@ use samebits::backend::{Backend, BackendError, Batch, BatchError, Interrupt, Lan
 use samebits::engine::Session;
 use samebits::model::Model;
 use samebits::numerics::Precision;
-use samebits::plan::{Op, Plan, Step, WeightId};
+use samebits::plan::{Op, Plan, Step, StepName, WeightId};
 
 const CONTEXT: usize = 64;
 
@@ -53,7 +53,7 @@ fn same_bits(model: &Model, plan: &Plan, tokens: usize) -> bool {
 }
 
 fn change(plan: &mut Plan, mut change: impl FnMut(&str, &mut Op)) {
-    plan.body.iter_mut().for_each(|step| change(&step.name, &mut step.op));
+    plan.body.iter_mut().for_each(|step| change(&step.name.to_string(), &mut step.op));
 }
 
 #[test]
@@ -87,12 +87,12 @@ fn a_second_reader_of_a_norm_gets_what_the_norm_is() {
         let (mut body, mut x) = (Vec::new(), None);
         for step in std::mem::take(&mut plan.body) {
             if let Op::RmsNorm { x: from, out, .. } = step.op
-                && step.name.ends_with(norm)
+                && step.name.part == norm
             {
                 x = Some((from, out));
             }
-            let last = step.name.ends_with("ffn_residual");
-            let name = format!("{}.again", step.name);
+            let last = step.name.part == "ffn_residual";
+            let name = StepName { part: format!("{}.again", step.name.part), ..step.name.clone() };
             body.push(step);
             if let (true, Some((x, norm))) = (last, x) {
                 body.push(Step { name, op: Op::Add { x, b: norm } });
@@ -113,7 +113,10 @@ fn what_the_head_reads_of_the_body_is_kept() {
         _ => None,
     });
     let Some(Op::RmsNorm { x, .. }) = plan.head.first().map(|s| s.op.clone()) else { panic!("no norm in the head") };
-    plan.head.insert(0, Step { name: "again".to_owned(), op: Op::Add { x, b: norm.unwrap() } });
+    plan.head.insert(
+        0,
+        Step { name: StepName { layer: None, part: "again".to_owned() }, op: Op::Add { x, b: norm.unwrap() } },
+    );
     plan.check().unwrap();
     assert!(!same_bits(&model, &plan, 20));
 }
@@ -212,10 +215,12 @@ fn plans_that_do_not_fit_together_name_the_step() {
             })
         }),
         ("blk.0.attn_q.rope", "angles", |p| p.rope_frequencies.truncate(1)),
-        ("blk.0.attention", "before anything is appended", |p| p.body.retain(|s| s.name != "blk.0.kv_cache")),
+        ("blk.0.attention", "before anything is appended", |p| {
+            p.body.retain(|s| s.name.to_string() != "blk.0.kv_cache")
+        }),
         ("blk.1.attn_norm", "the name of an earlier step", |p| {
             let first = p.body[1].clone();
-            let at = p.body.iter().position(|s| s.name == "blk.1.attn_norm").unwrap();
+            let at = p.body.iter().position(|s| s.name.to_string() == "blk.1.attn_norm").unwrap();
             p.body[at].name = first.name;
         }),
         ("token_embd", "outside of the head", |p| p.logits.0 = 0),

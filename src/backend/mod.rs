@@ -9,7 +9,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::ops::{argmax, draw};
-use crate::plan::{Plan, PlanError, Step};
+use crate::plan::{Plan, PlanError, Step, StepName};
 
 pub use batch::{Batch, BatchError, Interrupt, Lane, Limits, Rows};
 
@@ -43,7 +43,7 @@ pub struct StepTime {
     /// The op of the steps, or the kernel that runs them.
     pub op: String,
     /// Their names; of a fused kernel those whose outputs it leaves.
-    pub steps: Vec<String>,
+    pub steps: Vec<StepName>,
     /// Time.
     pub time: Duration,
 }

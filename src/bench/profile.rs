@@ -45,7 +45,7 @@ impl Bench<'_> {
 fn shares(times: Vec<StepTime>) -> Vec<Share> {
     let mut shares: Vec<Share> = Vec::new();
     for t in &times {
-        let step = t.steps.iter().map(|name| without_layer(name)).collect::<Vec<_>>().join("+");
+        let step = t.steps.iter().map(|name| name.part.as_str()).collect::<Vec<_>>().join("+");
         let seconds = t.time.as_secs_f64();
         match shares.iter_mut().find(|s| s.op == t.op && s.step == step) {
             Some(share) => {
@@ -61,32 +61,25 @@ fn shares(times: Vec<StepTime>) -> Vec<Share> {
     shares
 }
 
-/// `ffn_down` of `blk.3.ffn_down`.
-fn without_layer(name: &str) -> &str {
-    match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
-        Some((_, step)) => step,
-        None => name,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::plan::StepName;
 
     #[test]
     fn layers_are_added_up() {
-        let time = |op, steps: &[&str], ms| StepTime {
+        let time = |op, layer, parts: &[&str], ms| StepTime {
             op: String::from(op),
-            steps: steps.iter().map(|s| (*s).to_owned()).collect(),
+            steps: parts.iter().map(|part| StepName { layer, part: (*part).to_owned() }).collect(),
             time: Duration::from_millis(ms),
         };
         let found = shares(vec![
-            time("embedding", &["token_embd"], 1),
-            time("matmul", &["blk.0.attn_q", "blk.0.attn_k"], 2),
-            time("matmul", &["blk.11.attn_q", "blk.11.attn_k"], 3),
-            time("matmul", &["output"], 4),
+            time("embedding", None, &["token_embd"], 1),
+            time("matmul", Some(0), &["attn_q", "attn_k"], 2),
+            time("matmul", Some(11), &["attn_q", "attn_k"], 3),
+            time("matmul", None, &["output"], 4),
         ]);
         let lines: Vec<_> = found.iter().map(|s| (&s.op[..], &s.step[..], s.calls, s.share)).collect();
         assert_eq!(

@@ -264,7 +264,7 @@ fn against(path: &Path, prompt: &[u32], t: &Trace) -> Result<(Option<Difference>
 }
 
 fn dump(step: &str, file: &File, run: &Run, tokens: usize) -> Outcome {
-    let found = run.outputs.iter().flatten().find(|(s, _)| s.name == step);
+    let found = run.outputs.iter().flatten().find(|(s, _)| s.name.to_string() == step);
     let (_, words) = found.ok_or_else(|| Failure::NoStep(step.to_owned()))?;
     Ok(super::logits::write_npy(file, tokens, words.len() / tokens, bytemuck::cast_slice(words))?)
 }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::backend::{Backend, BackendError, Batch, Chooser, Lane, Limits, Rows};
-use crate::plan::{Op, Step};
+use crate::plan::{Step, Words};
 
 pub use perplexity::{Perplexity, perplexity};
 
@@ -171,7 +171,7 @@ impl Session {
         let mut first = None;
         let mut listen = |step: &Step, words: &[u32]| {
             if first.is_none() && !finite(step, words) {
-                first = Some(step.name.clone());
+                first = Some(step.name.to_string());
             }
         };
         if let Err(error) = self.backend.forward(batch, Some(&mut listen)) {
@@ -297,9 +297,9 @@ impl Session {
 
 /// Whether a step's output words hold finite numbers only.
 fn finite(step: &Step, words: &[u32]) -> bool {
-    match step.op {
-        Op::KvStore { .. } => words.iter().all(|w| w & 0x7c00 != 0x7c00 && (w >> 16) & 0x7c00 != 0x7c00),
-        Op::QuantizeActivations { .. } => true,
-        _ => words.iter().all(|w| f32::from_bits(*w).is_finite()),
+    match step.op.words() {
+        Words::Halves => words.iter().all(|w| w & 0x7c00 != 0x7c00 && (w >> 16) & 0x7c00 != 0x7c00),
+        Words::Quantized => true,
+        Words::Floats => words.iter().all(|w| f32::from_bits(*w).is_finite()),
     }
 }

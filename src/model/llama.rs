@@ -214,31 +214,33 @@ pub(super) fn plan(gguf: &Gguf, c: &Config, precision: Precision, layers: Range<
         let (wu, bu) = matrix(&mut b, "ffn_up", c.feed_forward_length, c.embedding_length)?;
         let (wd, bd) = matrix(&mut b, "ffn_down", c.embedding_length, c.feed_forward_length)?;
 
-        b.step(tensor("attn_norm"), Op::RmsNorm { x, weight: attn_norm, out: norm, eps: c.rms_eps });
+        b.layer(Some(layer));
+        b.step("attn_norm", Op::RmsNorm { x, weight: attn_norm, out: norm, eps: c.rms_eps });
         let qkv = [("attn_q", wq, bq, q), ("attn_k", wk, bk, k), ("attn_v", wv, bv, v)];
-        b.matmuls(norm, &tensor("attn_norm"), qkv.map(|(n, w, bias, out)| (tensor(n), w, bias, out)));
+        b.matmuls(norm, "attn_norm", qkv);
         let pairs = c.rope_dimensions / 2;
         for (name, x) in [("attn_q.rope", q), ("attn_k.rope", k)] {
-            b.step(tensor(name), Op::Rope { x, head_dim: c.head_dim, pairs, neox: false });
+            b.step(name, Op::Rope { x, head_dim: c.head_dim, pairs, neox: false });
         }
-        b.step(tensor("kv_cache"), Op::KvStore { k, v, layer });
+        b.step("kv_cache", Op::KvStore { k, v, layer });
         let (heads, kv_heads) = (c.head_count, c.head_count_kv);
-        b.step(tensor("attention"), Op::Attention { q, out: att, layer, heads, kv_heads, head_dim: c.head_dim });
-        b.matmuls(att, &tensor("attention"), [(tensor("attn_output"), wo, bo, branch)]);
-        b.step(tensor("attn_residual"), Op::Add { x, b: branch });
+        b.step("attention", Op::Attention { q, out: att, layer, heads, kv_heads, head_dim: c.head_dim });
+        b.matmuls(att, "attention", [("attn_output", wo, bo, branch)]);
+        b.step("attn_residual", Op::Add { x, b: branch });
 
-        b.step(tensor("ffn_norm"), Op::RmsNorm { x, weight: ffn_norm, out: norm, eps: c.rms_eps });
+        b.step("ffn_norm", Op::RmsNorm { x, weight: ffn_norm, out: norm, eps: c.rms_eps });
         let gate_up = [("ffn_gate", wg, bg, gate), ("ffn_up", wu, bu, up)];
-        b.matmuls(norm, &tensor("ffn_norm"), gate_up.map(|(n, w, bias, out)| (tensor(n), w, bias, out)));
-        b.step(tensor("ffn_silu_mul"), Op::SiluMul { a: gate, b: up, out: hidden });
-        b.matmuls(hidden, &tensor("ffn_silu_mul"), [(tensor("ffn_down"), wd, bd, branch)]);
-        b.step(tensor("ffn_residual"), Op::Add { x, b: branch });
+        b.matmuls(norm, "ffn_norm", gate_up);
+        b.step("ffn_silu_mul", Op::SiluMul { a: gate, b: up, out: hidden });
+        b.matmuls(hidden, "ffn_silu_mul", [("ffn_down", wd, bd, branch)]);
+        b.step("ffn_residual", Op::Add { x, b: branch });
     }
+    b.layer(None);
     let head = b.len();
     let output_norm = required(&mut b, "output_norm.weight", 1, c.embedding_length)?;
     b.step("output_norm", Op::RmsNorm { x, weight: output_norm, out: norm, eps: c.rms_eps });
     let output = optional(&mut b, "output.weight", c.vocabulary, c.embedding_length)?.unwrap_or(embedding);
     let logits = b.buffer("logits", c.vocabulary);
-    b.matmuls(norm, "output_norm", [("output".to_owned(), output, None, logits)]);
+    b.matmuls(norm, "output_norm", [("output", output, None, logits)]);
     Ok(b.finish(head, logits)?)
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use thiserror::Error;
 
-use super::{BufferId, BufferKind, Op, Plan, Step, Weight, WeightId};
+use super::{BufferId, BufferKind, Op, Plan, Step, StepName, Weight, WeightId};
 
 /// Why a plan cannot run.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Plan {
         for (steps, head) in [(&self.body, false), (&self.head, true)] {
             for step in steps {
                 state.step(step, head).map_err(|reason| PlanError {
-                    step: step.name.clone(),
+                    step: step.name.to_string(),
                     op: step.op.name(),
                     reason,
                 })?;
@@ -46,7 +46,7 @@ impl Plan {
         match self.head.last() {
             Some(step) if step.op.output() == Some(self.logits) => Ok(()),
             last => Err(PlanError {
-                step: last.map_or_else(String::new, |s| s.name.clone()),
+                step: last.map_or_else(String::new, |s| s.name.to_string()),
                 op: last.map_or("", |s| s.op.name()),
                 reason: "does not write the logits, as the last step of the head must".to_owned(),
             }),
@@ -57,7 +57,7 @@ impl Plan {
 /// What the steps so far have left.
 struct State<'a> {
     plan: &'a Plan,
-    names: HashSet<&'a str>,
+    names: HashSet<&'a StepName>,
     /// Buffers that were written.
     holds: HashSet<BufferId>,
     /// Layers whose cache was appended to.

@@ -2,6 +2,8 @@
 
 mod check;
 
+use std::fmt;
+
 use crate::numerics::Precision;
 use crate::quant::Format;
 
@@ -102,6 +104,15 @@ impl Op {
         buffers.into_iter().flatten()
     }
 
+    /// What the words of its output are.
+    pub fn words(&self) -> Words {
+        match self {
+            Self::KvStore { .. } => Words::Halves,
+            Self::QuantizeActivations { .. } => Words::Quantized,
+            _ => Words::Floats,
+        }
+    }
+
     /// Whether the op changes a buffer that it reads.
     pub fn is_in_place(&self) -> bool {
         matches!(self, Self::Rope { .. } | Self::Add { .. })
@@ -122,11 +133,40 @@ impl Op {
     }
 }
 
-/// A named operation, such as `blk.3.attn_norm`.
+/// What an op's output words are ([`crate::backend::Listener`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Words {
+    /// The bits of one f32 each.
+    Floats,
+    /// Two f16 each, the first in the low bits.
+    Halves,
+    /// Integers and their scales.
+    Quantized,
+}
+
+/// Where a step stands, written `blk.3.attn_norm` or, outside of the layers, `output_norm`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StepName {
+    /// Its layer, counted from 0.
+    pub layer: Option<usize>,
+    /// Its part in the layer.
+    pub part: String,
+}
+
+impl fmt::Display for StepName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.layer {
+            Some(layer) => write!(f, "blk.{layer}.{}", self.part),
+            None => f.write_str(&self.part),
+        }
+    }
+}
+
+/// A named operation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// Unique in the plan.
-    pub name: String,
+    pub name: StepName,
     /// What it does.
     pub op: Op,
 }
@@ -179,6 +219,7 @@ impl Plan {
 #[derive(Debug)]
 pub struct Builder {
     plan: Plan,
+    layer: Option<usize>,
 }
 
 impl Builder {
@@ -196,6 +237,7 @@ impl Builder {
                 kv_width,
                 rope_frequencies,
             },
+            layer: None,
         }
     }
 
@@ -221,17 +263,22 @@ impl Builder {
         WeightId(self.plan.weights.len() - 1)
     }
 
+    /// The layer of the steps that follow.
+    pub fn layer(&mut self, layer: Option<usize>) {
+        self.layer = layer;
+    }
+
     /// Appends a step to the body.
-    pub fn step(&mut self, name: impl Into<String>, op: Op) {
-        self.plan.body.push(Step { name: name.into(), op });
+    pub fn step(&mut self, part: impl Into<String>, op: Op) {
+        self.plan.body.push(Step { name: StepName { layer: self.layer, part: part.into() }, op });
     }
 
     /// Appends the products of `x` with several matrices, and before them the activation quantisations they need.
     pub fn matmuls(
         &mut self,
         x: BufferId,
-        name: &str,
-        products: impl IntoIterator<Item = (String, WeightId, Option<WeightId>, BufferId)>,
+        part: &str,
+        products: impl IntoIterator<Item = (&'static str, WeightId, Option<WeightId>, BufferId)>,
     ) {
         let products: Vec<_> = products.into_iter().collect();
         let mut done: Vec<(usize, BufferId)> = Vec::new();
@@ -242,13 +289,13 @@ impl Builder {
             }
             let source = self.plan.buffers[x.0].clone();
             let out = self.add_buffer(&format!("{}.q{block}", source.name), source.width, BufferKind::Quantized(block));
-            self.step(format!("{name}.q{block}"), Op::QuantizeActivations { x, out });
+            self.step(format!("{part}.q{block}"), Op::QuantizeActivations { x, out });
             done.push((block, out));
         }
-        for (name, weight, bias, out) in products {
+        for (part, weight, bias, out) in products {
             let block = self.plan.weights[weight.0].format.activation_block();
             let x = done.iter().find(|(b, _)| Some(*b) == block).map_or(x, |(_, q)| *q);
-            self.step(name, Op::Matmul { weight, bias, x, out });
+            self.step(part, Op::Matmul { weight, bias, x, out });
         }
     }
 

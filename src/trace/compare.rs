@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::backend::{Backend, BackendError, Batch, Rows};
-use crate::plan::{Op, Step};
+use crate::plan::{Step, Words};
 
 /// What a run of a prompt gave.
 #[derive(Clone, Debug)]
@@ -57,8 +57,7 @@ pub struct Difference {
 pub fn first_difference(a: &Run, b: &Run, vocabulary: usize) -> Option<Difference> {
     if let (Some(a), Some(b)) = (&a.outputs, &b.outputs) {
         return a.iter().zip(b).find_map(|((step, x), (_, y))| {
-            let numbers = matches!(step.op, Op::KvStore { .. } | Op::QuantizeActivations { .. });
-            difference(&step.name, None, x, y, !numbers)
+            difference(&step.name.to_string(), None, x, y, step.op.words() == Words::Floats)
         });
     }
     let rows = |run: &Run| -> Vec<Vec<u32>> {
@@ -81,12 +80,15 @@ fn difference(step: &str, token: Option<usize>, x: &[u32], y: &[u32], floats: bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::BufferId;
+    use crate::plan::{BufferId, Op, StepName};
 
     fn run_of(steps: Option<&[(&str, &[f32])]>, logits: &[f32]) -> Run {
         let op = Op::Add { x: BufferId(0), b: BufferId(1) };
         let step = |(name, x): &(&str, &[f32])| {
-            (Step { name: (*name).to_owned(), op: op.clone() }, x.iter().map(|x| x.to_bits()).collect())
+            (
+                Step { name: StepName { layer: None, part: (*name).to_owned() }, op: op.clone() },
+                x.iter().map(|x| x.to_bits()).collect(),
+            )
         };
         Run { outputs: steps.map(|s| s.iter().map(step).collect()), logits: logits.to_vec() }
     }

@@ -3,7 +3,7 @@
 use super::reference::{self, Heads};
 use super::{LayerError, LayerFigures, Reference, StepFigures, Values};
 use crate::model::Model;
-use crate::plan::{Op, Plan};
+use crate::plan::{Op, Plan, Words};
 
 /// Figures of every step with float output.
 pub(super) fn steps(values: &[Values], tokens: usize) -> Vec<StepFigures> {
@@ -11,7 +11,7 @@ pub(super) fn steps(values: &[Values], tokens: usize) -> Vec<StepFigures> {
 }
 
 fn is_float(v: &Values) -> bool {
-    !matches!(v.step.op, Op::KvStore { .. } | Op::QuantizeActivations { .. })
+    v.step.op.words() == Words::Floats
 }
 
 /// The row of the last token.
@@ -23,7 +23,7 @@ fn step(v: &Values, x: &[f64]) -> StepFigures {
     let n = x.len().max(1) as f64;
     let (mean, deviation) = moments(x);
     StepFigures {
-        step: v.step.name.clone(),
+        step: v.step.name.to_string(),
         op: v.step.op.name(),
         min: x.iter().copied().fold(f64::INFINITY, f64::min),
         max: x.iter().copied().fold(f64::NEG_INFINITY, f64::max),
@@ -46,7 +46,7 @@ pub(super) fn add_errors(steps: &mut [StepFigures], values: &[Values], truth: &[
 
 /// The double-precision run, and how far the traced one is from it.
 pub(super) fn reference(model: &Model, plan: &Plan, values: &[Values], truth: &[Values], tokens: usize) -> Reference {
-    let pairs = streams(values, tokens).into_iter().zip(streams(truth, tokens));
+    let pairs = streams(plan, values, tokens).into_iter().zip(streams(plan, truth, tokens));
     let errors = pairs.map(|((_, x), (_, t))| distance(x, t)).collect();
     let logits = |all: &[Values]| all.last().map_or(Vec::new(), |v| last(v, tokens).to_vec());
     let logits = distance(&logits(values), &logits(truth));
@@ -67,16 +67,16 @@ impl Reference {
     }
 }
 
-/// The residual stream of the last token after the embedding and after every layer.
-fn streams(values: &[Values], tokens: usize) -> Vec<(Option<usize>, &[f64])> {
-    let layer = |name: &str| name.strip_prefix("blk.")?.strip_suffix(".ffn_residual")?.parse().ok();
-    let stream = |v: &Values| layer(&v.step.name).map(Some).or_else(|| (v.step.name == "token_embd").then_some(None));
-    values.iter().filter_map(|v| Some((stream(v)?, last(v, tokens)))).collect()
+/// The residual stream of the last token after the embedding and after every layer: what the last step of each leaves.
+fn streams<'a>(plan: &Plan, values: &'a [Values], tokens: usize) -> Vec<(Option<usize>, &'a [f64])> {
+    let body = &values[..plan.body.len().min(values.len())];
+    let parts = body.chunk_by(|a, b| a.step.name.layer == b.step.name.layer);
+    parts.filter_map(|part| part.last().map(|v| (v.step.name.layer, last(v, tokens)))).collect()
 }
 
 /// Figures of the embedding and of every layer.
 pub(super) fn layers(model: &Model, plan: &Plan, values: &[Values], tokens: usize) -> Vec<LayerFigures> {
-    let streams = streams(values, tokens);
+    let streams = streams(plan, values, tokens);
     let logits = reference::lens(model, plan, &streams.iter().map(|s| s.1).collect::<Vec<_>>());
     let before = std::iter::once(streams.first()).chain(streams.iter().map(Some)).flatten();
     let all = streams.iter().zip(before).zip(&logits);
@@ -108,12 +108,19 @@ fn entropy(logits: &[f64], top: f64) -> f64 {
 
 /// How even the last token's attention is in a layer: 1 where every head weighs all positions alike.
 fn attention(values: &[Values], layer: usize, tokens: usize) -> Option<f64> {
-    let of = |part: &str| values.iter().find(|v| v.step.name == format!("blk.{layer}.{part}"));
-    let Op::Attention { heads, kv_heads, head_dim, .. } = of("attention")?.step.op else { return None };
-    let (q, cache) = (last(of("attn_q.rope")?, tokens), &of("kv_cache")?.x);
+    let here = |v: &&Values| v.step.name.layer == Some(layer);
+    let attends = values.iter().position(|v| here(&v) && matches!(v.step.op, Op::Attention { .. }))?;
+    let Op::Attention { q, layer: attended, heads, kv_heads, head_dim, .. } = values[attends].step.op else {
+        return None;
+    };
+    // The queries as they are when attention reads them, and the cache that it reads.
+    let before = &values[..attends];
+    let queries = last(before.iter().rfind(|v| v.step.op.output() == Some(q))?, tokens);
+    let stores = |v: &&Values| matches!(v.step.op, Op::KvStore { layer, .. } if layer == attended);
+    let cache = &before.iter().rfind(stores)?.x;
     let shape = Heads { heads, kv_heads, head_dim };
     let entropy = |head| {
-        let weights = shape.weights(head, tokens - 1, q, &cache[..cache.len() / 2]);
+        let weights = shape.weights(head, tokens - 1, queries, &cache[..cache.len() / 2]);
         -weights.iter().filter(|w| **w > 0.0).map(|w| w * w.ln()).sum::<f64>()
     };
     (tokens > 1).then(|| (0..heads).map(entropy).sum::<f64>() / heads as f64 / (tokens as f64).ln())

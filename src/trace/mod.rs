@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::model::Model;
 use crate::numerics::f16_value;
-use crate::plan::{Op, Plan, Step};
+use crate::plan::{Plan, Step, Words};
 
 pub use compare::{Difference, Run, first_difference, run};
 pub use page::{Page, Verdict};
@@ -127,7 +127,7 @@ pub fn analyse(model: &Model, plan: &Plan, prompt: &[u32], run: &Run, with_refer
         figures::add_errors(&mut steps, &values, &truth, tokens);
         figures::reference(model, plan, &values, &truth, tokens)
     });
-    let hashes = outputs.iter().map(|(s, w)| (s.name.clone(), hash(w))).collect();
+    let hashes = outputs.iter().map(|(s, w)| (s.name.to_string(), hash(w))).collect();
     let warnings = warnings::of(&steps, &layers, reference.as_ref());
     Trace { steps, layers, reference, warnings, hashes }
 }
@@ -141,12 +141,10 @@ impl LayerFigures {
 
 /// Output words as numbers. Quantised activations give none: their float source is a step of its own.
 fn numbers(step: &Step, words: &[u32]) -> Values {
-    let x = match step.op {
-        Op::QuantizeActivations { .. } => Vec::new(),
-        Op::KvStore { .. } => {
-            words.iter().flat_map(|w| [w & 0xffff, w >> 16]).map(|h| f64::from(f16_value(h))).collect()
-        }
-        _ => words.iter().map(|w| f64::from(f32::from_bits(*w))).collect(),
+    let x = match step.op.words() {
+        Words::Quantized => Vec::new(),
+        Words::Halves => words.iter().flat_map(|w| [w & 0xffff, w >> 16]).map(|h| f64::from(f16_value(h))).collect(),
+        Words::Floats => words.iter().map(|w| f64::from(f32::from_bits(*w))).collect(),
     };
     Values { step: step.clone(), x }
 }

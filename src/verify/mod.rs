@@ -16,7 +16,7 @@ use crate::backend::{Backend, BackendError, Batch, Interrupt, Rows, Sizes};
 use crate::engine::{EngineError, Session};
 use crate::model::{Model, ModelError};
 use crate::numerics::{Precision, VERSION};
-use crate::plan::{Op, Step};
+use crate::plan::{Step, Words};
 
 /// Why verification itself could not run.
 #[derive(Debug, Error)]
@@ -86,9 +86,9 @@ pub struct Difference {
 
 impl Difference {
     fn of_step(step: &Step, words: [Vec<u32>; 2]) -> Self {
-        let floats = !matches!(step.op, Op::KvStore { .. } | Op::QuantizeActivations { .. });
+        let floats = step.op.words() == Words::Floats;
         let place = format!("step '{}' ({})", step.name, step.op.name());
-        Self { place, file: step.name.clone(), floats, words }
+        Self { place, file: step.name.to_string(), floats, words }
     }
 
     fn of_logits(rung: &str, reference: &[f32], got: &[f32]) -> Self {

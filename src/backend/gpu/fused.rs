@@ -16,7 +16,7 @@ use super::weights::Shard;
 use crate::backend::BackendError;
 use crate::numerics::{Precision, WEIGHT_FLOOR, flush};
 use crate::ops::{self, Shader};
-use crate::plan::{Op, Plan, Step, WeightId};
+use crate::plan::{Op, Plan, Step, StepName, WeightId};
 use crate::quant::{CHUNK, Format};
 
 macro_rules! fused {
@@ -57,7 +57,7 @@ struct Params {
 /// What a stage leaves behind, as the step of the plan whose output it is.
 pub(super) struct Output {
     /// The step's name.
-    pub step: String,
+    pub step: StepName,
     pub place: Place,
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Gpu;
 use super::lower::{Dispatch, ready};
 use crate::backend::{BackendError, Batch, StepTime};
+use crate::plan::StepName;
 
 /// Steps whose two timestamps fit a query set.
 const STEPS_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
@@ -14,7 +15,7 @@ const STEPS_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
 /// What is timed together.
 struct Timed<'a> {
     op: &'a str,
-    steps: Vec<&'a str>,
+    steps: Vec<&'a StepName>,
     dispatches: Vec<&'a Dispatch>,
     position: usize,
     rows: usize,
@@ -45,7 +46,7 @@ impl Gpu {
             }
         }
         let named = |(s, time): (&Timed<'_>, Duration)| {
-            let steps = s.steps.iter().map(|s| (*s).to_owned()).collect();
+            let steps = s.steps.iter().map(|s| (*s).clone()).collect();
             StepTime { op: s.op.to_owned(), steps, time }
         };
         Ok(steps.iter().zip(times).map(named).collect())
@@ -58,7 +59,7 @@ impl Gpu {
             let mut timed = Vec::new();
             for stage in decoder.prepare(&self.device, token, position) {
                 for d in stage.at(position) {
-                    let steps = stage.outputs.iter().map(|o| o.step.as_str()).collect();
+                    let steps = stage.outputs.iter().map(|o| &o.step).collect();
                     timed.push(Timed { op: &d.name, steps, dispatches: vec![d], position, rows });
                 }
             }
@@ -74,7 +75,7 @@ impl Gpu {
                     [step] => step.step.op.name(),
                     _ => dispatches.first().map_or("", |d| &d.name),
                 },
-                steps: steps.iter().map(|s| s.step.name.as_str()).collect(),
+                steps: steps.iter().map(|s| &s.step.name).collect(),
                 dispatches: dispatches.iter().collect(),
                 position,
                 rows,
