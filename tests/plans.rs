@@ -200,21 +200,21 @@ fn plans_that_do_not_fit_together_name_the_step() {
             }
         }),
         ("blk.0.attn_norm", "before anything is written", |p| drop(p.body.remove(0))),
-        ("blk.0.attention", "shares 0 keys", |p| {
+        ("blk.0.attention", "among 0 heads", |p| {
             change(p, |_, op| {
-                if let Op::Attention { kv_heads, .. } = op {
-                    *kv_heads = 0;
+                if let Op::Attention { heads, .. } = op {
+                    *heads = 0;
                 }
             })
         }),
         ("blk.0.kv_cache", "the cache 7000", |p| {
             change(p, |_, op| {
-                if let Op::KvStore { layer, .. } = op {
-                    *layer = 7000;
+                if let Op::KvStore { cache, .. } = op {
+                    cache.0 = 7000;
                 }
             })
         }),
-        ("blk.0.attn_q.rope", "angles", |p| p.rope_frequencies.truncate(1)),
+        ("blk.0.attn_q.rope", "angles", |p| p.angles.clear()),
         ("blk.0.attention", "before anything is appended", |p| {
             p.body.retain(|s| s.name.to_string() != "blk.0.kv_cache")
         }),

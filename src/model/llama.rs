@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Config, ModelError, weight};
 use crate::gguf::{Array, Gguf, Value};
 use crate::numerics::Precision;
-use crate::plan::{Builder, Op, Plan, WeightId};
+use crate::plan::{Builder, CacheSpec, Op, Plan, WeightId};
 
 /// Keys that are obeyed, after `llama.`.
 pub(super) const KEYS: &[&str] = &[
@@ -180,7 +180,8 @@ pub(super) fn plan(gguf: &Gguf, c: &Config, precision: Precision, layers: Range<
     // Sizes are compared with a tensor before memory depends on them.
     let query = "blk.0.attn_q.weight";
     weight(gguf, query, q_width, c.embedding_length)?.ok_or_else(|| ModelError::MissingTensor(query.to_owned()))?;
-    let mut b = Builder::new(precision, c.block_count, kv_width, rope_frequencies(gguf, c)?);
+    let mut b = Builder::new(precision);
+    let angles = b.angles(rope_frequencies(gguf, c)?);
     let optional = |b: &mut Builder, name: &str, rows: usize, cols: usize| -> Result<Option<WeightId>, ModelError> {
         Ok(weight(gguf, name, rows, cols)?.map(|w| b.weight(w)))
     };
@@ -218,13 +219,12 @@ pub(super) fn plan(gguf: &Gguf, c: &Config, precision: Precision, layers: Range<
         b.step("attn_norm", Op::RmsNorm { x, weight: attn_norm, out: norm, eps: c.rms_eps });
         let qkv = [("attn_q", wq, bq, q), ("attn_k", wk, bk, k), ("attn_v", wv, bv, v)];
         b.matmuls(norm, "attn_norm", qkv);
-        let pairs = c.rope_dimensions / 2;
         for (name, x) in [("attn_q.rope", q), ("attn_k.rope", k)] {
-            b.step(name, Op::Rope { x, head_dim: c.head_dim, pairs, neox: false });
+            b.step(name, Op::Rope { x, head_dim: c.head_dim, angles, neox: false });
         }
-        b.step("kv_cache", Op::KvStore { k, v, layer });
-        let (heads, kv_heads) = (c.head_count, c.head_count_kv);
-        b.step("attention", Op::Attention { q, out: att, layer, heads, kv_heads, head_dim: c.head_dim });
+        let cache = b.cache(CacheSpec { kv_heads: c.head_count_kv, head_dim: c.head_dim });
+        b.step("kv_cache", Op::KvStore { k, v, cache });
+        b.step("attention", Op::Attention { q, out: att, cache, heads: c.head_count });
         b.matmuls(att, "attention", [("attn_output", wo, bo, branch)]);
         b.step("attn_residual", Op::Add { x, b: branch });
 

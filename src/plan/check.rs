@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use thiserror::Error;
 
-use super::{BufferId, BufferKind, Op, Plan, Step, StepName, Weight, WeightId};
+use super::{BufferId, BufferKind, CacheId, CacheSpec, Op, Plan, Step, StepName, Weight, WeightId};
 
 /// Why a plan cannot run.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -60,8 +60,8 @@ struct State<'a> {
     names: HashSet<&'a StepName>,
     /// Buffers that were written.
     holds: HashSet<BufferId>,
-    /// Layers whose cache was appended to.
-    stored: HashSet<usize>,
+    /// Caches that were appended to.
+    stored: HashSet<CacheId>,
 }
 
 impl<'a> State<'a> {
@@ -94,6 +94,11 @@ impl<'a> State<'a> {
 
     fn weight(&self, id: WeightId) -> Result<&'a Weight, String> {
         self.plan.weights.get(id.0).ok_or_else(|| format!("uses weight {}, which the plan does not have", id.0))
+    }
+
+    fn cache(&self, id: CacheId) -> Result<CacheSpec, String> {
+        let caches = &self.plan.caches;
+        caches.get(id.0).copied().ok_or_else(|| format!("uses the cache {} of {}", id.0, caches.len()))
     }
 
     /// Fails unless a weight is a vector of so many elements.
@@ -141,31 +146,34 @@ impl<'a> State<'a> {
                 same("matrix rows and an output", w.rows, self.float(out)?)?;
                 bias.map_or(Ok(()), |bias| self.vector(bias, w.rows))
             }
-            Op::Rope { x, head_dim, pairs, .. } => {
-                let (width, angles) = (self.float(x)?, self.plan.rope_frequencies.len());
+            Op::Rope { x, head_dim, angles, .. } => {
+                let width = self.float(x)?;
+                let Some(pairs) = self.plan.angles.get(angles.0).map(Vec::len) else {
+                    return Err(format!("uses the table of angles {} of {}", angles.0, self.plan.angles.len()));
+                };
                 ensure!(
                     head_dim > 0 && width.is_multiple_of(head_dim),
                     "has rows of {width}, no whole heads of {head_dim}"
                 );
                 ensure!(2 * pairs <= head_dim, "rotates {pairs} pairs of a head of {head_dim}");
-                ensure!(pairs == angles, "rotates {pairs} pairs with {angles} angles");
                 Ok(())
             }
-            Op::KvStore { k, v, .. } => {
-                same("keys and a cache", self.float(k)?, self.plan.kv_width)?;
-                same("values and a cache", self.float(v)?, self.plan.kv_width)?;
-                ensure!(self.plan.kv_width.is_multiple_of(2), "has an odd width of {}", self.plan.kv_width);
+            Op::KvStore { k, v, cache } => {
+                let width = self.cache(cache)?.width();
+                same("keys and a cache", self.float(k)?, width)?;
+                same("values and a cache", self.float(v)?, width)?;
+                ensure!(width.is_multiple_of(2), "appends to a cache of odd width {width}");
                 Ok(())
             }
-            Op::Attention { q, out, heads, kv_heads, head_dim, .. } => {
+            Op::Attention { q, out, cache, heads } => {
+                let CacheSpec { kv_heads, head_dim } = self.cache(cache)?;
                 ensure!(
                     kv_heads > 0 && heads > 0 && heads % kv_heads == 0,
                     "shares {kv_heads} keys among {heads} heads"
                 );
                 ensure!(head_dim.is_multiple_of(2), "has heads of odd size {head_dim}");
                 same("queries and heads", self.float(q)?, heads * head_dim)?;
-                same("an output and heads", self.float(out)?, heads * head_dim)?;
-                same("keys and a cache", kv_heads * head_dim, self.plan.kv_width)
+                same("an output and heads", self.float(out)?, heads * head_dim)
             }
             Op::SiluMul { a, b, out } => {
                 let width = self.float(out)?;
@@ -182,14 +190,13 @@ impl<'a> State<'a> {
     /// A cache is appended to before it is read, and by every row.
     fn caches(&mut self, op: &Op, head: bool) -> Result<(), String> {
         match *op {
-            Op::KvStore { layer, .. } => {
+            Op::KvStore { cache, .. } => {
                 ensure!(!head, "stands in the head, which is not run for every token");
-                ensure!(layer < self.plan.layers, "uses the cache {layer} of {}", self.plan.layers);
-                ensure!(self.stored.insert(layer), "appends to the cache {layer}, as an earlier step does");
+                ensure!(self.stored.insert(cache), "appends to the cache {}, as an earlier step does", cache.0);
             }
-            Op::Attention { layer, .. } => {
+            Op::Attention { cache, .. } => {
                 ensure!(!head, "stands in the head, which is not run for every token");
-                ensure!(self.stored.contains(&layer), "reads the cache {layer} before anything is appended to it");
+                ensure!(self.stored.contains(&cache), "reads the cache {} before anything is appended to it", cache.0);
             }
             _ => {}
         }

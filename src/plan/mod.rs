@@ -17,6 +17,30 @@ pub struct BufferId(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct WeightId(pub usize);
 
+/// Index of a cache in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CacheId(pub usize);
+
+/// Index of a table of angles in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AnglesId(pub usize);
+
+/// Keys and values of a layer, `[position, kv_heads * head_dim]` each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSpec {
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Elements per head.
+    pub head_dim: usize,
+}
+
+impl CacheSpec {
+    /// Elements per position of the keys, and of the values.
+    pub fn width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
 /// A buffer with one row per token of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buffer {
@@ -62,12 +86,12 @@ pub enum Op {
     QuantizeActivations { x: BufferId, out: BufferId },
     /// Multiplies `x` with the matrix `weight` and adds `bias`.
     Matmul { weight: WeightId, bias: Option<WeightId>, x: BufferId, out: BufferId },
-    /// Rotates `x` in place.
-    Rope { x: BufferId, head_dim: usize, pairs: usize, neox: bool },
-    /// Appends `k` and `v` to a layer's cache.
-    KvStore { k: BufferId, v: BufferId, layer: usize },
-    /// Attends over a layer's cache.
-    Attention { q: BufferId, out: BufferId, layer: usize, heads: usize, kv_heads: usize, head_dim: usize },
+    /// Rotates `x` in place: of every head as many pairs as the table has angles per position.
+    Rope { x: BufferId, head_dim: usize, angles: AnglesId, neox: bool },
+    /// Appends `k` and `v` to a cache.
+    KvStore { k: BufferId, v: BufferId, cache: CacheId },
+    /// Attends with `heads` query heads over a cache, which every row's keys and values were appended to.
+    Attention { q: BufferId, out: BufferId, cache: CacheId, heads: usize },
     /// `out = silu(a) * b`.
     SiluMul { a: BufferId, b: BufferId, out: BufferId },
     /// `x = x + b`.
@@ -186,12 +210,10 @@ pub struct Plan {
     pub head: Vec<Step>,
     /// The last output of the head. Its rows are stored from 0 on.
     pub logits: BufferId,
-    /// Layers with a cache.
-    pub layers: usize,
-    /// Elements per position of a layer's keys, and of its values.
-    pub kv_width: usize,
-    /// RoPE frequencies in radians per position, one per pair.
-    pub rope_frequencies: Vec<f64>,
+    /// The caches.
+    pub caches: Vec<CacheSpec>,
+    /// Tables of RoPE angles: frequencies in radians per position, one per pair.
+    pub angles: Vec<Vec<f64>>,
 }
 
 impl Plan {
@@ -224,7 +246,7 @@ pub struct Builder {
 
 impl Builder {
     /// An empty plan.
-    pub fn new(precision: Precision, layers: usize, kv_width: usize, rope_frequencies: Vec<f64>) -> Self {
+    pub fn new(precision: Precision) -> Self {
         Self {
             plan: Plan {
                 precision,
@@ -233,9 +255,8 @@ impl Builder {
                 body: Vec::new(),
                 head: Vec::new(),
                 logits: BufferId(0),
-                layers,
-                kv_width,
-                rope_frequencies,
+                caches: Vec::new(),
+                angles: Vec::new(),
             },
             layer: None,
         }
@@ -261,6 +282,18 @@ impl Builder {
         }
         self.plan.weights.push(weight);
         WeightId(self.plan.weights.len() - 1)
+    }
+
+    /// Adds a cache.
+    pub fn cache(&mut self, spec: CacheSpec) -> CacheId {
+        self.plan.caches.push(spec);
+        CacheId(self.plan.caches.len() - 1)
+    }
+
+    /// Adds a table of RoPE angles: frequencies in radians per position, one per pair.
+    pub fn angles(&mut self, frequencies: Vec<f64>) -> AnglesId {
+        self.plan.angles.push(frequencies);
+        AnglesId(self.plan.angles.len() - 1)
     }
 
     /// The layer of the steps that follow.

@@ -3,7 +3,7 @@
 use super::reference::{self, Heads};
 use super::{LayerError, LayerFigures, Reference, StepFigures, Values};
 use crate::model::Model;
-use crate::plan::{Op, Plan, Words};
+use crate::plan::{CacheSpec, Op, Plan, Words};
 
 /// Figures of every step with float output.
 pub(super) fn steps(values: &[Values], tokens: usize) -> Vec<StepFigures> {
@@ -93,7 +93,7 @@ pub(super) fn layers(model: &Model, plan: &Plan, values: &[Values], tokens: usiz
             entropy: entropy(logits, first),
             even: (logits.len() as f64).ln(),
             spread: first - top.last().map_or(0.0, |t| t.1),
-            attention: layer.and_then(|layer| attention(values, layer, tokens)),
+            attention: layer.and_then(|layer| attention(plan, values, layer, tokens)),
             top,
         }
     })
@@ -107,17 +107,18 @@ fn entropy(logits: &[f64], top: f64) -> f64 {
 }
 
 /// How even the last token's attention is in a layer: 1 where every head weighs all positions alike.
-fn attention(values: &[Values], layer: usize, tokens: usize) -> Option<f64> {
+fn attention(plan: &Plan, values: &[Values], layer: usize, tokens: usize) -> Option<f64> {
     let here = |v: &&Values| v.step.name.layer == Some(layer);
     let attends = values.iter().position(|v| here(&v) && matches!(v.step.op, Op::Attention { .. }))?;
-    let Op::Attention { q, layer: attended, heads, kv_heads, head_dim, .. } = values[attends].step.op else {
+    let Op::Attention { q, cache: attended, heads, .. } = values[attends].step.op else {
         return None;
     };
     // The queries as they are when attention reads them, and the cache that it reads.
     let before = &values[..attends];
     let queries = last(before.iter().rfind(|v| v.step.op.output() == Some(q))?, tokens);
-    let stores = |v: &&Values| matches!(v.step.op, Op::KvStore { layer, .. } if layer == attended);
+    let stores = |v: &&Values| matches!(v.step.op, Op::KvStore { cache, .. } if cache == attended);
     let cache = &before.iter().rfind(stores)?.x;
+    let CacheSpec { kv_heads, head_dim } = plan.caches[attended.0];
     let shape = Heads { heads, kv_heads, head_dim };
     let entropy = |head| {
         let weights = shape.weights(head, tokens - 1, queries, &cache[..cache.len() / 2]);

@@ -4,7 +4,7 @@
 //! wrong; where both show the same collapse, the model is.
 
 use crate::model::Model;
-use crate::plan::{BufferId, Op, Plan, Step, WeightId};
+use crate::plan::{BufferId, CacheSpec, Op, Plan, Step, WeightId};
 
 use super::Values;
 
@@ -31,13 +31,13 @@ struct Machine<'a> {
     model: &'a Model,
     plan: &'a Plan,
     buffers: Vec<Vec<f64>>,
-    /// Keys and values per layer, `[position][kv_width]`.
+    /// Keys and values, `[position, width]`.
     caches: Vec<[Vec<f64>; 2]>,
 }
 
 impl<'a> Machine<'a> {
     fn new(model: &'a Model, plan: &'a Plan) -> Self {
-        let caches = vec![[Vec::new(), Vec::new()]; plan.layers];
+        let caches = vec![[Vec::new(), Vec::new()]; plan.caches.len()];
         Self { model, plan, buffers: vec![Vec::new(); plan.buffers.len()], caches }
     }
 
@@ -52,21 +52,22 @@ impl<'a> Machine<'a> {
                 let bias = bias.map(|b| self.row(b, 0));
                 self.products(weight, bias.as_deref(), take(x))
             }
-            Op::Rope { x, head_dim, pairs, neox } => {
+            Op::Rope { x, head_dim, angles, neox } => {
                 let (width, mut rows) = (self.plan.buffers[x.0].width, take(x).clone());
                 for (position, row) in rows.chunks_mut(width).enumerate() {
-                    rope(row, position, head_dim, pairs, neox, &self.plan.rope_frequencies);
+                    rope(row, position, head_dim, neox, &self.plan.angles[angles.0]);
                 }
                 rows
             }
-            Op::KvStore { k, v, layer } => {
+            Op::KvStore { k, v, cache } => {
                 let (k, v) = (take(k).clone(), take(v).clone());
                 let both = [k.as_slice(), v.as_slice()].concat();
-                self.caches[layer] = [k, v];
+                self.caches[cache.0] = [k, v];
                 return both;
             }
-            Op::Attention { q, layer, heads, kv_heads, head_dim, .. } => {
-                let [k, v] = &self.caches[layer];
+            Op::Attention { q, cache, heads, .. } => {
+                let [k, v] = &self.caches[cache.0];
+                let CacheSpec { kv_heads, head_dim } = self.plan.caches[cache.0];
                 let shape = Heads { heads, kv_heads, head_dim };
                 let mut out = Vec::with_capacity(take(q).len());
                 for (position, q) in take(q).chunks(heads * head_dim).enumerate() {
@@ -160,9 +161,10 @@ fn rms_norm(x: &[f64], weight: &[f64], eps: f32) -> Vec<f64> {
     out
 }
 
-fn rope(row: &mut [f64], position: usize, head_dim: usize, pairs: usize, neox: bool, frequencies: &[f64]) {
+fn rope(row: &mut [f64], position: usize, head_dim: usize, neox: bool, frequencies: &[f64]) {
+    let pairs = frequencies.len();
     for head in row.chunks_exact_mut(head_dim) {
-        for (pair, frequency) in frequencies.iter().enumerate().take(pairs) {
+        for (pair, frequency) in frequencies.iter().enumerate() {
             let (i, j) = if neox { (pair, pair + pairs) } else { (2 * pair, 2 * pair + 1) };
             let (sin, cos) = (position as f64 * frequency).sin_cos();
             (head[i], head[j]) = (head[i] * cos - head[j] * sin, head[i] * sin + head[j] * cos);

@@ -27,7 +27,7 @@ use super::{Backend, BackendError, Batch, Chooser, Chosen, Interrupt, Lane, Limi
 use crate::model::Model;
 use crate::numerics::{ActivationRow, Precision};
 use crate::ops;
-use crate::plan::{BufferId, BufferKind, Op, Plan, Step};
+use crate::plan::{BufferId, BufferKind, CacheId, CacheSpec, Op, Plan, Step};
 
 /// Memory of a plan's buffer.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Plane {
     }
 }
 
-/// Keys and values of a layer as f16 bits, `[position][kv_width]`.
+/// Keys and values as f16 bits, `[position, width]`.
 #[derive(Debug)]
 struct Cache {
     k: Vec<u16>,
@@ -99,7 +99,8 @@ struct Memory {
     tiles: simd::Tiles,
     /// The same where they are not.
     ordered: simd::Ordered,
-    rope: Vec<f32>,
+    /// Cosines and sines, by table of angles.
+    angles: Vec<Vec<f32>>,
 }
 
 impl Cpu {
@@ -141,9 +142,10 @@ impl Cpu {
                 }
             })
             .collect();
-        let cache = || vec![0; sizes.context.next_multiple_of(ROWS) * plan.kv_width];
-        let whole = |s: &Step| !matches!(s.op, Op::Attention { head_dim, .. } if head_dim % ROWS != 0);
-        let tiled = isa != Isa::Scalar && plan.steps().all(whole);
+        let cache = |spec: &CacheSpec| {
+            let empty = || vec![0; sizes.context.next_multiple_of(ROWS) * spec.width()];
+            Cache { k: empty(), v: empty(), tiled: isa != Isa::Scalar && spec.head_dim.is_multiple_of(ROWS) }
+        };
         let vectors = plan
             .weights
             .iter()
@@ -158,13 +160,13 @@ impl Cpu {
             .collect();
         let memory = Memory {
             buffers,
-            caches: (0..plan.layers).map(|_| Cache { k: cache(), v: cache(), tiled }).collect(),
+            caches: plan.caches.iter().map(cache).collect(),
             vectors,
             panels,
             rounded: Vec::new(),
             tiles: simd::Tiles::default(),
             ordered: simd::Ordered::default(),
-            rope: ops::rope::table(sizes.context, &plan.rope_frequencies),
+            angles: plan.angles.iter().map(|frequencies| ops::rope::table(sizes.context, frequencies)).collect(),
         };
         let limits = sizes.limits(&plan);
         Ok(Self { model: model.clone(), plan, sizes, pool, isa, memory, limits, interrupt: Interrupt::default() })
@@ -223,7 +225,8 @@ impl Cpu {
             }
             Op::QuantizeActivations { x, out } => self.quantize_activations(x, out, rows),
             Op::Matmul { x, .. } => self.matmuls(x, std::slice::from_ref(step), rows),
-            Op::Rope { x, head_dim, pairs, neox } => {
+            Op::Rope { x, head_dim, angles, neox } => {
+                let pairs = self.plan.angles[angles.0].len();
                 let width = self.plan.buffers[x.0].width;
                 let p = ops::rope::Params {
                     width: width as u32,
@@ -234,19 +237,19 @@ impl Cpu {
                 let mut values = m.take_float(x);
                 self.pool.rows(&mut values, width, rows, |at, x| {
                     let position = batch.position() + at.start / width;
-                    vector::rope(isa, &p, &m.rope[position * 2 * pairs..][..2 * pairs], x);
+                    vector::rope(isa, &p, &m.angles[angles.0][position * 2 * pairs..][..2 * pairs], x);
                 });
                 m.put_float(x, values);
             }
-            Op::KvStore { k, v, layer } => {
-                let width = self.plan.kv_width;
+            Op::KvStore { k, v, cache } => {
+                let width = self.plan.caches[cache.0].width();
                 let (from, to) = (rows.start * width..rows.end * width, (batch.position() + rows.start) * width);
                 let n = from.len();
                 let [k, v] = [k, v].map(|b| match &m.buffers[b.0] {
                     Storage::Float(x) => &x[from.clone()],
                     Storage::Quantized { .. } => &[],
                 });
-                let cache = &mut m.caches[layer];
+                let cache = &mut m.caches[cache.0];
                 ops::kv_store::cpu(v, &mut cache.v[to..to + n]);
                 if !cache.tiled {
                     ops::kv_store::cpu(k, &mut cache.k[to..to + n]);
@@ -258,9 +261,10 @@ impl Cpu {
                     }
                 }
             }
-            Op::Attention { q, out, layer, heads, kv_heads, head_dim } => {
+            Op::Attention { q, out, cache, heads } => {
+                let CacheSpec { kv_heads, head_dim } = self.plan.caches[cache.0];
                 let p = ops::attention::Params::new(heads, kv_heads, head_dim, self.sizes.context);
-                self.attention(&p, q, out, layer, batch.position(), rows);
+                self.attention(&p, q, out, cache, batch.position(), rows);
             }
             Op::SiluMul { a, b, out } => {
                 let width = self.plan.buffers[out.0].width;
@@ -316,14 +320,14 @@ impl Cpu {
         p: &ops::attention::Params,
         q: BufferId,
         out: BufferId,
-        layer: usize,
+        cache: CacheId,
         position: usize,
         rows: Range<usize>,
     ) {
         let (heads, head_dim) = (p.heads as usize, p.head_dim as usize);
         let mut result = self.memory.take_float(out);
         let (memory, isa) = (&self.memory, self.isa);
-        let cache = &memory.caches[layer];
+        let cache = &memory.caches[cache.0];
         // Heads that share keys and values go together where enough tasks are left.
         let group = heads / p.kv_heads as usize;
         let busy = rows.len() * p.kv_heads as usize >= 2 * self.pool.threads();
@@ -355,8 +359,8 @@ impl Cpu {
     /// The words of a step's output (see [`Listener`]).
     fn output(&self, step: &Step, batch: &Batch<'_>, rows: Range<usize>) -> Vec<u32> {
         let m = &self.memory;
-        if let Op::KvStore { layer, .. } = step.op {
-            let (cache, width) = (&m.caches[layer], self.plan.kv_width);
+        if let Op::KvStore { cache: id, .. } = step.op {
+            let (cache, width) = (&m.caches[id.0], self.plan.caches[id.0].width());
             let positions = batch.position() + rows.start..batch.position() + rows.end;
             let place = |p: usize, i: usize| if cache.tiled { tiled(p, i, width) } else { p * width + i };
             let k: Vec<u16> = positions

@@ -6,7 +6,7 @@ use super::fused::{Fusing, Kernels, Made, Rows};
 use super::lower::{Grid, dispatch};
 use super::pipelines::Kernel;
 use crate::ops::{self, Shader};
-use crate::plan::Op;
+use crate::plan::{CacheSpec, Op};
 
 macro_rules! attention {
     ($id:ident, $name:literal) => {
@@ -67,9 +67,10 @@ fn kernel(shader: &'static Shader, threads: u32, head_dim: u32) -> Kernel {
 impl Fusing<'_> {
     /// The kernels of an attention step, or why there are none.
     pub(super) fn attention(&mut self, rows: &Rows, op: &Op) -> Made<Kernels> {
-        let Op::Attention { heads, kv_heads, head_dim, layer, .. } = *op else {
+        let Op::Attention { heads, cache, .. } = *op else {
             return Ok(Err("the step is no attention".to_owned()));
         };
+        let CacheSpec { kv_heads, head_dim } = self.plan.caches[cache.0];
         let limits = self.device.limits.clone();
         let context = self.resources.sizes.context.next_multiple_of(32) as u32;
         let scale = ops::attention::Params::new(heads, kv_heads, head_dim, 0).scale.to_bits();
@@ -83,7 +84,7 @@ impl Fusing<'_> {
         let (Some(long), true) = (long, 4 * keys <= limits.max_compute_workgroup_storage_size) else {
             return Ok(Err("attention needs more workgroup memory than the device has".to_owned()));
         };
-        let [k, v] = &self.resources.caches[layer];
+        let [k, v] = &self.resources.caches[cache.0];
 
         let mut short = Vec::new();
         let p = [heads, kv_heads, scale, items, head_dim / 32, 0, 0, 0];

@@ -114,7 +114,7 @@ impl Decoder {
                         let placed = device.read(buffer, 0, width)?;
                         (0..width).map(|i| placed[item_word(i, width / 16)]).collect()
                     }
-                    Place::Cache(layer) => resources.cached(device, *layer, plan.kv_width, position, 1)?,
+                    Place::Cache(cache) => resources.cached(device, plan, *cache, position, 1)?,
                 };
                 hear(step, &words);
             }

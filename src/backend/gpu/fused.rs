@@ -16,7 +16,7 @@ use super::weights::Shard;
 use crate::backend::BackendError;
 use crate::numerics::{Precision, WEIGHT_FLOOR, flush};
 use crate::ops::{self, Shader};
-use crate::plan::{Op, Plan, Step, StepName, WeightId};
+use crate::plan::{CacheId, Op, Plan, Step, StepName, WeightId};
 use crate::quant::{CHUNK, Format};
 
 macro_rules! fused {
@@ -73,8 +73,8 @@ pub(super) enum Place {
     Row(wgpu::Buffer),
     /// A row in the layout of items.
     Items(wgpu::Buffer),
-    /// The newest position of a layer's cache.
-    Cache(usize),
+    /// The newest position of a cache.
+    Cache(CacheId),
 }
 
 /// A stage of a token.
@@ -149,7 +149,6 @@ pub(super) struct Rows {
     hidden: wgpu::Buffer,
     pub scores: wgpu::Buffer,
     pub tops: wgpu::Buffer,
-    none: wgpu::Buffer,
     /// Stand-ins for what a dispatch of q, k and v could write, but does not: for each dispatch its own.
     unwritten: [[wgpu::Buffer; 3]; 3],
 }
@@ -248,7 +247,6 @@ impl<'a> Fusing<'a> {
             hidden: words("token hidden", hidden)?,
             scores: words("token scores", heads * tiles * 32)?,
             tops: words("token tops", heads * tiles)?,
-            none: words("nothing", 4)?,
             unwritten: [three()?, three()?, three()?],
         })
     }
@@ -332,6 +330,7 @@ impl<'a> Fusing<'a> {
     fn qkv(&mut self, rows: &Rows, layer: &Layer<'_>) -> Made<Vec<Dispatch>> {
         let (weights, biases) = (layer.qkv.map(|p| p.weight), layer.qkv.map(|p| p.bias));
         let resources = self.resources;
+        let cache = self.plan.caches[layer.cache.0];
         let runs = some!(self.runs(&weights));
         let mut all = Vec::new();
         let mut matrix = 0;
@@ -341,28 +340,31 @@ impl<'a> Fusing<'a> {
             let params = Params {
                 second: count(0),
                 third: count(1),
-                head_dim: layer.head_dim as u32,
-                pairs: layer.pairs as u32,
-                kv_width: self.plan.kv_width as u32,
+                head_dim: cache.head_dim as u32,
+                pairs: self.plan.angles[layer.angles.0].len() as u32,
+                kv_width: cache.width() as u32,
                 ..self.params(run, layer.attention_norm.eps)
             };
             let bias: Vec<f32> = range.clone().flat_map(|i| self.bias(biases[i], weights[i])).collect();
             let has_bias = biases[range.clone()].iter().any(Option::is_some);
-            let bias =
-                if has_bias { self.device.upload("bias", bytemuck::cast_slice(&bias))? } else { rows.none.clone() };
+            let bias = if has_bias {
+                self.device.upload("bias", bytemuck::cast_slice(&bias))?
+            } else {
+                resources.none.clone()
+            };
             let shape = Shape::new(self.device, run.format, run.cols, params.rows as usize, 1);
             let kernel = some!(shape.kernel(self.device, &QKV, run.format, self.precise()));
             let rotates = range.start < 2;
             let kernel = kernel.with("HAS_BIAS", u32::from(has_bias)).with("ROTATES", u32::from(rotates));
             let norm = self.norm(layer.attention_norm.weight)?;
-            let [k_cache, v_cache] = &resources.caches[layer.cache];
+            let [k_cache, v_cache] = &resources.caches[layer.cache.0];
             // Each dispatch binds only what it writes, so that nothing keeps it from running beside the others.
             let mut written = [&rows.q, k_cache, v_cache];
             for (i, buffer) in written.iter_mut().enumerate().filter(|(i, _)| !range.contains(i)) {
                 *buffer = &rows.unwritten[all.len()][i];
             }
             let [q, k, v] = written;
-            let buffers = [&rows.x, &norm, q, k, v, &resources.rope, &bias];
+            let buffers = [&rows.x, &norm, q, k, v, &resources.angles[layer.angles.0], &bias];
             let groups = params.rows.div_ceil(shape.slots());
             all.push(some!(self.product(kernel, &params, groups, run, &buffers)?));
             matrix = range.end;
@@ -395,9 +397,9 @@ impl<'a> Fusing<'a> {
         let shape = Shape::new(self.device, run.format, run.cols, params.rows as usize, 1);
         let kernel = some!(shape.kernel(self.device, &RESIDUAL, run.format, self.precise()));
         let kernel = kernel.with("HAS_BIAS", u32::from(bias.is_some()));
-        let bias = bias.map_or(&rows.none, |b| vector(self.resources, b));
+        let bias = bias.map_or(&self.resources.none, |b| vector(self.resources, b));
         let groups = params.rows.div_ceil(shape.slots());
-        self.product(kernel, &params, groups, run, &[x, &rows.none, &rows.x, bias])
+        self.product(kernel, &params, groups, run, &[x, &self.resources.none, &rows.x, bias])
     }
 
     fn gate_up(&mut self, rows: &Rows, layer: &Layer<'_>) -> Made<Dispatch> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::plan::{BufferId, Op, Plan, Step, WeightId};
+use crate::plan::{AnglesId, BufferId, CacheId, Op, Plan, Step, WeightId};
 
 /// A product with a matrix, and its bias.
 #[derive(Clone, Copy)]
@@ -22,10 +22,9 @@ pub(super) struct Norm {
 pub(super) struct Layer<'a> {
     pub attention_norm: Norm,
     pub qkv: [Product; 3],
-    pub pairs: usize,
-    pub cache: usize,
+    pub angles: AnglesId,
+    pub cache: CacheId,
     pub attention: &'a Op,
-    pub head_dim: usize,
     pub projection: Product,
     pub feed_forward_norm: Norm,
     pub gate: WeightId,
@@ -87,7 +86,7 @@ impl<'a> Layers<'a> {
         };
         let mut layers = Vec::new();
         for (steps, ops) in steps[1..].chunks(Layer::STEPS).zip(ops[1..].chunks(Layer::STEPS)) {
-            let layer = Layer::of(steps, ops, x);
+            let layer = Layer::of(plan, steps, ops, x);
             layers.push(
                 layer.ok_or_else(|| format!("the layer from step '{}' on is not built like llama's", steps[0].name))?,
             );
@@ -113,16 +112,16 @@ impl<'a> Layer<'a> {
     const STEPS: usize = 16;
 
     /// The layer that these steps are, which reads and writes the residual stream `x`.
-    fn of(steps: &[&'a Step], ops: &[Op], x: BufferId) -> Option<Self> {
+    fn of(plan: &Plan, steps: &[&'a Step], ops: &[Op], x: BufferId) -> Option<Self> {
         let &[
             Op::RmsNorm { x: x1, weight: attn_norm, out: n, eps: attn_eps },
             Op::Matmul { x: n1, weight: wq, bias: bq, out: q },
             Op::Matmul { x: n2, weight: wk, bias: bk, out: k },
             Op::Matmul { x: n3, weight: wv, bias: bv, out: v },
-            Op::Rope { x: q1, head_dim, pairs, neox: false },
-            Op::Rope { x: k1, head_dim: d1, pairs: p1, neox: false },
-            Op::KvStore { k: k2, v: v1, layer: cache },
-            Op::Attention { q: q2, out: a, layer: c1, head_dim: d2, .. },
+            Op::Rope { x: q1, head_dim, angles, neox: false },
+            Op::Rope { x: k1, head_dim: d1, angles: angles1, neox: false },
+            Op::KvStore { k: k2, v: v1, cache },
+            Op::Attention { q: q2, out: a, cache: c1, .. },
             Op::Matmul { x: a1, weight: wo, bias: bo, out: b },
             Op::Add { x: x2, b: b1 },
             Op::RmsNorm { x: x3, weight: ffn_norm, out: m, eps: ffn_eps },
@@ -138,17 +137,16 @@ impl<'a> Layer<'a> {
         // What each step reads is what the step before it wrote for it.
         let reads = [x1, n1, n2, n3, q1, k1, k2, v1, q2, a1, x2, b1, x3, m1, m2, g1, u1, h1, x4, d3];
         let wrote = [x, n, n, n, q, k, k, v, q, a, x, b, x, m, m, g, u, h, x, d];
-        let heads = d1 == head_dim && d2 == head_dim && p1 == pairs && c1 == cache;
+        let heads = [d1, plan.caches[cache.0].head_dim] == [head_dim; 2] && angles1 == angles && c1 == cache;
         if reads != wrote || !heads || !distinct(&[x, n, q, k, v, a, b]) || !distinct(&[x, m, g, u, h, d]) {
             return None;
         }
         Some(Self {
             attention_norm: Norm { weight: attn_norm, eps: attn_eps },
             qkv: [(wq, bq), (wk, bk), (wv, bv)].map(|(weight, bias)| Product { weight, bias }),
-            pairs,
+            angles,
             cache,
             attention: &steps[7].op,
-            head_dim,
             projection: Product { weight: wo, bias: bo },
             feed_forward_norm: Norm { weight: ffn_norm, eps: ffn_eps },
             gate,

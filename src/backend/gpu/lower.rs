@@ -13,7 +13,7 @@ use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
 use crate::numerics::Precision;
 use crate::ops;
-use crate::plan::{BufferId, BufferKind, Op, Plan, Step, WeightId};
+use crate::plan::{BufferId, BufferKind, CacheId, CacheSpec, Op, Plan, Step, WeightId};
 
 /// A recorded dispatch.
 pub(super) struct Dispatch {
@@ -96,7 +96,10 @@ pub(super) struct Resources {
     pub ids: wgpu::Buffer,
     pub buffers: Vec<wgpu::Buffer>,
     pub caches: Vec<[wgpu::Buffer; 2]>,
-    pub rope: wgpu::Buffer,
+    /// Cosines and sines, by table of angles.
+    pub angles: Vec<wgpu::Buffer>,
+    /// For bindings that a kernel does not use.
+    pub none: wgpu::Buffer,
     pub scores: wgpu::Buffer,
     pub halves: Halves,
     pub weights: Vec<Resident>,
@@ -105,22 +108,23 @@ pub(super) struct Resources {
 }
 
 impl Resources {
-    /// Words of a layer's keys, then of its values, of `rows` positions from `position` on.
+    /// Words of a cache's keys, then of its values, of `rows` positions from `position` on.
     pub fn cached(
         &self,
         device: &Device,
-        layer: usize,
-        kv_width: usize,
+        plan: &Plan,
+        cache: CacheId,
         position: usize,
         rows: usize,
     ) -> Result<Vec<u32>, BackendError> {
+        let kv_width = plan.caches[cache.0].width();
         let word = |position, pair| ops::kv_store::cache_word(position, 2 * pair, kv_width);
         // Whole tiles are read.
         let first = position / 32 * 32;
         let start = word(first, 0);
         let words = ops::kv_store::cache_words(position + rows - first, kv_width);
         let mut out = Vec::new();
-        for cache in &self.caches[layer] {
+        for cache in &self.caches[cache.0] {
             let tiles = device.read(cache, 4 * start as u64, words)?;
             for p in position..position + rows {
                 out.extend((0..kv_width / 2).map(|pair| tiles[word(p, pair) - start]));
@@ -173,8 +177,8 @@ impl Lowering<'_> {
         let buffer = |b: BufferId| &r.buffers[b.0];
         let halves = r.halves.activations(q.out);
         let Some((kernel, p)) = q.kernel(self.device, self.plan, halves.map(|h| h.1)) else { return Ok(None) };
-        let y = q.residual.or(q.gate).map_or(&r.rope, buffer);
-        let norm = q.norm.map_or(&r.rope, |n| vector(r, n.0));
+        let y = q.residual.or(q.gate).map_or(&r.none, buffer);
+        let norm = q.norm.map_or(&r.none, |n| vector(r, n.0));
         let halves = halves.map_or(r.halves.none(), |h| h.0);
         let buffers = [buffer(q.x), y, norm, buffer(q.out), halves];
         let grid = Grid::Rows { x: 1, each: 1 };
@@ -247,7 +251,7 @@ impl Lowering<'_> {
                         pad: [0; 2],
                     };
                     let kernel = Kernel::new(&ops::matmul::SHADER).format(w.format).precise(precise);
-                    let bias = bias.map_or(&r.rope, |b| vector(r, b));
+                    let bias = bias.map_or(&r.none, |b| vector(r, b));
                     let buffers = [&shard.buffer, &shard.buffer, buffer(x), buffer(x), bias, buffer(out)];
                     one(device, kernel, bytes_of(&p), ops::matmul::workgroups(&p, 1), &buffers)?;
                     let on_units = [&shard.buffer, bias, buffer(out)];
@@ -261,24 +265,26 @@ impl Lowering<'_> {
                     }
                 }
             }
-            Op::Rope { x, head_dim, pairs, neox } => {
+            Op::Rope { x, head_dim, angles, neox } => {
+                let pairs = plan.angles[angles.0].len();
                 let (head_dim, pairs, neox) = (head_dim as u32, pairs as u32, u32::from(neox));
                 let p = ops::rope::Params { width: width(x) as u32, head_dim, pairs, neox };
                 let groups = ops::rope::workgroups(&p, 1);
-                one(device, plain(&ops::rope::SHADER), bytes_of(&p), groups, &[&r.rope, buffer(x)])?;
+                one(device, plain(&ops::rope::SHADER), bytes_of(&p), groups, &[&r.angles[angles.0], buffer(x)])?;
             }
-            Op::KvStore { k, v, layer } => {
-                let p = ops::kv_store::Params { width: plan.kv_width as u32, pad: [0; 3] };
-                let [k_cache, v_cache] = &r.caches[layer];
+            Op::KvStore { k, v, cache } => {
+                let p = ops::kv_store::Params { width: plan.caches[cache.0].width() as u32, pad: [0; 3] };
+                let [k_cache, v_cache] = &r.caches[cache.0];
                 let buffers = [buffer(k), buffer(v), k_cache, v_cache];
                 one(device, plain(&ops::kv_store::SHADER), bytes_of(&p), ops::kv_store::workgroups(&p, 1), &buffers)?;
             }
-            Op::Attention { q, out, layer, heads, kv_heads, head_dim } => {
+            Op::Attention { q, out, cache, heads } => {
+                let CacheSpec { kv_heads, head_dim } = plan.caches[cache.0];
                 let p = ops::attention::Params::new(heads, kv_heads, head_dim, r.sizes.context);
-                let [k_cache, v_cache] = &r.caches[layer];
+                let [k_cache, v_cache] = &r.caches[cache.0];
                 let buffers = [buffer(q), k_cache, v_cache, &r.scores, buffer(out)];
                 one(device, plain(&ops::attention::SHADER), bytes_of(&p), ops::attention::workgroups(&p, 1), &buffers)?;
-                if let Some((kernel, p)) = tiled::attention(device, &step.op) {
+                if let Some((kernel, p)) = tiled::attention(device, plan, &step.op) {
                     let grid = Grid::Rows { x: heads as u32, each: tiled::ATTENTION_ROWS };
                     let buffers = [buffer(q), k_cache, v_cache, buffer(out)];
                     many.push(dispatch(device, kernel, state, bytes_of(&p), grid, &buffers)?);

@@ -242,8 +242,8 @@ impl Gpu {
     }
 
     fn output(&self, step: &Step, position: usize, first: usize, rows: usize) -> Result<Vec<u32>, BackendError> {
-        if let Op::KvStore { layer, .. } = step.op {
-            return self.resources.cached(&self.device, layer, self.plan.kv_width, position + first, rows);
+        if let Op::KvStore { cache, .. } = step.op {
+            return self.resources.cached(&self.device, &self.plan, cache, position + first, rows);
         }
         let Some(out) = step.op.output() else { return Ok(Vec::new()) };
         let words = row_words(&self.plan, out);
@@ -258,7 +258,7 @@ fn scored(device: &Device, plan: &Plan, sizes: Sizes) -> (usize, usize) {
     for step in plan.steps() {
         if let Op::Attention { heads: h, .. } = step.op {
             heads = heads.max(h);
-            if tiled::attention(device, &step.op).is_none() {
+            if tiled::attention(device, plan, &step.op).is_none() {
                 rows = sizes.batch;
             }
         }
@@ -291,13 +291,16 @@ fn allocate(
         buffers.push(words(&buffer.name, rows * row_words(plan, id))?);
     }
     let mut caches = Vec::new();
-    for layer in 0..plan.layers {
-        let n = ops::kv_store::cache_words(sizes.context, plan.kv_width);
-        caches.push([words(&format!("keys of layer {layer}"), n)?, words(&format!("values of layer {layer}"), n)?]);
+    for (i, cache) in plan.caches.iter().enumerate() {
+        let n = ops::kv_store::cache_words(sizes.context, cache.width());
+        caches.push([words(&format!("keys of cache {i}"), n)?, words(&format!("values of cache {i}"), n)?]);
     }
     let (weights, vectors) = weights(device, model, plan, uploads)?;
     let (rows, row_bytes) = scored(device, plan, sizes);
-    let table = ops::rope::table(sizes.context, &plan.rope_frequencies);
+    let angles = plan.angles.iter().map(|frequencies| {
+        let table = ops::rope::table(sizes.context, frequencies);
+        device.upload("angles", bytemuck::cast_slice(&table))
+    });
     Ok(Resources {
         sizes,
         body_state: device.storage("state", device::STATE_BYTES)?,
@@ -305,7 +308,8 @@ fn allocate(
         ids: words("ids", sizes.batch)?,
         buffers,
         caches,
-        rope: device.upload("rope table", bytemuck::cast_slice(&table))?,
+        angles: angles.collect::<Result<_, _>>()?,
+        none: words("nothing", 4)?,
         halves: Halves::new(device, plan, sizes)?,
         scores: device.storage("attention scores", (rows * row_bytes) as u64)?,
         weights,

@@ -6,7 +6,7 @@ use super::matrix;
 use super::pipelines::Kernel;
 use crate::numerics::Precision;
 use crate::ops::{self, Shader};
-use crate::plan::{BufferId, BufferKind, Op, Plan, WeightId};
+use crate::plan::{BufferId, BufferKind, CacheSpec, Op, Plan, WeightId};
 use crate::quant::{CHUNK, Decode, Format};
 
 static MATMUL: Shader = Shader { name: "tiled_matmul", wgsl: include_str!("../../../wgsl/tiled/matmul.wgsl") };
@@ -72,8 +72,9 @@ pub(super) fn floats(device: &Device, format: &'static Format, cols: usize) -> O
 }
 
 /// The kernel of attention and its parameters; `None` for sizes of heads that it does not take.
-pub(super) fn attention(device: &Device, op: &Op) -> Option<(Kernel, [u32; 4])> {
-    let Op::Attention { heads, kv_heads, head_dim, .. } = *op else { return None };
+pub(super) fn attention(device: &Device, plan: &Plan, op: &Op) -> Option<(Kernel, [u32; 4])> {
+    let Op::Attention { heads, cache, .. } = *op else { return None };
+    let CacheSpec { kv_heads, head_dim } = plan.caches[cache.0];
     let quads = (head_dim / 4) as u32;
     let tile = 32 * (quads + 1);
     let bytes = 16 * 2 * tile + 4 * (1056 + 64);
