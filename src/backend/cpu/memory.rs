@@ -2,7 +2,7 @@
 
 use super::super::{BackendError, Sizes};
 use super::panels::ROWS;
-use crate::plan::{BufferId, BufferKind, Plan};
+use crate::plan::{BufferId, BufferKind, CacheSpec, Plan};
 
 /// Fails where buffers, cache and angles for these sizes, and the weights once more where they are repacked, do not fit.
 pub(super) fn check(plan: &Plan, sizes: Sizes, repacked: bool) -> Result<(), BackendError> {
@@ -38,8 +38,8 @@ fn needed(plan: &Plan, sizes: Sizes, repacked: bool) -> Option<u64> {
     }
     let positions = sizes.context.checked_next_multiple_of(ROWS)?;
     // Keys and values are halves; cosine and sine of each angle are floats.
-    add(positions, plan.kv_width.checked_mul(plan.layers)?, 4)?;
-    add(sizes.context, plan.rope_frequencies.len(), 8)?;
+    add(positions, plan.caches.iter().map(CacheSpec::width).sum(), 4)?;
+    add(sizes.context, plan.angles.iter().map(Vec::len).sum(), 8)?;
     if repacked {
         for w in &plan.weights {
             add(w.rows, w.format.row_bytes(w.cols), 1)?;
