@@ -280,6 +280,16 @@ fn text_without_tokens_becomes_the_unknown_token_or_an_error_but_never_vanishes(
 }
 
 #[test]
+fn keys_that_are_not_applied_are_named() {
+    let keys = ["precompiled_charsmap", "normalizer.lowercase", "remove_extra_whitespaces", "suppress_tokens"];
+    for key in keys.map(|key| format!("tokenizer.ggml.{key}")) {
+        let asks = Mini::spm(&[]).set(&key, Value::Array(Array::I32(vec![5]))).tokenizer().unwrap();
+        assert!(matches!(asks.warnings(), [Warning::NotApplied { key: k, .. }] if *k == key), "{key}");
+        assert!(Mini::spm(&[]).set(&key, Value::Bool(false)).tokenizer().unwrap().warnings().is_empty(), "{key}");
+    }
+}
+
+#[test]
 fn longer_special_tokens_are_cut_out_first_wherever_they_begin() {
     let mini = Mini::spm(&[("abc", USER_DEFINED), ("cdefg", USER_DEFINED), ("aa", USER_DEFINED), ("<ctl>", CONTROL)]);
     let (tokenizer, tokens) = (mini.tokenizer().unwrap(), mini.strings("tokenizer.ggml.tokens"));

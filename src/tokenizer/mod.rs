@@ -13,7 +13,7 @@ use std::collections::HashSet;
 
 use thiserror::Error;
 
-use crate::gguf::{Gguf, GgufError};
+use crate::gguf::{Gguf, GgufError, Value};
 use bpe::{Alphabet, Bpe};
 use pre::{PreTokenizer, Splitter};
 use specials::{Part, Specials};
@@ -75,6 +75,15 @@ pub struct Tokenizer {
     ends: HashSet<u32>,
     warnings: Vec<Warning>,
 }
+
+/// Keys that are not obeyed, and what comes of that.
+const NOT_APPLIED: &[(&str, &str)] = &[
+    ("tokenizer.ggml.precompiled_charsmap", "as in llama.cpp, the text is not normalised"),
+    ("tokenizer.ggml.normalizer.lowercase", "as in llama.cpp, the text is not normalised"),
+    ("tokenizer.ggml.normalizer.strip_accents", "as in llama.cpp, the text is not normalised"),
+    ("tokenizer.ggml.remove_extra_whitespaces", "as in llama.cpp, white space stays as it is"),
+    ("tokenizer.ggml.suppress_tokens", "the sampler may choose these tokens"),
+];
 
 /// The names of all pre-tokenizers.
 pub fn pre_tokenizers() -> impl Iterator<Item = &'static str> {
@@ -140,9 +149,9 @@ impl Tokenizer {
                 (Algorithm::Bpe(Box::new(bpe)), pre.add_bos)
             }
         };
-        for key in ["tokenizer.ggml.precompiled_charsmap", "tokenizer.ggml.normalizer.lowercase"] {
-            if gguf.get(key).is_some_and(|value| *value != crate::gguf::Value::Bool(false)) {
-                warnings.push(Warning::NotNormalised { key });
+        for &(key, what) in NOT_APPLIED {
+            if gguf.get(key).is_some_and(|value| *value != Value::Bool(false)) {
+                warnings.push(Warning::NotApplied { key, what });
             }
         }
         // llama.cpp, too, begins every text of Gemma 4 with BOS, whatever the file says.

@@ -23,8 +23,8 @@ pub enum Warning {
     MergesOutside { count: usize, example: String },
     #[error("the vocabulary has no scores ('tokenizer.ggml.scores'): all pairs count the same")]
     NoScores,
-    #[error("'{key}' is not applied: as in llama.cpp, the text is not normalised")]
-    NotNormalised { key: &'static str },
+    #[error("'{key}' is not applied: {what}")]
+    NotApplied { key: &'static str, what: &'static str },
     #[error("the text begins with BOS, and the model adds another; leave out one of them")]
     DoubledBos,
     #[error("the text ends with EOS, and the model adds another; leave out one of them")]
