@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::mini::{CONTROL, Mini, NORMAL, USER_DEFINED};
-use common::{Random, data, samebits, sizes};
+use common::{Random, data, samebits, sizes, thread_time};
 use samebits::backend::cpu::{Cpu, Isa};
 use samebits::engine::Session;
 use samebits::gguf::{Array, Gguf, Value, type_name};
@@ -531,14 +531,14 @@ fn changed_files_give_an_error_or_a_model_within_bounded_memory() {
     let (mut files, mut counts) = (0u64, [0u64; 4]);
     while start.elapsed() < budget || files < 100 {
         let bytes = case(seed, &bases);
-        let begun = Instant::now();
+        let begun = thread_time();
         let copy = bytes.clone();
         let outcome = std::panic::catch_unwind(move || read(copy)).unwrap_or_else(|_| {
             let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{seed}.gguf"));
             std::fs::write(&path, &bytes).unwrap();
             panic!("SAMEBITS_FUZZ_SEED={seed} fails; the file is {}", path.display());
         });
-        let time = begun.elapsed();
+        let time = thread_time() - begun;
         assert!(time < Duration::from_secs(20), "SAMEBITS_FUZZ_SEED={seed}: {time:?} for {} bytes", bytes.len());
         for (count, happened) in counts.iter_mut().zip([outcome.opened, outcome.tokenizer, outcome.model, outcome.ran])
         {

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::Outcome;
 use super::terminal::{print, print_json};
 use crate::backend::gpu::unfused_because;
-use crate::gguf::{Gguf, ggml_type};
+use crate::gguf::{Gguf, type_name};
 use crate::model::Model;
 use crate::numerics::Precision;
 
@@ -24,7 +24,6 @@ pub(super) struct Arguments {
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let gguf = Gguf::open(&a.file)?;
-    let type_name = |id: u32| ggml_type(id).map_or_else(|| format!("type {id}"), |t| t.name.to_owned());
     let runs = Runs::of(&a.file);
     let parameters: u64 = gguf.tensors().iter().map(|t| t.dims.iter().product::<u64>()).sum();
     if a.json {

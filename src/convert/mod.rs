@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use thiserror::Error;
 
-use crate::gguf::{Gguf, GgufError, GgufWriter, TensorInfo, Value, ggml_type};
+use crate::gguf::{Gguf, GgufError, GgufWriter, TensorInfo, Value, ggml_type, type_name};
 use crate::output::{OutputError, Target as File};
 use crate::quant::{self, Format};
 
@@ -75,6 +75,7 @@ pub fn quantize(
     options: Options,
     progress: &(dyn Fn(u64) -> bool + Sync),
 ) -> Result<Vec<Converted>, ConvertError> {
+    source.whole()?;
     let jobs = jobs(source, options)?;
     let tensors: Vec<_> = jobs
         .iter()
@@ -114,11 +115,12 @@ pub fn quantize(
 }
 
 fn jobs<'a>(source: &'a Gguf, options: Options) -> Result<Vec<Job<'a>>, ConvertError> {
-    let architecture = source.get_str("general.architecture")?;
-    let number = |key: &str| source.get(&format!("{architecture}.{key}")).and_then(Value::as_u64).unwrap_or(1).max(1);
+    // Without an architecture, and where layers differ, the mixture is that of a model whose heads all have their own keys.
+    let architecture = source.get_str("general.architecture").unwrap_or_default();
+    let stated = |key: &str| source.get(&format!("{architecture}.{key}")).and_then(Value::as_f64).map(|n| n as u64);
+    let number = |key: &str| stated(key).unwrap_or(1).max(1);
     let heads = number("attention.head_count");
-    let kv_heads =
-        source.get(&format!("{architecture}.attention.head_count_kv")).and_then(Value::as_u64).unwrap_or(heads).max(1);
+    let kv_heads = stated("attention.head_count_kv").unwrap_or(heads).max(1);
     let shape = Shape {
         layers: number("block_count") as usize,
         group: (heads / kv_heads) as usize,
@@ -129,9 +131,9 @@ fn jobs<'a>(source: &'a Gguf, options: Options) -> Result<Vec<Job<'a>>, ConvertE
         if !matrix || !tensor.name.ends_with(".weight") || tensor.name.ends_with("_norm.weight") {
             return Ok(Job { tensor, formats: None });
         }
-        let from = quant::format(tensor.type_id).ok_or_else(|| {
-            let type_name = ggml_type(tensor.type_id).map_or_else(|| tensor.type_id.to_string(), |t| t.name.to_owned());
-            ConvertError::Type { name: tensor.name.clone(), type_name }
+        let from = quant::format(tensor.type_id).ok_or_else(|| ConvertError::Type {
+            name: tensor.name.clone(),
+            type_name: type_name(tensor.type_id).into_owned(),
         })?;
         let to = format(options.target, &shape, &tensor.name, tensor.dims[0] as usize, options.pure);
         Ok(Job { tensor, formats: to.filter(|to| to.type_id != from.type_id).map(|to| (from, to)) })
