@@ -3,7 +3,8 @@
 
 use naga::valid::Capabilities;
 use samebits::ops::{Arithmetic, SHADERS, capabilities};
-use samebits::validate::{parse, translate, uses_matrix_units, variants};
+use samebits::quant::FORMATS;
+use samebits::validate::{mixed_operators, parse, shaders, translate, unportable, uses_matrix_units, variants};
 
 /// What a module does against the numerics contract.
 fn violations(source: &str) -> Vec<String> {
@@ -43,6 +44,79 @@ fn all_keep_the_numerics_contract() {
         let found = violations(&v.source);
         assert!(found.is_empty(), "{}: {found:?}", v.name);
     }
+}
+
+/// What a module has that some compilers refuse or get wrong.
+fn refused(source: &str) -> Vec<String> {
+    let (module, info) = parse(source, capabilities(source)).unwrap_or_else(|e| panic!("{e}"));
+    unportable(&module, &info).into_iter().chain(mixed_operators(source)).collect()
+}
+
+#[test]
+fn all_are_written_for_every_compiler() {
+    for v in variants() {
+        let found = refused(&v.source);
+        assert!(found.is_empty(), "{}: {found:?}", v.name);
+    }
+}
+
+/// Each rule finds the fault that made it: what FXC or Tint refused, or what FXC compiled wrongly.
+#[test]
+fn what_compilers_refuse_is_found() {
+    let source = |name: &str, from: &str, to: &str| {
+        let shader = shaders().find(|s| s.name == name).unwrap();
+        let format = shader.needs_format().then(|| FORMATS[0].wgsl);
+        let source = shader.source(format, Arithmetic::Portable);
+        let changed = source.replace(from, to);
+        assert_ne!(changed, source, "{from} is not in {name}");
+        changed
+    };
+    let found = |name: &str, from: &str, to: &str, what: &str| {
+        let found = refused(&source(name, from, to));
+        assert!(found.len() == 1 && found[0].contains(what), "{name} with {to}: {found:?}");
+    };
+    // A component at a computed index.
+    let component = "written at a computed index";
+    found("rms_norm", "lo = add_lane(lo, i & 7u, mul(v, v));", "lo[i & 3u] = add(lo[i & 3u], mul(v, v));", component);
+    let private =
+        "var<private> four: vec4<f32>;\nfn term(row: u32, b: u32, x_row: u32) -> f32 {\n  four[b & 3u] = 1.0;";
+    found("matmul", "fn term(row: u32, b: u32, x_row: u32) -> f32 {", private, component);
+    // A loop around a barrier: its bound is in workgroup memory, is the thread's own, comes out of a loop that is.
+    let reach = "not all threads reach";
+    found("draw", "let equal = workgroupUniformLoad(&missing);", "let equal = missing;", reach);
+    found("softmax", "for (var first = 0u; first < tiles;", "for (var first = thread; first < tiles;", reach);
+    let counted =
+        "var steps = 0u;\n  for (var i = thread; i < tiles; i++) { steps++; }\n  for (var first = 0u; first < steps;";
+    found("softmax", "for (var first = 0u; first < tiles;", counted, reach);
+    // A barrier under a condition, one inside a function, a loop that some threads leave.
+    found(
+        "argmax",
+        "  workgroupBarrier();\n  if mine ==",
+        "  if thread < 8u { workgroupBarrier(); }\n  if mine ==",
+        reach,
+    );
+    found(
+        "selftest",
+        "out[at + 14u] = bitcast<u32>(sum(thread, a));",
+        "if i < 8u { out[at] = bitcast<u32>(sum(thread, a)); }",
+        reach,
+    );
+    let leaves = "workgroupBarrier();\n    if thread < 8u { break; }\n    if thread < 8u {";
+    found("rms_norm", "workgroupBarrier();\n    if thread < 8u {", leaves, reach);
+    // A return before a barrier, even where all threads take it.
+    found(
+        "argmax",
+        "  var mine = 0u;",
+        "  if params.width == 0u { return; }\n  var mine = 0u;",
+        "a return before a barrier",
+    );
+    let loop_returns = "workgroupBarrier();\n    if params.width == 7u { return; }\n    if thread < 8u {";
+    found("rms_norm", "workgroupBarrier();\n    if thread < 8u {", loop_returns, "a return before a barrier");
+    // More workgroup memory by default than a device must have.
+    let memory = "bytes of workgroup memory";
+    found("draw", "var<workgroup> best: array<f32, 256>;", "var<workgroup> best: array<f32, 8192>;", memory);
+    // Parentheses.
+    found("attend", "((thread / (PART / 8u)) & 7u)", "(thread / (PART / 8u) & 7u)", "needs parentheses");
 }
 
 #[test]

@@ -33,12 +33,12 @@ fn score(q_at: u32, position: u32, kv_at: u32) -> f32 {
     for (var i = 0u; i < count; i++) {
       let e = b * 32u + i;
       let t = mul(r13(flush(q[q_at + e], ACTIVATION_FLOOR)), half_of(k_cache[cache_word(position, kv_at + e, width)], kv_at + e));
-      let lane = i & 7u;
-      if lane < 4u { lo[lane] = add(lo[lane], t); } else { hi[lane - 4u] = add(hi[lane - 4u], t); }
+      lo = add_lane(lo, i & 7u, t);
+      hi = add_lane(hi, (i & 7u) - 4u, t);
     }
     let t = s8_tree(lo, hi);
-    let lane = b & 7u;
-    if lane < 4u { outer_lo[lane] = add(outer_lo[lane], t); } else { outer_hi[lane - 4u] = add(outer_hi[lane - 4u], t); }
+    outer_lo = add_lane(outer_lo, b & 7u, t);
+    outer_hi = add_lane(outer_hi, (b & 7u) - 4u, t);
   }
   return flush(mul(s8_tree(outer_lo, outer_hi), params.scale), ACTIVATION_FLOOR);
 }
@@ -54,10 +54,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let s_at = (group.y * params.heads + head) * params.context;
 
   var top = -0x1p100f;
-  for (var p = thread; p < count; p += THREADS) {
-    let t = score(q_at, p, kv_at);
-    scores[s_at + p] = t;
-    top = max(top, t);
+  for (var first = 0u; first < count; first += THREADS) {
+    let p = first + thread;
+    if p < count {
+      let t = score(q_at, p, kv_at);
+      scores[s_at + p] = t;
+      top = max(top, t);
+    }
   }
   shared_terms[thread] = top;
   workgroupBarrier();
@@ -76,8 +79,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       for (var i = 0u; i < n; i++) {
         let w = r13(exp2_(sub(scores[s_at + tile * 32u + i], top)));
         scores[s_at + tile * 32u + i] = w;
-        let lane = i & 7u;
-        if lane < 4u { lo[lane] = add(lo[lane], w); } else { hi[lane - 4u] = add(hi[lane - 4u], w); }
+        lo = add_lane(lo, i & 7u, w);
+        hi = add_lane(hi, (i & 7u) - 4u, w);
       }
       shared_terms[thread] = s8_tree(lo, hi);
     }
@@ -106,12 +109,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let p = tile * 32u + i;
         let e = kv_at + d;
         let t = mul(scores[s_at + p], half_of(v_cache[cache_word(p, e, kv_width)], e));
-        let lane = i & 7u;
-        if lane < 4u { lo[lane] = add(lo[lane], t); } else { hi[lane - 4u] = add(hi[lane - 4u], t); }
+        lo = add_lane(lo, i & 7u, t);
+        hi = add_lane(hi, (i & 7u) - 4u, t);
       }
       let t = s8_tree(lo, hi);
-      let lane = tile & 7u;
-      if lane < 4u { outer_lo[lane] = add(outer_lo[lane], t); } else { outer_hi[lane - 4u] = add(outer_hi[lane - 4u], t); }
+      outer_lo = add_lane(outer_lo, tile & 7u, t);
+      outer_hi = add_lane(outer_hi, (tile & 7u) - 4u, t);
     }
     out[q_at + d] = settle(mul(s8_tree(outer_lo, outer_hi), inverse));
   }

@@ -1,5 +1,6 @@
 // out[state.next] = a token drawn from a row of logits; twin of src/ops/draw.rs. One workgroup takes the row: it finds the
-// top_k-th largest by its bits, gathers what is larger, ties to the lower id, and sorts that by counting.
+// top_k-th largest by its bits, gathers what is larger, ties to the lower id, and sorts that by counting. All loops in front of
+// a barrier run equally often in every thread: FXC takes no others here (docs/shaders.md).
 // needs: order
 
 struct Params {
@@ -12,11 +13,10 @@ struct Params {
 @group(0) @binding(5) var<storage, read> draws: array<f32>; // from 0 to 1, for each place of `out`
 
 override THREADS: u32 = 64u;
-var<workgroup> bins: array<atomic<u32>, 256>;
+var<workgroup> bins: array<atomic<u32>, 256>; // how many keys have a byte; then the lowest ids with the key
 var<workgroup> bits: u32; // of the key that is looked for, from the top; then all of it
 var<workgroup> missing: u32; // how many keys with these bits are among the largest
 var<workgroup> found: atomic<u32>;
-var<workgroup> lowest: atomic<u32>;
 var<workgroup> keys: array<u32, 256>;
 var<workgroup> ids: array<u32, 256>;
 // From the largest logit on.
@@ -28,6 +28,12 @@ var<workgroup> kept: u32;
 
 fn key_at(i: u32) -> u32 { return key(x[state.slot * params.width + i]); }
 
+fn fill_bins(thread: u32, value: u32) {
+  for (var first = 0u; first < 256u; first += THREADS) {
+    if first + thread < 256u { atomicStore(&bins[first + thread], value); }
+  }
+}
+
 // The key of the top_k-th largest logit, a byte at a time.
 fn find(thread: u32, top_k: u32) {
   if thread == 0u {
@@ -37,12 +43,15 @@ fn find(thread: u32, top_k: u32) {
   }
   for (var round = 0u; round < 4u; round++) {
     let shift = 24u - 8u * round;
-    for (var i = thread; i < 256u; i += THREADS) { atomicStore(&bins[i], 0u); }
+    fill_bins(thread, 0u);
     workgroupBarrier();
-    for (var i = thread; i < params.width; i += THREADS) {
-      let k = key_at(i);
-      // Shifts by 32 are not allowed.
-      if round == 0u || (k ^ bits) >> (min(shift + 8u, 31u)) == 0u { atomicAdd(&bins[(k >> shift) & 255u], 1u); }
+    for (var first = 0u; first < params.width; first += THREADS) {
+      let i = first + thread;
+      if i < params.width {
+        let k = key_at(i);
+        // Shifts by 32 are not allowed.
+        if round == 0u || ((k ^ bits) >> min(shift + 8u, 31u)) == 0u { atomicAdd(&bins[(k >> shift) & 255u], 1u); }
+      }
     }
     workgroupBarrier();
     if thread == 0u {
@@ -61,44 +70,48 @@ fn find(thread: u32, top_k: u32) {
 
 // Gathers the largest: those above the key that was found, then as many with it as are missing.
 fn gather(thread: u32, top_k: u32) {
-  for (var i = thread; i < params.width; i += THREADS) {
-    let k = key_at(i);
-    if k > bits {
-      let at = atomicAdd(&found, 1u);
-      keys[at] = k;
-      ids[at] = i;
+  fill_bins(thread, 0xffffffffu);
+  for (var first = 0u; first < params.width; first += THREADS) {
+    let i = first + thread;
+    if i < params.width {
+      let k = key_at(i);
+      if k > bits {
+        let at = atomicAdd(&found, 1u);
+        keys[at] = k;
+        ids[at] = i;
+      }
     }
   }
   let equal = workgroupUniformLoad(&missing);
   var from_id = 0u;
   for (var n = 0u; n < equal; n++) {
-    if thread == 0u { atomicStore(&lowest, 0xffffffffu); }
-    workgroupBarrier();
-    for (var i = from_id + thread; i < params.width; i += THREADS) {
-      if key_at(i) == bits {
-        atomicMin(&lowest, i);
-        break;
+    for (var first = 0u; first < params.width; first += THREADS) {
+      let i = first + thread;
+      if i >= from_id && i < params.width {
+        if key_at(i) == bits { atomicMin(&bins[n], i); }
       }
     }
     workgroupBarrier();
-    let id = atomicLoad(&lowest);
+    let id = atomicLoad(&bins[n]);
     if thread == 0u {
       keys[top_k - equal + n] = bits;
       ids[top_k - equal + n] = id;
     }
     from_id = id + 1u;
-    workgroupBarrier();
   }
 }
 
 fn sort(thread: u32, top_k: u32) {
-  for (var i = thread; i < top_k; i += THREADS) {
-    var rank = 0u;
-    for (var j = 0u; j < top_k; j++) {
-      if keys[j] > keys[i] || (keys[j] == keys[i] && ids[j] < ids[i]) { rank++; }
+  for (var first = 0u; first < top_k; first += THREADS) {
+    let i = first + thread;
+    if i < top_k {
+      var rank = 0u;
+      for (var j = 0u; j < top_k; j++) {
+        if keys[j] > keys[i] || (keys[j] == keys[i] && ids[j] < ids[i]) { rank++; }
+      }
+      best[rank] = unkey(keys[i]);
+      best_ids[rank] = ids[i];
     }
-    best[rank] = unkey(keys[i]);
-    best_ids[rank] = ids[i];
   }
 }
 
@@ -124,16 +137,22 @@ fn main(@builtin(local_invocation_index) thread: u32) {
   workgroupBarrier();
   sort(thread, top_k);
   workgroupBarrier();
-  for (var i = thread; i < 256u; i += THREADS) {
-    var w = 0.0;
-    if i < top_k { w = exp_(sub(best[i], best[0])); }
-    weights[i] = w;
+  for (var first = 0u; first < 256u; first += THREADS) {
+    let i = first + thread;
+    if i < 256u {
+      var w = 0.0;
+      if i < top_k { w = exp_(sub(best[i], best[0])); }
+      weights[i] = w;
+    }
   }
   workgroupBarrier();
-  for (var i = thread; i < 64u; i += THREADS) {
-    var sum = 0.0;
-    for (var j = 0u; j < 4u; j++) { sum = add(sum, weights[32u * (i >> 3u) + 8u * j + (i & 7u)]); }
-    partial[i] = sum;
+  for (var first = 0u; first < 64u; first += THREADS) {
+    let i = first + thread;
+    if i < 64u {
+      var sum = 0.0;
+      for (var j = 0u; j < 4u; j++) { sum = add(sum, weights[32u * (i >> 3u) + 8u * j + (i & 7u)]); }
+      partial[i] = sum;
+    }
   }
   workgroupBarrier();
   if thread == 0u {
@@ -147,7 +166,10 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     kept = n;
   }
   workgroupBarrier();
-  for (var i = thread; i < kept; i += THREADS) { weights[i] = exp_(mul(sub(best[i], best[0]), inverse)); }
+  for (var first = 0u; first < top_k; first += THREADS) {
+    let i = first + thread;
+    if i < kept { weights[i] = exp_(mul(sub(best[i], best[0]), inverse)); }
+  }
   workgroupBarrier();
   if thread == 0u {
     var all = 0.0;

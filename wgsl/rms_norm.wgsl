@@ -20,9 +20,8 @@ fn block_term(row: u32, b: u32) -> f32 {
   var hi = vec4(0.0);
   for (var i = 0u; i < count; i++) {
     let v = flush(x[row * params.width + b * 32u + i], WEIGHT_FLOOR);
-    let lane = i & 7u;
-    let t = mul(v, v);
-    if lane < 4u { lo[lane] = add(lo[lane], t); } else { hi[lane - 4u] = add(hi[lane - 4u], t); }
+    lo = add_lane(lo, i & 7u, mul(v, v));
+    hi = add_lane(hi, (i & 7u) - 4u, mul(v, v));
   }
   return s8_tree(lo, hi);
 }

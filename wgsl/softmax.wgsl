@@ -16,7 +16,9 @@ fn scaled(i: u32) -> f32 { return flush(mul(flush(x[i], ACTIVATION_FLOOR), 1.442
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let base = (state.row0 + group.y) * params.width;
   var top = -0x1p100f;
-  for (var i = thread; i < params.width; i += THREADS) { top = max(top, scaled(base + i)); }
+  for (var first = 0u; first < params.width; first += THREADS) {
+    if first + thread < params.width { top = max(top, scaled(base + first + thread)); }
+  }
   shared_terms[thread] = top;
   workgroupBarrier();
   for (var i = 0u; i < THREADS; i++) { top = max(top, shared_terms[i]); }
@@ -31,8 +33,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let n = min(32u, params.width - tile * 32u);
       for (var i = 0u; i < n; i++) {
         let w = exp2_(sub(scaled(base + tile * 32u + i), top));
-        let lane = i & 7u;
-        if lane < 4u { lo[lane] = add(lo[lane], w); } else { hi[lane - 4u] = add(hi[lane - 4u], w); }
+        lo = add_lane(lo, i & 7u, w);
+        hi = add_lane(hi, (i & 7u) - 4u, w);
       }
       shared_terms[thread] = s8_tree(lo, hi);
     }

@@ -14,7 +14,10 @@ use crate::backend::gpu::{Api, Choice, Device, Kernel, adapters, api_name};
 use crate::ops::capabilities;
 use crate::output::{OutputError, Target};
 use crate::quant::FORMATS;
-use crate::validate::{Translations, Variant, parse, shaders, translate, uses_matrix_units, variants, violations};
+use crate::validate::{
+    Translations, Variant, mixed_operators, parse, shaders, translate, unportable, uses_matrix_units, variants,
+    violations,
+};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -141,7 +144,8 @@ fn check(variant: &Variant, own: bool, a: &Arguments) -> Result<Verdict, Box<dyn
         write(folder, &name, &translations, a)?;
     }
     let broken = violations(&module, &info);
-    let numerics = if broken.is_empty() { Ok(()) } else { Err(broken.join("; ")) };
+    let refused: Vec<_> = unportable(&module, &info).into_iter().chain(mixed_operators(&variant.source)).collect();
+    let none = |list: Vec<String>| if list.is_empty() { Ok(()) } else { Err(list.join("; ")) };
     let verdict = |r: Result<(), &String>| r.map_err(Clone::clone);
     let mut checks = vec![
         (if needed.is_empty() { "portable" } else { "valid" }, Ok(())),
@@ -149,7 +153,8 @@ fn check(variant: &Variant, own: bool, a: &Arguments) -> Result<Verdict, Box<dyn
         ("MSL", verdict(translations.msl.as_ref().map(|_| ()))),
         ("HLSL", verdict(translations.hlsl.as_ref().map(|_| ()))),
         ("GLSL", verdict(translations.glsl.as_ref().map(|_| ()))),
-        ("numerics", numerics),
+        ("numerics", none(broken)),
+        ("every compiler", none(refused)),
     ];
     if own && uses_matrix_units(&module) {
         checks.retain(|c| !["MSL", "HLSL", "GLSL"].contains(&c.0));

@@ -1,5 +1,7 @@
 //! Checks of shaders: naga's validation, translation to every backend's language, and the numerics contract.
 
+mod grammar;
+mod portable;
 mod rules;
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
@@ -11,6 +13,8 @@ use crate::ops::{Arithmetic, SHADERS, Shader};
 use crate::quant::FORMATS;
 use crate::verify::selftest;
 
+pub use grammar::mixed_operators;
+pub use portable::{WORKGROUP_MEMORY, unportable, workgroup_memory};
 pub use rules::violations;
 
 /// Why a shader is no valid WGSL.

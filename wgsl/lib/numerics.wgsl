@@ -107,6 +107,12 @@ fn silu(x0: f32) -> f32 {
   return mul(x, recip(add(1.0, exp_(max(min(-x, 60.0), -60.0)))));
 }
 
+// Adds to component `lane` of four lanes of S8; to none where `lane` is not below 4. (FXC cannot write a component
+// at a computed index in a loop: docs/shaders.md.)
+fn add_lane(v: vec4<f32>, lane: u32, t: f32) -> vec4<f32> {
+  return select(v, add4(v, vec4(t)), vec4(lane) == vec4(0u, 1u, 2u, 3u));
+}
+
 // The final tree of an S8 sum over its 8 lanes.
 fn s8_tree(a: vec4<f32>, b: vec4<f32>) -> f32 {
   return add(add(add(a.x, b.x), add(a.z, b.z)), add(add(a.y, b.y), add(a.w, b.w)));

@@ -5,10 +5,14 @@ const OFFSET = 4; // what `unpack` leaves to be subtracted from each weight
 
 fn scales(block: u32) -> vec2<f32> { return vec2(f16_to_f32(weight_u16(3u, block)), 0.0); }
 
-fn sub_scale(block: u32, i: u32) -> i32 {
-  let low = weight_u8(2u, block * 12u + (i & 7u)) >> (4u * (i >> 3u));
-  let high = weight_u8(2u, block * 12u + 8u + (i & 3u)) >> (2u * (i >> 2u));
-  return i32((low & 15u) | ((high & 3u) << 4u)) - 32;
+// The integer scales of a chunk's halves: their low four bits, and their high two bits, lie in neighbouring bytes. (One byte at
+// a time is what FXC compiles wrongly: it takes `i & 3` of an odd `i` for 1.)
+fn sub_scales(block: u32, chunk: u32) -> vec2<i32> {
+  let low = weight_u16(2u, block * 6u + (chunk & 3u)) >> (4u * (chunk >> 2u));
+  let high = weight_u16(2u, block * 6u + 4u + (chunk & 1u)) >> (2u * (chunk >> 1u));
+  let first = (low & 15u) | ((high & 3u) << 4u);
+  let second = ((low >> 8u) & 15u) | (((high >> 8u) & 3u) << 4u);
+  return vec2(i32(first), i32(second)) - 32;
 }
 
 // 16 weights from their low pairs and third bits.
@@ -21,7 +25,6 @@ fn joined(low: vec4<u32>, high: vec4<u32>, chunk: u32) -> vec4<u32> {
 fn unpack(block: u32, chunk: u32) -> Chunk {
   let low = block * 4u + (chunk >> 2u) * 2u;
   let high = block * 2u;
-  let s = vec2(sub_scale(block, 2u * chunk), sub_scale(block, 2u * chunk + 1u));
   return Chunk(joined(weight_vec4(0u, low), weight_vec4(1u, high), chunk),
-               joined(weight_vec4(0u, low + 1u), weight_vec4(1u, high + 1u), chunk), s, vec2(0));
+               joined(weight_vec4(0u, low + 1u), weight_vec4(1u, high + 1u), chunk), sub_scales(block, chunk), vec2(0));
 }

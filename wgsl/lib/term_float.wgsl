@@ -9,8 +9,8 @@ fn term(row: u32, b: u32, x_row: u32) -> f32 {
     var v = bitcast<f32>(x[x_row * params.x_stride + b * 32u + i]);
     if EXACT { v = r13(v); }
     let t = mul(w, flush(v, ACTIVATION_FLOOR));
-    let lane = i & 7u;
-    if lane < 4u { lo[lane] = add(lo[lane], t); } else { hi[lane - 4u] = add(hi[lane - 4u], t); }
+    lo = add_lane(lo, i & 7u, t);
+    hi = add_lane(hi, (i & 7u) - 4u, t);
   }
   return s8_tree(lo, hi);
 }

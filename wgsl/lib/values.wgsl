@@ -31,7 +31,7 @@ struct Words { // 32 numbers of the cache
 }
 
 // The first of a thread's four positions, which are eight apart.
-fn own_position(thread: u32) -> u32 { return 32u * (thread / PART) + (thread / (PART / 8u) & 7u); }
+fn own_position(thread: u32) -> u32 { return 32u * (thread / PART) + ((thread / (PART / 8u)) & 7u); }
 
 // Eight dimensions of the values at the thread's positions; `first` is the first position of the tiles. Behind the last
 // position it is read again: its weight is 0.

@@ -4,12 +4,12 @@
 // needs: format, product, dots, lanes
 
 override THREADS: u32 = 256u; // always 256
-override DEEP: u32 = 8u; // weight rows of a thread: 4 or 8
+override DEEP: u32 = 4u; // weight rows of a thread: 4 or 8
 override SPAN: u32 = 1u; // chunks that share an activation scale: 1 or 8
 override HALVES: bool = false; // whether the halves of a chunk have integer scales of their own
 // Lengths of the arrays, each for two tiles: one is read while the next is stored.
-override WEIGHTS: u32 = 1024u; // 2 * 2 * 2 * 16 * DEEP
-override SCALES: u32 = 512u; // 2 * 2 * 16 * DEEP
+override WEIGHTS: u32 = 512u; // 2 * 2 * 2 * 16 * DEEP
+override SCALES: u32 = 256u; // 2 * 2 * 16 * DEEP
 override SUB_SCALES: u32 = 1u; // the same where blocks span chunks, or 1
 override LOWS: u32 = 1u; // 512 with PRECISE, or 1
 override SUMS: u32 = 128u; // where weights have minima, or 1

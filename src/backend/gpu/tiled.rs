@@ -32,17 +32,21 @@ pub(super) const ATTENTION_ROWS: u32 = 32;
 pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, precise: bool) -> Option<(Kernel, u32)> {
     let Decode::Block { activation, sub_block, has_min, .. } = format.decode else { return None };
     let span = (activation / CHUNK) as u32;
-    // Large tiles pay where a block's float work is rare, and leave a large GPU idle where a matrix is small.
-    let deep: u32 = if span > 1 && sub_block == CHUNK && rows >= 1024 { 8 } else { 4 };
-    let width = 16 * deep;
-    let sub_scales = if span > 1 { 4 * width } else { 1 };
     let lows = if precise { 512 } else { 1 };
     let sums = if has_min { 128 } else { 1 };
-    let bytes = 16 * (8 * width + 512 + lows + 64 + 2 * sums) + 8 * (4 * width + sub_scales);
+    let sub_scales = |width| if span > 1 { 4 * width } else { 1 };
     let limits = &device.limits;
-    if bytes > limits.max_compute_workgroup_storage_size || limits.max_compute_invocations_per_workgroup < 256 {
-        return None;
-    }
+    let fits = |deep: &u32| {
+        let width = 16 * deep;
+        let bytes = 16 * (8 * width + 512 + lows + 64 + 2 * sums) + 8 * (4 * width + sub_scales(width));
+        bytes <= limits.max_compute_workgroup_storage_size && limits.max_compute_invocations_per_workgroup >= 256
+    };
+    // Large tiles pay where a block's float work is rare, and leave a large GPU idle where a matrix is small. Many devices have
+    // memory for small ones only.
+    let large = span > 1 && sub_block == CHUNK && rows >= 1024;
+    let deep = [8, 4].into_iter().filter(|deep| large || *deep == 4).find(fits)?;
+    let width = 16 * deep;
+    let sub_scales = sub_scales(width);
     let kernel = Kernel::new(&MATMUL)
         .format(format)
         .precise(precise)
