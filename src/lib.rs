@@ -19,6 +19,7 @@ pub mod output;
 pub mod plan;
 pub mod quant;
 pub mod sample;
+pub mod shaders;
 pub mod tokenizer;
 pub mod trace;
 pub mod validate;

@@ -16,7 +16,7 @@ use samebits::ops;
 use samebits::quant::FORMATS;
 use samebits::sample::{Sampler, SamplerOptions};
 
-fn plain(shader: &'static ops::Shader) -> Kernel {
+fn plain(shader: &'static samebits::shaders::Shader) -> Kernel {
     Kernel::new(shader)
 }
 
@@ -44,12 +44,12 @@ proptest! {
             bits(&out)
         };
 
-        let p = ops::silu_mul::Params { width: width as u32, pad: [0; 3] };
+        let p = ops::silu_mul::Params { width: width as u32 };
         let groups = ops::silu_mul::workgroups(&p, rows as u32);
         let gpu = run_kernel(plain(&ops::silu_mul::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &b_bits, &zero], 2);
         prop_assert_eq!(&gpu[..n], per_row(&|a, b, out| ops::silu_mul::cpu(a, b, out)));
 
-        let p = ops::add::Params { width: width as u32, pad: [0; 3] };
+        let p = ops::add::Params { width: width as u32 };
         let gpu = run_kernel(plain(&ops::add::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &b_bits], 0);
         let sum = per_row(&|a, b, out| { out.copy_from_slice(a); ops::add::cpu(out, b); });
         prop_assert_eq!(&gpu[..n], sum);
@@ -60,11 +60,11 @@ proptest! {
         let gpu = run_kernel(plain(&ops::rms_norm::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &weight, &zero], 2);
         prop_assert_eq!(&gpu[..n], per_row(&|a, _, out| ops::rms_norm::cpu(&p, a, &b[..width], out)));
 
-        let p = ops::softmax::Params { width: width as u32, pad: [0; 3] };
+        let p = ops::softmax::Params { width: width as u32 };
         let gpu = run_kernel(plain(&ops::softmax::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &zero], 1);
         prop_assert_eq!(&gpu[..n], per_row(&|a, _, out| ops::softmax::cpu(a, out)));
 
-        let p = ops::argmax::Params { width: width as u32, pad: [0; 3] };
+        let p = ops::argmax::Params { width: width as u32 };
         let gpu = run_kernel(plain(&ops::argmax::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &zero], 1);
         let cpu: Vec<u32> = a.chunks(width).map(ops::argmax::cpu).collect();
         prop_assert_eq!(&gpu[..rows], cpu);
@@ -88,7 +88,7 @@ proptest! {
         }
         prop_assert_eq!(&gpu[..cpu.len()], bits(&cpu));
 
-        let p = ops::kv_store::Params { width: width as u32, pad: [0; 3] };
+        let p = ops::kv_store::Params { width: width as u32 };
         let groups = ops::kv_store::workgroups(&p, rows as u32);
         let cache = vec![0u32; ops::kv_store::cache_words(position + rows, width)];
         let gpu = run_kernel(plain(&ops::kv_store::SHADER), bytes_of(&p), position as u32, groups, &[&bits(&x), &bits(&x), &cache, &cache], 3);
@@ -190,7 +190,6 @@ proptest! {
                 streams,
                 out_row0: 0,
                 first: 0,
-                pad: [0; 2],
             };
             let bias = random.floats(rows, -6, 2);
             let kernel = Kernel::new(&ops::matmul::SHADER).format(format).precise(precise && block.is_some());
@@ -319,7 +318,7 @@ fn drawn_tokens() {
         let options = ops::draw::Options::new([0.1, 0.8, 5.0][random.word() as usize % 3], top_k, top_p, min_p);
         assert!(options.on_device());
         for draw in [0.0, 0.25, (random.word() >> 8) as f32 / 16_777_216.0, 16_777_215.0 / 16_777_216.0] {
-            let p = ops::draw::Params { width: width as u32, pad: [0; 3] };
+            let p = ops::draw::Params { width: width as u32 };
             let buffers = [&bits(&logits)[..], &[0; 4], bytemuck::cast_slice(bytes_of(&options)), &[draw.to_bits(); 4]];
             let gpu = run_kernel(plain(&ops::draw::SHADER), bytes_of(&p), 0, [1, 1, 1], &buffers, 1)[0];
             let cpu = ops::draw::cpu(&logits, &options, draw);

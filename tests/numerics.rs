@@ -6,7 +6,7 @@ mod common;
 use common::{Random, bits, run_kernel, turn};
 use samebits::backend::gpu::Kernel;
 use samebits::numerics::{self, exp, exp2, f16_bits, f16_value, r13, recip, rsqrt, settle, silu};
-use samebits::ops::Shader;
+use samebits::shaders::Shader;
 
 const N: usize = 1 << 20;
 
@@ -14,6 +14,7 @@ macro_rules! shader {
     ($name:expr, $body:expr) => {{
         static SHADER: Shader = Shader {
             name: $name,
+            file: "",
             wgsl: concat!(
                 "struct Params { n: u32 }
                 @group(0) @binding(1) var<uniform> params: Params;
@@ -137,6 +138,7 @@ fn s8_sums() {
     assert_eq!(sum.total().to_bits(), numerics::s8::tree(&lanes).to_bits());
     static SHADER: Shader = Shader {
         name: "test_s8",
+        file: "",
         wgsl: "struct Params { n: u32 }
             @group(0) @binding(1) var<uniform> params: Params;
             @group(0) @binding(2) var<storage, read> xs: array<f32>;

@@ -2,13 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use naga::valid::Capabilities;
-use samebits::ops::{Arithmetic, SHADERS, capabilities};
-use samebits::quant::FORMATS;
-use samebits::validate::{mixed_operators, parse, shaders, translate, unportable, uses_matrix_units, variants};
+use samebits::shaders::{Arithmetic, FORMATS, Kind, SHADERS, Shader, weights};
+use samebits::validate::{
+    mixed_operators, parse, translate, unportable, uses_matrix_units, variants, workgroup_memory,
+};
+
+fn shader(name: &str) -> &'static Shader {
+    SHADERS.iter().find(|s| s.name == name).unwrap()
+}
 
 /// What a module does against the numerics contract.
 fn violations(source: &str) -> Vec<String> {
-    let (module, info) = parse(source, capabilities(source)).unwrap_or_else(|e| panic!("{e}"));
+    let (module, info) = parse(source, Capabilities::all()).unwrap_or_else(|e| panic!("{e}"));
     samebits::validate::violations(&module, &info)
 }
 
@@ -17,7 +22,7 @@ fn all_translate() {
     let variants = variants();
     assert!(variants.len() > 20);
     for v in variants {
-        let (module, info) = parse(&v.source, capabilities(&v.source)).unwrap_or_else(|e| panic!("{}: {e}", v.name));
+        let (module, info) = parse(&v.source, v.capabilities).unwrap_or_else(|e| panic!("{}: {e}", v.name));
         let t = translate(&module, &info, "main");
         assert!(t.spirv.unwrap().len() > 100, "{}", v.name);
         if uses_matrix_units(&module) {
@@ -48,7 +53,7 @@ fn all_keep_the_numerics_contract() {
 
 /// What a module has that some compilers refuse or get wrong.
 fn refused(source: &str) -> Vec<String> {
-    let (module, info) = parse(source, capabilities(source)).unwrap_or_else(|e| panic!("{e}"));
+    let (module, info) = parse(source, Capabilities::all()).unwrap_or_else(|e| panic!("{e}"));
     unportable(&module, &info).into_iter().chain(mixed_operators(source)).collect()
 }
 
@@ -64,9 +69,8 @@ fn all_are_written_for_every_compiler() {
 #[test]
 fn what_compilers_refuse_is_found() {
     let source = |name: &str, from: &str, to: &str| {
-        let shader = shaders().find(|s| s.name == name).unwrap();
-        let format = shader.needs_format().then(|| FORMATS[0].wgsl);
-        let source = shader.source(format, Arithmetic::Portable);
+        let shader = shader(name);
+        let source = shader.source(shader.formats().first().copied(), Arithmetic::Portable);
         let changed = source.replace(from, to);
         assert_ne!(changed, source, "{from} is not in {name}");
         changed
@@ -121,7 +125,7 @@ fn what_compilers_refuse_is_found() {
 
 #[test]
 fn planted_violations_are_found() {
-    let source = SHADERS.iter().find(|s| s.name == "add").unwrap().source(None, Arithmetic::Portable);
+    let source = shader("add").source(None, Arithmetic::Portable);
     let planted = |from: &str, to: &str| {
         let changed = source.replace(from, to);
         assert_ne!(changed, source, "{from} is not in the shader");
@@ -149,7 +153,7 @@ fn planted_violations_are_found() {
 /// Native arithmetic may use `fma` and unpack halves, but only where its operations are defined.
 #[test]
 fn native_operations_stay_where_they_are_defined() {
-    let source = SHADERS.iter().find(|s| s.name == "add").unwrap().source(None, Arithmetic::Native);
+    let source = shader("add").source(None, Arithmetic::Native);
     assert!(violations(&source).is_empty());
     let in_main = |expression: &str| {
         let changed = source.replace("x[i] = settle(", &format!("x[i] = {expression} ; _ = settle("));
@@ -163,8 +167,62 @@ fn native_operations_stay_where_they_are_defined() {
 /// Two exclusive ors with one number cancel, and with them the seal of a product that is added to zero: seen on NVIDIA.
 #[test]
 fn seals_do_not_cancel() {
-    let source = SHADERS.iter().find(|s| s.name == "add").unwrap().source(None, Arithmetic::Portable);
+    let source = shader("add").source(None, Arithmetic::Portable);
     let seals: Vec<_> = source.lines().filter(|l| l.starts_with("fn seal")).collect();
     assert_eq!(seals.len(), 2);
     assert!(seals.iter().all(|l| l.contains('|') && !l.contains('^')), "{seals:?}");
+}
+
+/// The table of shaders knows the formats and how each is read.
+#[test]
+fn every_weight_format_has_its_text() {
+    let names = |names: Vec<&'static str>| names.into_iter().collect::<std::collections::BTreeSet<_>>();
+    let known = names(FORMATS.iter().map(|f| f.name).collect());
+    assert_eq!(known, names(samebits::quant::FORMATS.iter().map(|f| f.name).collect()));
+    for format in samebits::quant::FORMATS {
+        let plain = weights(format.name).unwrap().kind == Kind::Plain;
+        assert_eq!(plain, format.activation_block().is_none(), "{}", format.name);
+    }
+}
+
+/// What the build script wrote down of overrides, workgroup memory and threads is what naga makes of a kernel.
+#[test]
+fn facts_are_what_naga_says() {
+    // Values that kernels are made with, where a shader has the override.
+    let values: [&[(&str, u32)]; 6] = [
+        &[],
+        &[("PRECISE", 1), ("DEEP", 8), ("THREADS", 128), ("HALVES", 1), ("HEAD_DIM", 96), ("GROUP", 3)],
+        &[("CHUNKS", 64), ("ACROSS", 2), ("LOOPS", 4), ("DEPTH", 2), ("NORM", 1), ("SPAN", 8), ("TILES", 64)],
+        &[("CHUNKS", 64), ("ACROSS", 2), ("LOOPS", 4), ("PRECISE", 1), ("NORM", 1), ("HALVES", 1), ("PART", 32)],
+        &[("CHUNKS", 176), ("THREADS", 512), ("PRECISE", 1), ("TILES", 16), ("PART", 32), ("HEAD_DIM", 128)],
+        &[("CHUNKS", 18), ("THREADS", 64), ("ACROSS", 8), ("GROUP", 8), ("HEAD_DIM", 256)],
+    ];
+    let mut compared = 0;
+    for v in variants().iter().filter(|v| v.arithmetic == Arithmetic::Portable) {
+        let shader = v.shader.unwrap();
+        let format = v.name.split_once('.').map(|(_, format)| weights(format).unwrap());
+        let facts = shader.facts(format).unwrap();
+        let (module, info) = parse(&v.source, v.capabilities).unwrap();
+        for given in values {
+            let given: Vec<_> =
+                given.iter().copied().filter(|(name, _)| facts.overrides.iter().any(|o| o.name == *name)).collect();
+            let constants = given.iter().map(|(name, value)| ((*name).to_owned(), f64::from(*value))).collect();
+            let bytes = workgroup_memory(&module, &info, "main", &constants).unwrap();
+            assert_eq!(facts.workgroup_memory(&given), bytes, "{} with {given:?}", v.name);
+            let point = Some((naga::ShaderStage::Compute, "main"));
+            let made = naga::back::pipeline_constants::process_overrides(&module, &info, point, &constants).unwrap().0;
+            assert_eq!(facts.threads(&given), made.entry_points[0].workgroup_size[0], "{} with {given:?}", v.name);
+            compared += 1;
+        }
+    }
+    assert!(compared > 800, "{compared}");
+}
+
+/// A word that names no part is an error, which the build script raises.
+#[test]
+fn an_unknown_need_is_named() {
+    let error = |wgsl| Shader { name: "", file: "", wgsl }.needs().err().map(|e| e.to_string());
+    assert_eq!(error("// A kernel.\n// needs: order, cache, any format\n"), None);
+    let message = error("// A kernel.\n// needs: order, cahce\n").unwrap();
+    assert!(message.contains("`cahce`") && message.contains("`cache`"), "{message}");
 }

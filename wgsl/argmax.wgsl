@@ -3,7 +3,7 @@
 // needs: order
 
 struct Params {
-  width: u32,
+  width: u32, // elements per row
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;

@@ -3,9 +3,9 @@
 // needs: cache
 
 struct Params {
-  heads: u32,
-  kv_heads: u32,
-  head_dim: u32,
+  heads: u32, // query heads
+  kv_heads: u32, // key and value heads; divides `heads`
+  head_dim: u32, // elements per head, even
   context: u32, // scores per head in the scratch buffer
   scale: f32, // log2(e) / sqrt(head_dim)
 }

@@ -4,7 +4,7 @@
 // needs: order
 
 struct Params {
-  width: u32,
+  width: u32, // logits per row
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;

@@ -1,12 +1,12 @@
 // out[row] = the dequantised embedding row of ids[row]; twin of src/ops/embedding.rs. A thread makes one weight.
-// needs: format, weight, layout
+// needs: any format, weight, layout
 
 struct Params {
-  cols: u32,
+  cols: u32, // elements per row
   row_base: u32, // first vocabulary id of this shard
-  rows: u32,
-  block: u32,
-  streams: vec4<u32>,
+  rows: u32, // in this shard
+  block: u32, // weights per block of the format
+  streams: vec4<u32>, // word offset of each stream in the shard
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> weights: array<u32>;

@@ -1,6 +1,6 @@
 // y[row, n] = sum over k of w[n, k] * x[row, k] (+ bias[n]); twin of src/ops/matmul.rs.
 // A workgroup computes 8 weight rows for one activation row: all threads make terms, 64 of them add by S8.
-// needs: format, product, term
+// needs: any format, product, term
 
 const ROWS = 8u;
 const TILE = 64u;

@@ -1,11 +1,11 @@
 // Activations to integers, a scale per block; twin of src/ops/quantize_activations.rs. A thread makes one block.
 
 struct Params {
-  cols: u32,
-  block: u32,
-  stride: u32, // words per row of the result
-  steps: f32,
-  inverse_steps: f32,
+  cols: u32, // elements per row, a multiple of `block`
+  block: u32, // elements per scale: 32 or 256
+  stride: u32, // words per row of the result: planes, then scales, padded to four words
+  steps: f32, // the integer that the largest magnitude of a block becomes
+  inverse_steps: f32, // 1 / steps
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;

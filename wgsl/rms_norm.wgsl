@@ -1,9 +1,9 @@
 // out = x / rms(x) * weight; twin of src/ops/rms_norm.rs. A workgroup makes one row.
 
 struct Params {
-  width: u32,
-  eps: f32,
-  inverse_width: f32,
+  width: u32, // elements per row
+  eps: f32, // added to the mean square
+  inverse_width: f32, // 1 / width
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;

@@ -2,7 +2,7 @@
 
 struct Params {
   width: u32, // heads * head_dim
-  head_dim: u32,
+  head_dim: u32, // elements per head
   pairs: u32, // rotated pairs per head
   neox: u32, // 1: pairs (i, i + pairs), 0: pairs (2i, 2i + 1)
 }

@@ -1,7 +1,7 @@
 // out = silu(a) * b; twin of src/ops/silu_mul.rs. A thread makes one element.
 
 struct Params {
-  width: u32,
+  width: u32, // elements per row
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> a: array<f32>;

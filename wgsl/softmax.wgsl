@@ -1,7 +1,7 @@
 // out = softmax(x) over each row; twin of src/ops/softmax.rs. A workgroup makes one row.
 
 struct Params {
-  width: u32,
+  width: u32, // elements per row
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> x: array<f32>;

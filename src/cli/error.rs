@@ -52,6 +52,8 @@ pub(super) enum Failure {
     RowsDiffer,
     #[error("a guarantee does not hold on this device; see above")]
     NoGuarantee,
+    #[error("there is no kernel {name}; there are {known}")]
+    NoKernel { name: String, known: String },
     #[error("{0} shaders do not pass; see above")]
     Shaders(usize),
 }

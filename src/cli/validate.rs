@@ -10,13 +10,12 @@ use super::error::Failure;
 use super::terminal::{note, print, print_json};
 use super::values::not_empty;
 use super::{Outcome, text};
-use crate::backend::gpu::{Api, Choice, Device, Kernel, adapters, api_name};
-use crate::ops::capabilities;
+use crate::backend::gpu::{Api, Choice, Device, Kernel, adapters, api_name, forced_arithmetic};
 use crate::output::{OutputError, Target};
 use crate::quant::FORMATS;
+use crate::shaders;
 use crate::validate::{
-    Translations, Variant, mixed_operators, parse, shaders, translate, unportable, uses_matrix_units, variants,
-    violations,
+    Translations, Variant, mixed_operators, parse, translate, unportable, uses_matrix_units, variants, violations,
 };
 
 #[derive(Args, Debug)]
@@ -24,6 +23,9 @@ pub(super) struct Arguments {
     /// A WGSL file of yours instead of this program's shaders; - is standard input
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Print the whole WGSL of a kernel and a weight format, such as `rope` or `qkv.Q4_K`, and do nothing else
+    #[arg(long, value_name = "KERNEL", conflicts_with_all = ["file", "emit", "device", "no_device", "json"])]
+    print: Option<String>,
     /// Write the translations (.spv, .metal, .hlsl, .glsl) into this folder
     #[arg(long, value_name = "DIR")]
     emit: Option<PathBuf>,
@@ -49,9 +51,15 @@ struct Verdict {
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
+    if let Some(name) = &a.print {
+        return print_source(name);
+    }
     let own = a.file.is_none();
     let mut device = if a.no_device || !own { None } else { open(a)? };
-    let arithmetic = device.as_ref().map(|d| d.arithmetic).unwrap_or_default();
+    let arithmetic = match &device {
+        Some(device) => device.arithmetic,
+        None => forced_arithmetic()?.unwrap_or_default(),
+    };
     let list = match &a.file {
         None => variants().into_iter().filter(|v| v.arithmetic == arithmetic).collect(),
         Some(path) => {
@@ -59,14 +67,14 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             let stdin = path == Path::new("-");
             let name = if stdin { "shader".into() } else { path.file_stem().unwrap_or_default().to_string_lossy() };
             let name = name.into_owned();
-            vec![Variant { name, arithmetic, source }]
+            vec![Variant { name, arithmetic, shader: None, source, capabilities: Capabilities::empty() }]
         }
     };
     let mut verdicts = Vec::new();
     for variant in &list {
         let mut verdict = check(variant, own, a)?;
         if let Some(device) = &mut device {
-            for kernel in kernels(&variant.name, device.matrix_units) {
+            for kernel in kernels(variant, device.matrix_units) {
                 let compiled = device.pipeline(&kernel).and_then(|p| p.code().map(drop)).map_err(|e| e.to_string());
                 verdict
                     .checks
@@ -99,6 +107,20 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if failed == 0 { Ok(()) } else { Err(Failure::Shaders(failed).into()) }
 }
 
+/// Prints the assembled text of a variant.
+fn print_source(name: &str) -> Outcome {
+    let arithmetic = forced_arithmetic()?.unwrap_or_default();
+    let all = variants();
+    if let Some(variant) = all.iter().find(|v| v.arithmetic == arithmetic && v.name.eq_ignore_ascii_case(name)) {
+        return Ok(print(&variant.source)?);
+    }
+    let kernel = name.split('.').next().unwrap_or(name);
+    let names: Vec<_> = all.iter().filter(|v| v.arithmetic == arithmetic).map(|v| v.name.as_str()).collect();
+    let same: Vec<_> = names.iter().copied().filter(|n| n.split('.').next() == Some(kernel)).collect();
+    let known = if same.is_empty() { names } else { same };
+    Err(Failure::NoKernel { name: name.to_owned(), known: known.join(" ") }.into())
+}
+
 /// The adapter; without any only what needs none is checked.
 fn open(a: &Arguments) -> Result<Option<Device>, Box<dyn std::error::Error>> {
     if a.device.is_none() && adapters(Api::Any).is_empty() {
@@ -109,15 +131,14 @@ fn open(a: &Arguments) -> Result<Option<Device>, Box<dyn std::error::Error>> {
 }
 
 /// The kernels made from a variant, which may need matrix units.
-fn kernels(name: &str, matrix_units: bool) -> Vec<Kernel> {
-    let (op, format) = name.split_once('.').unwrap_or((name, ""));
-    let Some(shader) = shaders().find(|s| s.name == op) else { return Vec::new() };
-    let format = FORMATS.iter().copied().find(|f| f.name == format);
-    let source = shader.source(format.map(|f| f.wgsl), Default::default());
-    if capabilities(&source).contains(Capabilities::COOPERATIVE_MATRIX) && !matrix_units {
+fn kernels(variant: &Variant, matrix_units: bool) -> Vec<Kernel> {
+    let Some(shader) = variant.shader else { return Vec::new() };
+    if variant.capabilities.contains(Capabilities::COOPERATIVE_MATRIX) && !matrix_units {
         return Vec::new();
     }
-    let has_precise = source.contains("override PRECISE");
+    let weights = variant.name.split_once('.').and_then(|(_, format)| shaders::weights(format));
+    let format = weights.and_then(|w| FORMATS.iter().copied().find(|f| f.name == w.name));
+    let has_precise = shader.facts(weights).is_some_and(|f| f.overrides.iter().any(|o| o.name == "PRECISE"));
     let kernel = |precise| Kernel { format, ..Kernel::new(shader).precise(precise) };
     if has_precise { vec![kernel(false), kernel(true)] } else { vec![kernel(false)] }
 }
@@ -125,7 +146,7 @@ fn kernels(name: &str, matrix_units: bool) -> Vec<Kernel> {
 fn check(variant: &Variant, own: bool, a: &Arguments) -> Result<Verdict, Box<dyn std::error::Error>> {
     let name = variant.name.clone();
     // A file of the user's may need more than the portable minimum; that it does is said, not refused.
-    let needed = if own { capabilities(&variant.source) } else { Capabilities::empty() };
+    let needed = variant.capabilities;
     let (module, info) = match parse(&variant.source, needed) {
         Ok(valid) => valid,
         Err(error) if own => return Ok(Verdict { name, checks: vec![("valid", Err(error.to_string()))] }),

@@ -1,22 +1,7 @@
 //! The residual: `x = x + b`, in place.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::Shader;
 use crate::numerics::{RESULT_FLOOR, flush, settle};
-
-/// The shader.
-pub static SHADER: Shader = Shader { name: "add", wgsl: include_str!("../../wgsl/add.wgsl") };
-
-/// What the shader reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Params {
-    /// Elements per row.
-    pub width: u32,
-    /// To 16 bytes.
-    pub pad: [u32; 3],
-}
+pub use crate::shaders::{ADD as SHADER, params::Add as Params};
 
 /// One row: `x` and `b` of equal length.
 #[inline(always)]

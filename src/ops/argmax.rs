@@ -1,21 +1,6 @@
 //! The index of the largest element of each row; ties go to the lower index.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::Shader;
-
-/// The shader.
-pub static SHADER: Shader = Shader { name: "argmax", wgsl: include_str!("../../wgsl/argmax.wgsl") };
-
-/// What the shader reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Params {
-    /// Elements per row.
-    pub width: u32,
-    /// To 16 bytes.
-    pub pad: [u32; 3],
-}
+pub use crate::shaders::{ARGMAX as SHADER, params::Argmax as Params};
 
 /// Elements compared at once.
 const LANES: usize = 16;

@@ -1,30 +1,7 @@
 //! Causal attention over the f16 cache: multi-head, grouped-query or multi-query (Ainslie et al. 2023).
 
-use bytemuck::{Pod, Zeroable};
-
-use super::Shader;
 use crate::numerics::{ACTIVATION_FLOOR, exp2, f16_value, flush, r13, recip, s8, settle};
-
-/// The shader.
-pub static SHADER: Shader = Shader { name: "attention", wgsl: include_str!("../../wgsl/attention.wgsl") };
-
-/// What the shader reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Params {
-    /// Query heads.
-    pub heads: u32,
-    /// Key and value heads; divides `heads`.
-    pub kv_heads: u32,
-    /// Elements per head, even.
-    pub head_dim: u32,
-    /// Positions in the cache.
-    pub context: u32,
-    /// `log2(e) / sqrt(head_dim)`.
-    pub scale: f32,
-    /// To 16 bytes.
-    pub pad: [u32; 3],
-}
+pub use crate::shaders::{ATTENTION as SHADER, params::Attention as Params};
 
 impl Params {
     /// Parameters for a model's heads and a cache of `context` positions.
@@ -36,7 +13,6 @@ impl Params {
             head_dim: head_dim as u32,
             context: context as u32,
             scale,
-            pad: [0; 3],
         }
     }
 }

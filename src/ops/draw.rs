@@ -2,24 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Shader;
 use crate::numerics::{exp, recip, s8};
-
-/// The shader.
-pub static SHADER: Shader = Shader { name: "draw", wgsl: include_str!("../../wgsl/draw.wgsl") };
+pub use crate::shaders::{DRAW as SHADER, params::Draw as Params};
 
 /// The largest `top_k` that the shader takes.
 pub const MOST: usize = 256;
-
-/// What the shader reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Params {
-    /// Logits per row.
-    pub width: u32,
-    /// To 16 bytes.
-    pub pad: [u32; 3],
-}
 
 /// How to draw.
 #[repr(C)]

@@ -1,29 +1,8 @@
 //! Embedding rows by token id, dequantised exactly.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::Shader;
 use crate::numerics::settle;
 use crate::quant::Format;
-
-/// The shader.
-pub static SHADER: Shader = Shader { name: "embedding", wgsl: include_str!("../../wgsl/embedding.wgsl") };
-
-/// What the shader reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Params {
-    /// Elements per row.
-    pub cols: u32,
-    /// The first id of this shard.
-    pub row_base: u32,
-    /// Rows in this shard.
-    pub rows: u32,
-    /// Weights per block of the format.
-    pub block: u32,
-    /// Word offset of each stream in the shard.
-    pub streams: [u32; 4],
-}
+pub use crate::shaders::{EMBEDDING as SHADER, params::Embedding as Params};
 
 impl Params {
     /// Parameters for the `rows` rows from `row_base` on, of `cols` each.

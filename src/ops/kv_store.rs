@@ -1,22 +1,7 @@
 //! Appends keys and values to the cache, rounded to f16 in integer code.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::Shader;
 use crate::numerics::f16_bits;
-
-/// The shader.
-pub static SHADER: Shader = Shader { name: "kv_store", wgsl: include_str!("../../wgsl/kv_store.wgsl") };
-
-/// What the shader reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Params {
-    /// Elements per row of each: KV heads × head dimension, even.
-    pub width: u32,
-    /// To 16 bytes.
-    pub pad: [u32; 3],
-}
+pub use crate::shaders::{KV_STORE as SHADER, params::KvStore as Params};
 
 /// One row of keys or values into its place in the cache.
 #[inline(always)]

@@ -1,31 +1,7 @@
 //! Activations to integers with a scale per block, for the integer matrix products.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::Shader;
 use crate::numerics::{Precision, quantize_block};
-
-/// The shader.
-pub static SHADER: Shader =
-    Shader { name: "quantize_activations", wgsl: include_str!("../../wgsl/quantize_activations.wgsl") };
-
-/// What the shader reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Params {
-    /// Elements per row, a multiple of `block`.
-    pub cols: u32,
-    /// Elements per scale: 32 or 256.
-    pub block: u32,
-    /// Words per row of the result: planes, then scales, padded to four words.
-    pub stride: u32,
-    /// The integer the largest magnitude of a block becomes.
-    pub steps: f32,
-    /// `1 / steps`.
-    pub inverse_steps: f32,
-    /// To 16 bytes.
-    pub pad: [u32; 3],
-}
+pub use crate::shaders::{QUANTIZE_ACTIVATIONS as SHADER, params::QuantizeActivations as Params};
 
 impl Params {
     /// Parameters for rows of `cols`.
@@ -36,7 +12,6 @@ impl Params {
             stride: stride(cols, block, precision) as u32,
             steps: precision.steps(),
             inverse_steps: precision.inverse_steps(),
-            pad: [0; 3],
         }
     }
 }

@@ -1,31 +1,12 @@
 //! Root mean square norm (Zhang & Sennrich 2019): `out = x / sqrt(mean(x²) + eps) * weight`.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::Shader;
 use crate::numerics::{WEIGHT_FLOOR, flush, rsqrt, s8, settle};
-
-/// The shader.
-pub static SHADER: Shader = Shader { name: "rms_norm", wgsl: include_str!("../../wgsl/rms_norm.wgsl") };
-
-/// What the shader reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Params {
-    /// Elements per row.
-    pub width: u32,
-    /// Added to the mean square.
-    pub eps: f32,
-    /// `1 / width`.
-    pub inverse_width: f32,
-    /// To 16 bytes.
-    pub pad: u32,
-}
+pub use crate::shaders::{RMS_NORM as SHADER, params::RmsNorm as Params};
 
 impl Params {
     /// Parameters for rows of `width`.
     pub fn new(width: usize, eps: f32) -> Self {
-        Self { width: width as u32, eps, inverse_width: 1.0 / width as f32, pad: 0 }
+        Self { width: width as u32, eps, inverse_width: 1.0 / width as f32 }
     }
 }
 

@@ -1,26 +1,7 @@
 //! Rotary position embedding (Su et al. 2021), in place, from a table of angles.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::Shader;
 use crate::numerics::{ACTIVATION_FLOOR, flush, settle};
-
-/// The shader.
-pub static SHADER: Shader = Shader { name: "rope", wgsl: include_str!("../../wgsl/rope.wgsl") };
-
-/// What the shader reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Params {
-    /// Elements per row: heads × `head_dim`.
-    pub width: u32,
-    /// Elements per head.
-    pub head_dim: u32,
-    /// Rotated pairs per head.
-    pub pairs: u32,
-    /// 1: element `i` is paired with `i + pairs` (NEOX); 0: `2i` with `2i + 1` (NORM).
-    pub neox: u32,
-}
+pub use crate::shaders::{ROPE as SHADER, params::Rope as Params};
 
 /// Cosine and sine of every angle: `[position][pair][cos, sin]`.
 ///

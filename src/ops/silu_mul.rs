@@ -1,22 +1,7 @@
 //! The gated activation: `out = silu(a) * b`.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::Shader;
 use crate::numerics::{WEIGHT_FLOOR, flush, settle, silu};
-
-/// The shader.
-pub static SHADER: Shader = Shader { name: "silu_mul", wgsl: include_str!("../../wgsl/silu_mul.wgsl") };
-
-/// What the shader reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Params {
-    /// Elements per row.
-    pub width: u32,
-    /// To 16 bytes.
-    pub pad: [u32; 3],
-}
+pub use crate::shaders::{SILU_MUL as SHADER, params::SiluMul as Params};
 
 /// One row: `a`, `b` and `out` of equal length.
 #[inline(always)]

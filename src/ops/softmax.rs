@@ -1,22 +1,7 @@
 //! Softmax over each row, in base 2. Every value must lie within ±2^90.
 
-use bytemuck::{Pod, Zeroable};
-
-use super::Shader;
 use crate::numerics::{ACTIVATION_FLOOR, exp2, flush, recip, s8, settle};
-
-/// The shader.
-pub static SHADER: Shader = Shader { name: "softmax", wgsl: include_str!("../../wgsl/softmax.wgsl") };
-
-/// What the shader reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub struct Params {
-    /// Elements per row.
-    pub width: u32,
-    /// To 16 bytes.
-    pub pad: [u32; 3],
-}
+pub use crate::shaders::{SOFTMAX as SHADER, params::Softmax as Params};
 
 /// One row.
 #[inline(always)]

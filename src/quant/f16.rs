@@ -2,16 +2,8 @@
 
 use super::{Decode, Format, f16_at};
 
-pub(super) static FORMAT: Format = Format {
-    name: "F16",
-    type_id: 1,
-    block: 1,
-    bytes: 2,
-    decode: Decode::Float(load),
-    streams: &[(0, 2)],
-    wgsl: include_str!("../../wgsl/lib/f16.wgsl"),
-    quantize,
-};
+pub(super) static FORMAT: Format =
+    Format { name: "F16", type_id: 1, block: 1, bytes: 2, decode: Decode::Float(load), streams: &[(0, 2)], quantize };
 
 fn load(raw: &[u8]) -> f32 {
     f16_at(raw, 0)

@@ -2,16 +2,8 @@
 
 use super::{Decode, Format};
 
-pub(super) static FORMAT: Format = Format {
-    name: "F32",
-    type_id: 0,
-    block: 1,
-    bytes: 4,
-    decode: Decode::Float(load),
-    streams: &[(0, 4)],
-    wgsl: include_str!("../../wgsl/lib/f32.wgsl"),
-    quantize,
-};
+pub(super) static FORMAT: Format =
+    Format { name: "F32", type_id: 0, block: 1, bytes: 4, decode: Decode::Float(load), streams: &[(0, 4)], quantize };
 
 fn load(raw: &[u8]) -> f32 {
     f32::from_le_bytes([raw[0], raw[1], raw[2], raw[3]])

@@ -20,7 +20,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(2, 16), (0, 2)],
-    wgsl: include_str!("../../wgsl/lib/iq4_nl.wgsl"),
     quantize,
 };
 

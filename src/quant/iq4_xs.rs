@@ -19,7 +19,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(8, 128), (0, 8)],
-    wgsl: include_str!("../../wgsl/lib/iq4_xs.wgsl"),
     quantize,
 };
 

@@ -2,7 +2,8 @@
 //!
 //! A format says how its bytes are laid out and how 32 consecutive weights unpack to small integers. From that alone
 //! the crate derives exact dequantisation, the integer dot product of the numerics contract and the GPU kernels. To
-//! add a format: one file here, one file of the same name in `wgsl/lib/`, one line in [`FORMATS`].
+//! add a format: one file here, one file of the same name in `wgsl/lib/`, one line in [`FORMATS`] and one in the table of
+//! [`crate::shaders`].
 //!
 //! Layouts follow ggml (`ggml-common.h`, `ggml-quants.c`).
 
@@ -78,8 +79,6 @@ pub struct Format {
     /// Byte ranges `(offset, length)` of a block. On the GPU each range becomes one contiguous stream over all blocks,
     /// so that equal fields of neighbouring blocks are neighbours. At most four; together they cover the block.
     pub streams: &'static [(usize, usize)],
-    /// The WGSL file of the same name: `scales` and `unpack` (or `load` for plain numbers).
-    pub wgsl: &'static str,
     /// Packs one block of weights, as ggml's quantiser without importances does.
     pub quantize: Quantize,
 }

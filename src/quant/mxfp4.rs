@@ -22,7 +22,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(1, 16), (0, 1)],
-    wgsl: include_str!("../../wgsl/lib/mxfp4.wgsl"),
     quantize,
 };
 

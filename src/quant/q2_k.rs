@@ -18,7 +18,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(16, 64), (0, 16), (80, 4)],
-    wgsl: include_str!("../../wgsl/lib/q2_k.wgsl"),
     quantize,
 };
 

@@ -18,7 +18,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(32, 64), (0, 32), (96, 12), (108, 2)],
-    wgsl: include_str!("../../wgsl/lib/q3_k.wgsl"),
     quantize,
 };
 

@@ -17,7 +17,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(2, 16), (0, 2)],
-    wgsl: include_str!("../../wgsl/lib/q4_0.wgsl"),
     quantize,
 };
 

@@ -17,7 +17,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(4, 16), (0, 4)],
-    wgsl: include_str!("../../wgsl/lib/q4_1.wgsl"),
     quantize,
 };
 

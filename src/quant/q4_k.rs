@@ -18,7 +18,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(16, 128), (4, 12), (0, 4)],
-    wgsl: include_str!("../../wgsl/lib/q4_k.wgsl"),
     quantize,
 };
 

@@ -17,7 +17,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(6, 16), (2, 4), (0, 2)],
-    wgsl: include_str!("../../wgsl/lib/q5_0.wgsl"),
     quantize,
 };
 

@@ -17,7 +17,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(8, 16), (4, 4), (0, 4)],
-    wgsl: include_str!("../../wgsl/lib/q5_1.wgsl"),
     quantize,
 };
 

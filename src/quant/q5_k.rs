@@ -18,7 +18,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(48, 128), (16, 32), (4, 12), (0, 4)],
-    wgsl: include_str!("../../wgsl/lib/q5_k.wgsl"),
     quantize,
 };
 

@@ -18,7 +18,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(0, 128), (128, 64), (192, 16), (208, 2)],
-    wgsl: include_str!("../../wgsl/lib/q6_k.wgsl"),
     quantize,
 };
 

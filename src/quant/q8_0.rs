@@ -17,7 +17,6 @@ pub(super) static FORMAT: Format = Format {
         unpack,
     },
     streams: &[(2, 32), (0, 2)],
-    wgsl: include_str!("../../wgsl/lib/q8_0.wgsl"),
     quantize,
 };
 

@@ -8,10 +8,7 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ShaderStage};
 use thiserror::Error;
 
-use crate::backend::gpu::{FUSED, TILED, bandwidth};
-use crate::ops::{Arithmetic, SHADERS, Shader};
-use crate::quant::FORMATS;
-use crate::verify::selftest;
+use crate::shaders::{Arithmetic, SHADERS, Shader};
 
 pub use grammar::mixed_operators;
 pub use portable::{WORKGROUP_MEMORY, unportable, workgroup_memory};
@@ -22,32 +19,34 @@ pub use rules::violations;
 #[error("{0}")]
 pub struct ShaderError(String);
 
-/// A variant of a kernel: an op, and the weight format it reads.
+/// A variant of a shader: the weight format it reads, and its arithmetic.
 pub struct Variant {
     /// `matmul.Q4_0`.
     pub name: String,
     /// How it keeps the order of float operations.
     pub arithmetic: Arithmetic,
+    /// The shader; `None` for a text of the user's.
+    pub shader: Option<&'static Shader>,
     /// The whole module.
     pub source: String,
+    /// What naga must allow.
+    pub capabilities: Capabilities,
 }
 
-/// Every shader this program can run: those of the ops, the fused and the tiled ones, one that measures, the self-test's.
-pub fn shaders() -> impl Iterator<Item = &'static Shader> {
-    SHADERS.iter().chain(FUSED).chain(TILED).copied().chain([&bandwidth::SHADER, &selftest::SHADER])
-}
-
-/// Every variant of them.
+/// Every variant of every shader of this program.
 pub fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
-    for (shader, arithmetic) in shaders().flat_map(|s| Arithmetic::ALL.map(|a| (s, a))) {
-        if shader.needs_format() {
-            for format in FORMATS.iter().filter(|f| shader.takes(f.wgsl)) {
-                let name = format!("{}.{}", shader.name, format.name);
-                all.push(Variant { name, arithmetic, source: shader.source(Some(format.wgsl), arithmetic) });
-            }
-        } else {
-            all.push(Variant { name: shader.name.to_owned(), arithmetic, source: shader.source(None, arithmetic) });
+    for (shader, arithmetic) in SHADERS.iter().flat_map(|s| Arithmetic::ALL.map(|a| (*s, a))) {
+        let capabilities = shader.capabilities(arithmetic);
+        let mut add = |name: String, source| {
+            all.push(Variant { name, arithmetic, shader: Some(shader), source, capabilities });
+        };
+        let formats = shader.formats();
+        if formats.is_empty() {
+            add(shader.name.to_owned(), shader.source(None, arithmetic));
+        }
+        for format in formats {
+            add(format!("{}.{}", shader.name, format.name), shader.source(Some(format), arithmetic));
         }
     }
     all

@@ -1,13 +1,17 @@
 //! Every op on the GPU against the CPU: random and adversarial numbers, odd shapes.
 
+use std::collections::BTreeSet;
+
 use bytemuck::bytes_of;
 
 use super::{Difference, Rung, VerifyError};
 use crate::backend::BackendError;
 use crate::backend::gpu::{Device, Kernel, weights};
 use crate::numerics::{ActivationRow, Precision, f16_bits};
-use crate::ops::{self, Shader};
+use crate::ops;
 use crate::quant::{FORMATS, Format};
+use crate::shaders::Shader;
+use crate::shaders::params::State;
 
 /// One dispatch and the words it must give.
 pub(super) struct Case {
@@ -25,11 +29,12 @@ pub(super) struct Case {
 
 /// Runs `rounds` rounds of cases; the first that differs is named.
 pub(super) fn verify(device: &mut Device, rounds: u64) -> Result<Rung, VerifyError> {
-    let (mut count, mut elements) = (0, 0);
+    let (mut count, mut elements, mut ops) = (0, 0, BTreeSet::new());
     for round in 0..rounds {
         for case in cases(&mut Random(round)) {
             let got = run(device, &case)?;
             count += 1;
+            ops.insert(case.kernel.shader.name);
             elements += case.expected.len();
             if got != case.expected {
                 let name = case.kernel.name();
@@ -41,14 +46,15 @@ pub(super) fn verify(device: &mut Device, rounds: u64) -> Result<Rung, VerifyErr
             }
         }
     }
-    let detail = format!("{count} dispatches of {} ops, {elements} elements: the same bits", ops::SHADERS.len());
+    let detail = format!("{count} dispatches of {} ops, {elements} elements: the same bits", ops.len());
     Ok(Rung { name: "ops, GPU = CPU", holds: true, detail, difference: None })
 }
 
 /// Runs a case; gives the words of its result.
 pub(super) fn run(device: &mut Device, case: &Case) -> Result<Vec<u32>, BackendError> {
     let pipeline = device.pipeline(&case.kernel)?;
-    let state = device.upload("state", bytemuck::cast_slice(&[0u32, case.position, 0, case.groups[1], 0, 0, 0, 0]))?;
+    let state = State { position: case.position, rows: case.groups[1], ..State::default() };
+    let state = device.upload("state", bytes_of(&state))?;
     let params = device.uniform("params", &case.params)?;
     let buffers = case
         .buffers
@@ -115,7 +121,7 @@ fn elementwise(random: &mut Random, width: usize, rows: usize, all: &mut Vec<Cas
         let (kernel, shape, params) = (plain(shader), format!("[{rows}, {width}]"), params.to_vec());
         all.push(Case { kernel, shape, params, position: 0, groups, buffers, out, expected });
     };
-    let p = ops::silu_mul::Params { width: w, pad: [0; 3] };
+    let p = ops::silu_mul::Params { width: w };
     let expected = per_row(&|a, b, out| ops::silu_mul::cpu(a, b, out));
     add(&ops::silu_mul::SHADER, bytes_of(&p), groups(w), vec![bits(&a), bits(&b), zero.clone()], 2, expected);
     let expected = per_row(&|a, b, out| {
@@ -139,7 +145,7 @@ fn softmax_3d(random: &mut Random, [heads, tokens, width]: [usize; 3], all: &mut
     let x = random.floats(rows * width);
     let mut expected = vec![0.0; x.len()];
     x.chunks(width).zip(expected.chunks_mut(width)).for_each(|(x, out)| ops::softmax::cpu(x, out));
-    let p = ops::softmax::Params { width: width as u32, pad: [0; 3] };
+    let p = ops::softmax::Params { width: width as u32 };
     all.push(Case {
         kernel: plain(&ops::softmax::SHADER),
         shape: format!("[{heads}, {tokens}, {width}]"),
@@ -173,7 +179,7 @@ fn heads(random: &mut Random, kv_heads: usize, group: usize, head_dim: usize, po
         let groups = ops::rope::workgroups(&p, rows as u32);
         add(&ops::rope::SHADER, bytes_of(&p), groups, vec![bits(&table), bits(&x)], 1, bits(&expected));
     }
-    let p = ops::kv_store::Params { width: width as u32, pad: [0; 3] };
+    let p = ops::kv_store::Params { width: width as u32 };
     let mut cache = vec![0u16; context * width];
     ops::kv_store::cpu(&x, &mut cache[position * width..]);
     let expected = ops::kv_store::cache_from_rows(&cache, width);
@@ -264,7 +270,6 @@ fn matrices(random: &mut Random, format: &'static Format, precision: Precision, 
         streams,
         out_row0: 0,
         first: 0,
-        pad: [0; 2],
     };
     let bias = random.floats(rows);
     let mut expected = vec![0.0; tokens * rows];

@@ -12,10 +12,8 @@ use crate::backend::gpu::{Device, api_name, disk};
 use crate::numerics::{
     VERSION, WEIGHT_FLOOR, exp, exp2, f16_bits, f16_value, flush, r13, recip, rsqrt, s8, settle, silu,
 };
-use crate::ops::{Shader, THREADS};
-
-/// The shader.
-pub static SHADER: Shader = Shader { name: "selftest", wgsl: include_str!("../../wgsl/selftest.wgsl") };
+use crate::ops::THREADS;
+use crate::shaders::{SELFTEST, params};
 
 /// Threads of a workgroup, each with an input of its own.
 const GROUP: usize = THREADS as usize;
@@ -87,9 +85,9 @@ fn case() -> Case {
         }
     }
     Case {
-        kernel: plain(&SHADER),
+        kernel: plain(&SELFTEST),
         shape: String::new(),
-        params: bytemuck::bytes_of(&[PRIMITIVES.len() as u32 + 1, 0, 0, 0]).to_vec(),
+        params: bytemuck::bytes_of(&params::Selftest { primitives: PRIMITIVES.len() as u32 + 1 }).to_vec(),
         position: 0,
         groups: [GROUPS as u32, 1, 1],
         buffers: vec![inputs.concat(), vec![0; expected.len()]],
@@ -143,7 +141,7 @@ struct Cached {
 /// # Errors
 /// When the device fails.
 pub fn cached_failures(device: &mut Device) -> Result<Vec<String>, BackendError> {
-    let content = format!("{VERSION}{}", plain(&SHADER).source(device.arithmetic));
+    let content = format!("{VERSION}{}", plain(&SELFTEST).source(device.arithmetic));
     let path = disk::folder().map(|folder| folder.join(disk::file_name("selftest", &device.info, &content, "json")));
     let read = |path: &PathBuf| serde_json::from_slice::<Cached>(&std::fs::read(path).ok()?).ok();
     if let Some(known) = path.as_ref().and_then(read) {

@@ -3,8 +3,8 @@
 // needs: order, cache, heads, layout, values
 
 struct Params {
-  heads: u32,
-  kv_heads: u32,
+  heads: u32, // query heads
+  kv_heads: u32, // key and value heads; divides `heads`
   scale: f32, // log2(e) / sqrt(head_dim)
   items: u32, // of the output row
   blocks: u32, // HEAD_DIM / 32; no constant, so that compilers do not unroll: long code does not fit an instruction cache

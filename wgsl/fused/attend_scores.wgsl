@@ -3,8 +3,8 @@
 // needs: order, cache, heads
 
 struct Params {
-  heads: u32,
-  kv_heads: u32,
+  heads: u32, // query heads
+  kv_heads: u32, // key and value heads; divides `heads`
   context: u32, // scores per head, a multiple of 32
   scale: f32, // log2(e) / sqrt(head_dim)
 }
@@ -14,9 +14,10 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> scores: array<f32>; // [head][position]
 @group(0) @binding(5) var<storage, read_write> tops: array<u32>; // [head][tile], as keys
 
-override QUERIES: u32 = 8u; // heads per KV head * QUADS
+override THREADS: u32 = 256u;
 override GROUP: u32 = 1u; // heads per KV head
-override KEYS: u32 = 288u; // 32 * (QUADS + 1): rows are padded so that neighbours lie in other banks
+override QUERIES: u32 = GROUP * QUADS;
+override KEYS: u32 = 32u * (QUADS + 1u); // rows are padded so that neighbours lie in other banks
 var<workgroup> query4: array<vec4<f32>, QUERIES>;
 var<workgroup> keys4: array<vec4<f32>, KEYS>;
 var<workgroup> top_keys: array<atomic<u32>, GROUP>;

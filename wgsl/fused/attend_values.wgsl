@@ -3,10 +3,10 @@
 // needs: order, cache, heads, layout, values
 
 struct Params {
-  heads: u32,
-  kv_heads: u32,
+  heads: u32, // query heads
+  kv_heads: u32, // key and value heads; divides `heads`
   context: u32, // scores per head, a multiple of 32
-  scale: f32,
+  scale: f32, // log2(e) / sqrt(head_dim)
   items: u32, // of the output row
 }
 @group(0) @binding(1) var<uniform> params: Params;

@@ -1,6 +1,6 @@
 // out = silu(gate * q) * (up * q) with q = quantised(rms_norm(x)): the first half of the feed-forward network.
 // A workgroup takes the same rows of both matrices: its first loops are gate's, its last are up's.
-// needs: format, items, matvec, layout
+// needs: any format, items, matvec, layout
 
 const NORM = true;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>; // in the layout of items

@@ -1,5 +1,5 @@
 // out = matrix * quantised(rms_norm(x)): the output matrix, or any product behind a norm.
-// needs: format, items, matvec, layout
+// needs: any format, items, matvec, layout
 
 const NORM = true;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;

@@ -1,6 +1,6 @@
 // Queries, keys and values of one row: products behind a norm, RoPE on queries and keys, keys and values to the cache.
 // The matrix has the rows of q, then k, then v; any of them may be missing. Pairs of RoPE are neighbours.
-// needs: format, items, matvec, layout, cache
+// needs: any format, items, matvec, layout, cache
 
 const NORM = true;
 @group(0) @binding(6) var<storage, read_write> q: array<f32>;

@@ -1,5 +1,5 @@
 // out = out + matrix * quantised(x) (+ bias): the attention's output projection and the down projection.
-// needs: format, items, matvec, layout
+// needs: any format, items, matvec, layout
 
 const NORM = false;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>; // in the layout of items

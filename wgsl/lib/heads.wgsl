@@ -1,9 +1,8 @@
 // What the attention kernels share: scores of a head against a key, sums over a tile of 32 positions.
 // Head dimensions are multiples of 32 up to 256.
 
-override THREADS: u32 = 64u;
 override HEAD_DIM: u32 = 32u;
-override QUADS: u32 = 8u; // HEAD_DIM / 4
+override QUADS: u32 = HEAD_DIM / 4u;
 
 fn query(x: vec4<f32>) -> vec4<f32> {
   let f = flush4(x, ACTIVATION_FLOOR);

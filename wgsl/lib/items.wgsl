@@ -1,7 +1,7 @@
 // Half a chunk of 32 activations at a time: the first or the second four lanes of S8. Norms and quantisation of the fused
-// and tiled kernels. A kernel declares PRECISE and has `params.steps` and `params.inverse_steps`.
+// and tiled kernels. A kernel declares PRECISE and NORM_ITEMS, the halves of chunks in a row with a norm (or 1), and has
+// `params.steps` and `params.inverse_steps`.
 
-override NORM_ITEMS: u32 = 1u; // halves of chunks in a row with a norm, or 1
 var<workgroup> lanes: array<vec4<f32>, NORM_ITEMS>;
 var<workgroup> chunk_sums: array<f32, NORM_ITEMS>;
 var<workgroup> eight: array<f32, 8>;

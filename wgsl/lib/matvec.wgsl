@@ -6,20 +6,20 @@
 // format, the activations and the terms, is in matvec_block.wgsl or in matvec_float.wgsl.
 
 struct Params {
-  streams: vec4<u32>,
+  streams: vec4<u32>, // word offset of each stream in the shard
   rows: u32, // rows of the product
   first: u32, // the first of them in the weights
   second: u32, // gate_up: the first row of the second matrix; qkv: rows of q
   third: u32, // qkv: rows of k
-  eps: f32,
-  inverse_width: f32,
+  eps: f32, // of the norm
+  inverse_width: f32, // 1 / elements per row
   steps: f32, // activations: the integer of the largest magnitude
-  inverse_steps: f32,
+  inverse_steps: f32, // 1 / steps
   out_first: u32, // logits: where the first output is stored in a row
   out_width: u32, // logits: elements per row
-  head_dim: u32,
+  head_dim: u32, // elements per head
   pairs: u32, // rotated pairs per head
-  kv_width: u32,
+  kv_width: u32, // elements of a row of the cache
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> weights: array<u32>;
@@ -28,14 +28,14 @@ struct Params {
 @group(0) @binding(5) var<storage, read> norm4: array<vec4<f32>>; // likewise, flushed at the floor of weights
 
 override THREADS: u32 = 64u;
-override CHUNKS: u32 = 1u; // chunks of 32 in a row
-override SPAN: u32 = 1u; // chunks that share an activation scale: 1 or 8
+override CHUNKS: u32 = 8u; // chunks of 32 in a row
 override ACROSS: u32 = 1u; // rows that a workgroup takes side by side
 override LOOPS: u32 = 1u; // times DEPTH rows that a thread takes
 override DEPTH: u32 = 4u; // rows of a thread that are fetched together: 2 or 4
-// Lengths of the arrays.
-override SLOTS8: u32 = 32u; // 8 * rows of a workgroup
-override TERMS: u32 = 4u; // rows of a workgroup * CHUNKS where a block is a chunk, or 1
+override SLOTS: u32 = ACROSS * LOOPS * DEPTH; // rows of a workgroup
+override SLOTS8: u32 = 8u * SLOTS;
+override TERMS: u32 = select(1u, SLOTS * CHUNKS, SPAN == 1u);
+override NORM_ITEMS: u32 = select(1u, 2u * CHUNKS, NORM);
 var<workgroup> terms: array<f32, TERMS>;
 var<workgroup> lane_sums: array<f32, SLOTS8>;
 

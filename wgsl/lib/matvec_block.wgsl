@@ -1,12 +1,11 @@
 // The activations and terms of matvec.wgsl for formats of integers with scales: activations are integers, too.
 
-// Lengths of the arrays.
-override BLOCKS: u32 = 1u; // CHUNKS / SPAN
-override PLANES: u32 = 2u; // halves of chunks, twice that many with PRECISE
-override SUMS: u32 = 1u; // rows of a workgroup * BLOCKS where blocks span chunks, or 1
-override MINS: u32 = 1u; // the same where weights have minima, or 1
-override LOWS: u32 = 1u; // SUMS with PRECISE, or 1
-override LOW_MINS: u32 = 1u; // MINS with PRECISE, or 1
+override BLOCKS: u32 = CHUNKS / SPAN;
+override PLANES: u32 = select(2u, 4u, PRECISE) * CHUNKS; // halves of chunks of both planes
+override SUMS: u32 = select(1u, SLOTS * BLOCKS, SPAN > 1u);
+override MINS: u32 = select(1u, SUMS, HAS_MIN);
+override LOWS: u32 = select(1u, SUMS, PRECISE);
+override LOW_MINS: u32 = select(1u, MINS, PRECISE);
 
 var<workgroup> xq: array<vec4<u32>, PLANES>;
 var<workgroup> peaks: array<atomic<u32>, BLOCKS>;

@@ -2,7 +2,8 @@
 // A format declares `quad`, four weights.
 
 const PRECISE = false;
-override FLOATS: u32 = 8u; // 8 * CHUNKS: vec4 in a row
+const SPAN = 1u;
+override FLOATS: u32 = 8u * CHUNKS; // vec4 in a row
 var<workgroup> xs: array<vec4<f32>, FLOATS>; // [item][four]
 
 fn clear(thread: u32) {}

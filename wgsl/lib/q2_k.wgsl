@@ -2,6 +2,8 @@
 
 const HAS_MIN = true;
 const OFFSET = 0;
+const SPAN = 8u; // chunks of a block, which share a scale of activations
+const HALVES = true; // whether the halves of a chunk have integer scales of their own
 
 fn scales(block: u32) -> vec2<f32> {
   let dm = weight_u32(2u, block);

@@ -2,6 +2,8 @@
 
 const HAS_MIN = false;
 const OFFSET = 0;
+const SPAN = 1u; // chunks of a block, which share a scale of activations
+const HALVES = false; // whether the halves of a chunk have integer scales of their own
 
 fn scales(block: u32) -> vec2<f32> { return vec2(f16_to_f32(weight_u16(1u, block)), 0.0); }
 

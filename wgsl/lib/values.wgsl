@@ -1,14 +1,15 @@
 // The values of a single row's attention: weighted and added up in S8, for PART dimensions of a head, TILES tiles of 32
-// positions at a time. A workgroup has TILES * PART threads. A kernel declares `v4`, the values, and `out`, in the layout of
+// positions at a time. A kernel declares `v4`, the values, and `out`, in the layout of
 // items. `eights` is a row of the cache in vec4, and `at` a place in it.
 
 override TILES: u32 = 8u; // a multiple of 8
-override PART: u32 = 32u; // a multiple of 8
-override POSITIONS: u32 = 256u; // 32 * TILES
-override INNER: u32 = 512u; // 2 * TILES * PART
-override INNER_WEIGHTS: u32 = 64u; // 8 * TILES
-override TERMS: u32 = 256u; // TILES * PART
-override OUTER: u32 = 256u; // 8 * PART
+override PART: u32 = 16u; // a multiple of 8
+override THREADS: u32 = TILES * PART;
+override POSITIONS: u32 = 32u * TILES;
+override INNER: u32 = 2u * TILES * PART;
+override INNER_WEIGHTS: u32 = 8u * TILES;
+override TERMS: u32 = TILES * PART;
+override OUTER: u32 = 8u * PART;
 var<workgroup> weights: array<f32, POSITIONS>; // softmax weights
 var<workgroup> top_key: atomic<u32>; // the largest score
 var<workgroup> inner4: array<vec4<f32>, INNER>; // lanes of S8 inside a tile: [tile][lane][quad of dimensions]

@@ -4,8 +4,8 @@
 // needs: order, cache, heads, lanes
 
 struct Params {
-  heads: u32,
-  kv_heads: u32,
+  heads: u32, // query heads
+  kv_heads: u32, // key and value heads; divides `heads`
   scale: f32, // log2(e) / sqrt(head_dim)
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -14,7 +14,8 @@ struct Params {
 @group(0) @binding(4) var<storage, read> v4: array<vec4<u32>>;
 @group(0) @binding(5) var<storage, read_write> out4: array<vec4<f32>>;
 
-override TILE: u32 = 288u; // 32 * (QUADS + 1): rows are padded so that neighbours lie in other banks
+override THREADS: u32 = 128u; // always 128
+override TILE: u32 = 32u * (QUADS + 1u); // rows are padded so that neighbours lie in other banks
 var<workgroup> queries: array<vec4<f32>, TILE>;
 var<workgroup> tile: array<vec4<f32>, TILE>; // keys, then values
 var<workgroup> weights: array<f32, 1056>; // [row][position], padded

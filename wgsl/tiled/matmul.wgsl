@@ -1,19 +1,17 @@
 // The matrix product for many activation rows: tiles of 64 rows and 16 * DEEP weight rows in workgroup memory.
 // A thread makes 4 activation rows times DEEP weight rows. Blocks are taken lane by lane of S8, and the lanes in the
 // order 0 4 2 6 1 5 3 7, so that the tree of their sums needs three pending values and no more.
-// needs: format, product, dots, lanes
+// needs: block format, product, dots, lanes
 
 override THREADS: u32 = 256u; // always 256
 override DEEP: u32 = 4u; // weight rows of a thread: 4 or 8
-override SPAN: u32 = 1u; // chunks that share an activation scale: 1 or 8
-override HALVES: bool = false; // whether the halves of a chunk have integer scales of their own
-// Lengths of the arrays, each for two tiles: one is read while the next is stored.
-override WEIGHTS: u32 = 512u; // 2 * 2 * 2 * 16 * DEEP
-override SCALES: u32 = 256u; // 2 * 2 * 16 * DEEP
-override SUB_SCALES: u32 = 1u; // the same where blocks span chunks, or 1
-override LOWS: u32 = 1u; // 512 with PRECISE, or 1
-override SUMS: u32 = 128u; // where weights have minima, or 1
 const TOKENS = 64u;
+// Lengths of the arrays, each for two tiles: one is read while the next is stored.
+override WEIGHTS: u32 = 2u * 2u * 2u * 16u * DEEP;
+override SCALES: u32 = 2u * 2u * 16u * DEEP;
+override SUB_SCALES: u32 = select(1u, SCALES, SPAN > 1u);
+override LOWS: u32 = select(1u, 512u, PRECISE);
+override SUMS: u32 = select(1u, 128u, HAS_MIN);
 
 var<workgroup> w_tile: array<vec4<u32>, WEIGHTS>; // [tile][chunk][half][row]
 var<workgroup> x_tile: array<vec4<u32>, 512>; // [tile][chunk][half][token]

@@ -1,12 +1,10 @@
-enable f16;
-enable wgpu_cooperative_matrix;
 // The matrix product for many activation rows on the device's matrix units, for formats whose blocks span chunks: tiles of 64
 // activation rows and 128 weight rows. Both operands were made halves before (wgsl/tiled/quantize.wgsl and unpack.wgsl). The
 // units multiply halves and add floats; all numbers are integers that both hold exactly, so no order of theirs can change a
 // bit. Weights come multiplied with their integer scales. Where a sum over a whole block may have more than 24 bits there are
 // two that are added once: over the halves of the block (TWICE), or over the scales' high and low four bits (PLANES = 2), one
 // after the other. Blocks are taken in the order of wgsl/tiled/matmul.wgsl. Subgroups have 32 threads.
-// needs: lanes
+// needs: matrix units, lanes
 
 struct Params {
   blocks: u32, // of 256 columns in a row

@@ -4,10 +4,10 @@
 
 struct Params {
   stride: u32, // words per row of the result
-  eps: f32,
-  inverse_width: f32,
-  steps: f32,
-  inverse_steps: f32,
+  eps: f32, // of the norm
+  inverse_width: f32, // 1 / elements per row
+  steps: f32, // the integer that the largest magnitude of a block becomes
+  inverse_steps: f32, // 1 / steps
   places: u32, // rows that `halves` has place for
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -24,11 +24,12 @@ override RESIDUAL: bool = false;
 override NORM: bool = false;
 override GATE: bool = false;
 override HALVES: bool = false;
-override SUMS: u32 = 1u; // 2 * CHUNKS with HALVES, or 1
 override THREADS: u32 = 64u;
-override CHUNKS: u32 = 1u; // chunks of 32 in a row
+override CHUNKS: u32 = 8u; // chunks of 32 in a row
 override SPAN: u32 = 1u; // chunks that share a scale: 1 or 8
-override BLOCKS: u32 = 1u; // CHUNKS / SPAN
+override BLOCKS: u32 = CHUNKS / SPAN;
+override SUMS: u32 = select(1u, 2u * CHUNKS, HALVES);
+override NORM_ITEMS: u32 = select(1u, 2u * CHUNKS, NORM);
 var<workgroup> peaks: array<atomic<u32>, BLOCKS>;
 var<workgroup> sums: array<i32, SUMS>; // of items
 

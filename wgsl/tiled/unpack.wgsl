@@ -1,11 +1,11 @@
-// Weights of a matrix in blocks of 256 as halves, for the matrix units: integers times their integer scales. A thread makes 8
+// Weights of a matrix in blocks of 256 (SPAN = 8) as halves, for the matrix units: integers times their integer scales. A thread makes 8
 // weights; neighbours store what lies together.
-// needs: format, halves
+// needs: block format, halves
 
 struct Params {
-  streams: vec4<u32>,
+  streams: vec4<u32>, // word offset of each stream in the shard
   first: u32, // row of the weights
-  rows: u32,
+  rows: u32, // to unpack
   places: u32, // rows that the result has place for
   chunks: u32, // in a row
 }
@@ -17,7 +17,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> out4: array<vec4<u32>>;
 
 override PLANES: u32 = 1u;
-const SPAN = 8u; // chunks of a block
 
 fn store_float(at: u32, f: f32) { out4[at / 4u][at % 4u] = bitcast<u32>(f); }
 

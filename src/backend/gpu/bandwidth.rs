@@ -6,10 +6,8 @@ use super::device::{Device, STATE_BYTES, is_software};
 use super::lower::{Dispatch, Grid, dispatch};
 use super::pipelines::Kernel;
 use crate::backend::BackendError;
-use crate::ops::{Shader, THREADS};
-
-/// The reading loop. It is no op of any plan, but held to the same rules (`validate`).
-pub static SHADER: Shader = Shader { name: "bandwidth", wgsl: include_str!("../../../wgsl/bandwidth.wgsl") };
+use crate::ops::THREADS;
+use crate::shaders::{BANDWIDTH, params};
 
 /// Bytes to read, unless the device allows only less: more than caches hold.
 const BYTES: u64 = 1 << 30;
@@ -23,15 +21,6 @@ const GROUPS: u32 = 8192;
 const WARM_UP: Duration = Duration::from_secs(1);
 /// A run is long enough that the round trip to the device does not show, and too short for a watchdog.
 const RUN: Duration = Duration::from_millis(30);
-
-/// What the shader reads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    threads: u32,
-    pad: [u32; 2],
-}
 
 /// Bytes per second that a plain loop reads from a buffer of up to a gibibyte, whatever the device can bind: the best of
 /// five runs.
@@ -49,11 +38,11 @@ pub fn read_bandwidth(device: &mut Device) -> Result<f64, BackendError> {
             result => break result?,
         }
     };
-    let params = Params { count: (bytes / 16) as u32, threads: GROUPS * THREADS, pad: [0; 2] };
+    let params = params::Bandwidth { count: (bytes / 16) as u32, threads: GROUPS * THREADS };
     let state = device.upload("state", &[0; STATE_BYTES as usize])?;
     let out = device.storage("out", 16)?;
     let grid = Grid::Fixed([GROUPS, 1]);
-    let read = dispatch(device, Kernel::new(&SHADER), &state, bytemuck::bytes_of(&params), grid, &[&data, &out])?;
+    let read = dispatch(device, Kernel::new(&BANDWIDTH), &state, bytemuck::bytes_of(&params), grid, &[&data, &out])?;
 
     let start = Instant::now();
     let mut count = 1;

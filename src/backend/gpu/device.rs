@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::disk::KernelCache;
 use super::pipelines::{Kernel, Pipeline, Pipelines};
 use crate::backend::BackendError;
-use crate::ops::Arithmetic;
+use crate::shaders::Arithmetic;
+use crate::shaders::params::State;
 
 /// Bytes of a state, what every kernel reads first (`State` in `wgsl/lib/numerics.wgsl`).
-pub const STATE_BYTES: u64 = 32;
+pub const STATE_BYTES: u64 = size_of::<State>() as u64;
 
 /// What is used where an adapter has it.
 const FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::PIPELINE_CACHE);
@@ -72,11 +73,19 @@ impl Api {
 /// What kernels are made of on an adapter. Native arithmetic is for the compilers that were seen to keep its bits, which is
 /// NVIDIA's own; `SAMEBITS_ARITHMETIC` overrules that.
 fn arithmetic(info: &wgpu::AdapterInfo) -> Result<Arithmetic, BackendError> {
+    let nvidia = info.backend == wgpu::Backend::Vulkan && info.driver == "NVIDIA";
+    Ok(forced_arithmetic()?.unwrap_or(if nvidia { Arithmetic::Native } else { Arithmetic::Portable }))
+}
+
+/// What `SAMEBITS_ARITHMETIC` asks for.
+///
+/// # Errors
+/// If there is no such arithmetic.
+pub fn forced_arithmetic() -> Result<Option<Arithmetic>, BackendError> {
     match std::env::var_os("SAMEBITS_ARITHMETIC").unwrap_or_default().to_string_lossy().as_ref() {
-        "portable" => Ok(Arithmetic::Portable),
-        "native" => Ok(Arithmetic::Native),
-        "" if info.backend == wgpu::Backend::Vulkan && info.driver == "NVIDIA" => Ok(Arithmetic::Native),
-        "" => Ok(Arithmetic::Portable),
+        "portable" => Ok(Some(Arithmetic::Portable)),
+        "native" => Ok(Some(Arithmetic::Native)),
+        "" => Ok(None),
         other => Err(BackendError::Arithmetic { wanted: other.to_owned() }),
     }
 }
@@ -268,8 +277,11 @@ impl Device {
 
     /// A uniform buffer with these contents.
     pub fn uniform(&self, name: &str, bytes: &[u8]) -> Result<wgpu::Buffer, BackendError> {
-        let buffer =
-            self.buffer(name, bytes.len() as u64, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST)?;
+        let buffer = self.buffer(
+            name,
+            bytes.len().next_multiple_of(16) as u64,
+            wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+        )?;
         self.write(&buffer, bytes);
         Ok(buffer)
     }

@@ -4,9 +4,8 @@
 //! norm, quantisation, gate/up and activation; down projection and residual. Rows between them lie in the *layout of
 //! items* (`wgsl/lib/layout.wgsl`).
 
-use bytemuck::{Pod, Zeroable, bytes_of};
+use bytemuck::bytes_of;
 
-use super::attend::{ATTEND, ATTEND_SCORES, ATTEND_VALUES};
 use super::device::Device;
 use super::layer::{Layer, Layers, Norm, Product};
 use super::lower::{Dispatch, Grid, Resources, dispatch, shards, vector};
@@ -15,44 +14,11 @@ use super::shape::Shape;
 use super::weights::Shard;
 use crate::backend::BackendError;
 use crate::numerics::{Precision, WEIGHT_FLOOR, flush};
-use crate::ops::{self, Shader};
+use crate::ops;
 use crate::plan::{CacheId, Op, Plan, Step, StepName, WeightId};
 use crate::quant::{CHUNK, Format};
-
-macro_rules! fused {
-    ($id:ident, $name:literal) => {
-        static $id: Shader =
-            Shader { name: $name, wgsl: include_str!(concat!("../../../wgsl/fused/", $name, ".wgsl")) };
-    };
-}
-fused!(QKV, "qkv");
-fused!(RESIDUAL, "residual");
-fused!(GATE_UP, "gate_up");
-fused!(LOGITS, "logits");
-
-/// Every fused kernel.
-pub static FUSED: &[&Shader] = &[&QKV, &ATTEND, &ATTEND_SCORES, &ATTEND_VALUES, &RESIDUAL, &GATE_UP, &LOGITS];
-
-/// The parameters of all kernels made of `wgsl/lib/matvec.wgsl`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-struct Params {
-    streams: [u32; 4],
-    rows: u32,
-    first: u32,
-    second: u32,
-    third: u32,
-    eps: f32,
-    inverse_width: f32,
-    steps: f32,
-    inverse_steps: f32,
-    out_first: u32,
-    out_width: u32,
-    head_dim: u32,
-    pairs: u32,
-    kv_width: u32,
-    pad: [u32; 3],
-}
+use crate::shaders::params::Matvec as Params;
+use crate::shaders::{GATE_UP, LOGITS, QKV, RESIDUAL};
 
 /// What a stage leaves behind, as the step of the plan whose output it is.
 pub(super) struct Output {
@@ -442,14 +408,14 @@ impl<'a> Fusing<'a> {
 
     /// The largest logit's index becomes the next id.
     fn choice(&mut self) -> Result<Dispatch, BackendError> {
-        let p = ops::argmax::Params { width: self.plan.vocabulary() as u32, pad: [0; 3] };
+        let p = ops::argmax::Params { width: self.plan.vocabulary() as u32 };
         let kernel = Kernel::new(&ops::argmax::SHADER).with("THREADS", self.choosing_threads());
         dispatch(self.device, kernel, self.states, bytes_of(&p), Grid::Fixed([1, 1]), &[self.logits, self.ids])
     }
 
     /// The next id is drawn by `options` and that of `draws` which has its place.
     pub fn draw(&mut self, options: &wgpu::Buffer, draws: &wgpu::Buffer) -> Result<Dispatch, BackendError> {
-        let p = ops::draw::Params { width: self.plan.vocabulary() as u32, pad: [0; 3] };
+        let p = ops::draw::Params { width: self.plan.vocabulary() as u32 };
         let kernel = Kernel::new(&ops::draw::SHADER).with("THREADS", self.choosing_threads());
         let buffers = [self.logits, self.ids, options, draws];
         dispatch(self.device, kernel, self.states, bytes_of(&p), Grid::Fixed([1, 1]), &buffers)

@@ -248,7 +248,6 @@ impl Lowering<'_> {
                         streams: shard.streams,
                         out_row0: u32::from(out == plan.logits),
                         first: shard.first as u32,
-                        pad: [0; 2],
                     };
                     let kernel = Kernel::new(&ops::matmul::SHADER).format(w.format).precise(precise);
                     let bias = bias.map_or(&r.none, |b| vector(r, b));
@@ -273,7 +272,7 @@ impl Lowering<'_> {
                 one(device, plain(&ops::rope::SHADER), bytes_of(&p), groups, &[&r.angles[angles.0], buffer(x)])?;
             }
             Op::KvStore { k, v, cache } => {
-                let p = ops::kv_store::Params { width: plan.caches[cache.0].width() as u32, pad: [0; 3] };
+                let p = ops::kv_store::Params { width: plan.caches[cache.0].width() as u32 };
                 let [k_cache, v_cache] = &r.caches[cache.0];
                 let buffers = [buffer(k), buffer(v), k_cache, v_cache];
                 one(device, plain(&ops::kv_store::SHADER), bytes_of(&p), ops::kv_store::workgroups(&p, 1), &buffers)?;
@@ -291,12 +290,12 @@ impl Lowering<'_> {
                 }
             }
             Op::SiluMul { a, b, out } => {
-                let p = ops::silu_mul::Params { width: width(out) as u32, pad: [0; 3] };
+                let p = ops::silu_mul::Params { width: width(out) as u32 };
                 let buffers = [buffer(a), buffer(b), buffer(out)];
                 one(device, plain(&ops::silu_mul::SHADER), bytes_of(&p), ops::silu_mul::workgroups(&p, 1), &buffers)?;
             }
             Op::Add { x, b } => {
-                let p = ops::add::Params { width: width(x) as u32, pad: [0; 3] };
+                let p = ops::add::Params { width: width(x) as u32 };
                 let groups = ops::add::workgroups(&p, 1);
                 one(device, plain(&ops::add::SHADER), bytes_of(&p), groups, &[buffer(x), buffer(b)])?;
             }

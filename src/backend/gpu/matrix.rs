@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use bytemuck::{Pod, Zeroable, bytes_of};
+use bytemuck::bytes_of;
 
 use super::device::Device;
 use super::lower::{Dispatch, Grid, dispatch};
@@ -13,14 +13,10 @@ use super::pipelines::Kernel;
 use super::tiled::{MIN_ROWS, Quantize};
 use crate::backend::{BackendError, Sizes};
 use crate::numerics::Precision;
-use crate::ops::{Shader, matmul};
+use crate::ops::matmul;
 use crate::plan::{BufferId, Op, Plan};
 use crate::quant::{CHUNK, Decode, Format, Levels};
-
-pub(super) static UNPACK: Shader =
-    Shader { name: "tiled_unpack", wgsl: include_str!("../../../wgsl/tiled/unpack.wgsl") };
-pub(super) static MATRIX: Shader =
-    Shader { name: "tiled_matrix", wgsl: include_str!("../../../wgsl/tiled/matrix.wgsl") };
+use crate::shaders::{TILED_MATRIX, TILED_UNPACK, params};
 
 /// Rows of a tile: of activations, and of weights.
 const TOKENS: usize = 64;
@@ -28,10 +24,6 @@ const ROWS: usize = 128;
 
 /// Chunks of a block.
 const SPAN: usize = 8;
-
-/// Bytes of workgroup memory, and threads, of the product's kernel.
-const MEMORY: u32 = 8 * (1280 + 2560) + 16 * 1024 + 4 * (64 + 128 + 128);
-const THREADS: u32 = 512;
 
 /// Bytes of a part of a matrix: much of it stays in a large GPU's cache until it is multiplied.
 const PART: usize = 64 << 20;
@@ -110,8 +102,7 @@ impl Halves {
         let none = device.storage("no halves", 16)?;
         let mut all = Self { activations: HashMap::new(), weights: None, places, none };
         let limits = &device.limits;
-        let enough = limits.max_compute_workgroup_storage_size >= MEMORY
-            && limits.max_compute_invocations_per_workgroup >= THREADS;
+        let enough = Kernel::new(&TILED_MATRIX).fits(limits);
         if !device.matrix_units || !enough || plan.precision == Precision::Precise || sizes.batch < MIN_ROWS {
             return Ok(all);
         }
@@ -167,19 +158,20 @@ impl Halves {
         }
         let (chunks, part) = (p.cols / CHUNK as u32, part as u32);
         let yes = |b: bool| u32::from(b);
-        let unpack = Kernel::new(&UNPACK).format(format).with("PLANES", units.planes as u32);
-        let matrix = Kernel::new(&MATRIX)
+        let unpack = Kernel::new(&TILED_UNPACK).format(format).with("PLANES", units.planes as u32);
+        let matrix = Kernel::new(&TILED_MATRIX)
             .with("PLANES", units.planes as u32)
             .with("TWICE", yes(units.twice))
             .with("HAS_MIN", yes(units.has_min));
         let mut all = Vec::new();
         for first in (0..p.rows).step_by(part as usize) {
             let rows = part.min(p.rows - first);
-            let unpacked = UnpackParams { streams: p.streams, first: p.first + first, rows, places: part, chunks };
+            let unpacked =
+                params::TiledUnpack { streams: p.streams, first: p.first + first, rows, places: part, chunks };
             let grid = Grid::Fixed([chunks.div_ceil(8), rows.div_ceil(8)]);
             let buffers = [shard, shard, halves];
             all.push(dispatch(device, unpack.clone(), state, bytes_of(&unpacked), grid, &buffers)?);
-            let multiplied = MatrixParams {
+            let multiplied = params::TiledMatrix {
                 blocks: p.blocks,
                 rows,
                 places: part,
@@ -197,31 +189,6 @@ impl Halves {
     }
 }
 
-/// The twin of `Params` in `wgsl/tiled/unpack.wgsl`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct UnpackParams {
-    streams: [u32; 4],
-    first: u32,
-    rows: u32,
-    places: u32,
-    chunks: u32,
-}
-
-/// The twin of `Params` in `wgsl/tiled/matrix.wgsl`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct MatrixParams {
-    blocks: u32,
-    rows: u32,
-    places: u32,
-    x_places: u32,
-    row_base: u32,
-    out_width: u32,
-    has_bias: u32,
-    out_row0: u32,
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -231,10 +198,11 @@ mod tests {
     use super::*;
     use crate::backend::gpu::device::Choice;
     use crate::backend::gpu::weights::split;
-    use crate::backend::gpu::{State, lower::ready, tiled};
+    use crate::backend::gpu::{State, lower::ready};
     use crate::numerics::{WEIGHT_FLOOR, flush};
     use crate::ops::quantize_activations;
     use crate::quant::FORMATS;
+    use crate::shaders::TILED_QUANTIZE;
 
     /// Runs a kernel and gives the words of its last buffer.
     fn run(device: &mut Device, kernel: Kernel, params: &[u8], groups: [u32; 2], buffers: &[&[u8]]) -> Vec<u32> {
@@ -259,13 +227,14 @@ mod tests {
     fn activations(device: &mut Device, x: &[f32], tokens: usize, places: usize) -> (Vec<u32>, Vec<u32>) {
         let cols = x.len() / tokens;
         let (chunks, stride) = (cols / CHUNK, quantize_activations::stride(cols, 256, Precision::Fast));
-        let kernel = Kernel::new(&tiled::QUANTIZE)
-            .with("CHUNKS", chunks as u32)
-            .with("SPAN", 8)
-            .with("BLOCKS", (chunks / SPAN) as u32)
-            .with("SUMS", 2 * chunks as u32);
-        let (steps, inverse) = (Precision::Fast.steps().to_bits(), Precision::Fast.inverse_steps().to_bits());
-        let p = [stride as u32, 0, 0, steps, inverse, places as u32, 0, 0];
+        let kernel = Kernel::new(&TILED_QUANTIZE).with("CHUNKS", chunks as u32).with("SPAN", 8);
+        let p = params::TiledQuantize {
+            stride: stride as u32,
+            steps: Precision::Fast.steps(),
+            inverse_steps: Precision::Fast.inverse_steps(),
+            places: places as u32,
+            ..Default::default()
+        };
         let x: &[u8] = bytemuck::cast_slice(x);
         let (none, out) = ([0; 16], vec![0; 4 * tokens * stride]);
         let grid = [1, tokens as u32];
@@ -298,8 +267,14 @@ mod tests {
             }
             let (mut stored, streams) = split(format, &raw);
             stored.resize(stored.len().next_multiple_of(16), 0);
-            let p = UnpackParams { streams, first: 0, rows: rows as u32, places: places as u32, chunks: chunks as u32 };
-            let kernel = Kernel::new(&UNPACK).format(format).with("PLANES", units.planes as u32);
+            let p = params::TiledUnpack {
+                streams,
+                first: 0,
+                rows: rows as u32,
+                places: places as u32,
+                chunks: chunks as u32,
+            };
+            let kernel = Kernel::new(&TILED_UNPACK).format(format).with("PLANES", units.planes as u32);
             let out = vec![0; 4 * units.weight_words(places, chunks)];
             let groups = [chunks.div_ceil(8) as u32, rows.div_ceil(8) as u32];
             let w = run(&mut device, kernel, bytes_of(&p), groups, &[&stored, &stored, &out]);

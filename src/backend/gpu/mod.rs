@@ -17,11 +17,9 @@ mod timing;
 pub mod weights;
 
 pub use bandwidth::read_bandwidth;
-pub use device::{Api, Choice, Device, adapters, api_name, choose, is_software};
-pub use fused::FUSED;
+pub use device::{Api, Choice, Device, adapters, api_name, choose, forced_arithmetic, is_software};
 pub use layer::unfused_because;
 pub use pipelines::{Kernel, Pipeline};
-pub use tiled::TILED;
 pub use timing::KernelTime;
 
 use std::collections::{HashMap, VecDeque};
@@ -38,20 +36,7 @@ use super::{
 use crate::model::Model;
 use crate::ops;
 use crate::plan::{BufferId, BufferKind, Op, Plan, Step};
-
-/// What every kernel reads first; the twin of `State` in `wgsl/lib/numerics.wgsl`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-struct State {
-    zero: u32,
-    position: u32,
-    row0: u32,
-    rows: u32,
-    ids: u32,
-    next: u32,
-    slot: u32,
-    pad: u32,
-}
+use crate::shaders::params::State;
 
 /// Steps of a batch that are submitted together: a part stays far below the time after which a system kills a GPU's work.
 const PART: usize = 24;

@@ -10,8 +10,8 @@ use wgpu::naga;
 
 use super::disk::KernelCache;
 use crate::backend::BackendError;
-use crate::ops::{Arithmetic, Shader};
 use crate::quant::Format;
+use crate::shaders::{self, Arithmetic, Shader, Weights};
 
 /// A kernel: a shader with its variant.
 #[derive(Clone, Debug)]
@@ -62,9 +62,29 @@ impl Kernel {
         name
     }
 
+    fn weights(&self) -> Option<&'static Weights> {
+        self.format.and_then(|f| shaders::weights(f.name))
+    }
+
+    /// What a device with these limits lacks for it; `None` where it has the threads and the workgroup memory.
+    pub fn lacks(&self, limits: &wgpu::Limits) -> Option<String> {
+        let facts = self.shader.facts(self.weights())?;
+        let needs = [
+            (facts.workgroup_memory(&self.constants), limits.max_compute_workgroup_storage_size, "bytes of workgroup memory"),
+            (facts.threads(&self.constants), limits.max_compute_invocations_per_workgroup, "threads in a workgroup"),
+        ];
+        let (needed, has, what) = needs.into_iter().find(|(needed, has, _)| needed > has)?;
+        Some(format!("{} needs {needed} {what}, the device has {has}", self.shader.name))
+    }
+
+    /// Whether a device with these limits lacks nothing for it.
+    pub fn fits(&self, limits: &wgpu::Limits) -> bool {
+        self.lacks(limits).is_none()
+    }
+
     /// The whole WGSL module.
     pub fn source(&self, arithmetic: Arithmetic) -> String {
-        let source = self.shader.source(self.format.map(|f| f.wgsl), arithmetic);
+        let source = self.shader.source(self.weights(), arithmetic);
         #[cfg(feature = "faults")]
         let source = crate::ops::faults::plant(&source);
         source
@@ -268,7 +288,7 @@ mod tests {
     use crate::ops;
 
     static TOO_LARGE: Shader =
-        Shader { name: "too_large", wgsl: "@compute @workgroup_size(65536) fn main() { _ = 1; }" };
+        Shader { name: "too_large", file: "", wgsl: "@compute @workgroup_size(65536) fn main() { _ = 1; }" };
 
     /// Errors of kernels that are compiled at the same time are those kernels' own, whenever they are asked for.
     #[test]

@@ -2,21 +2,12 @@
 //! memory, quantisation together with the steps before it.
 
 use super::device::Device;
-use super::matrix;
 use super::pipelines::Kernel;
 use crate::numerics::Precision;
-use crate::ops::{self, Shader};
+use crate::ops;
 use crate::plan::{BufferId, BufferKind, CacheSpec, Op, Plan, WeightId};
 use crate::quant::{CHUNK, Decode, Format};
-
-static MATMUL: Shader = Shader { name: "tiled_matmul", wgsl: include_str!("../../../wgsl/tiled/matmul.wgsl") };
-static ATTENTION: Shader = Shader { name: "tiled_attention", wgsl: include_str!("../../../wgsl/tiled/attention.wgsl") };
-static FLOATS: Shader = Shader { name: "tiled_floats", wgsl: include_str!("../../../wgsl/tiled/floats.wgsl") };
-pub(super) static QUANTIZE: Shader =
-    Shader { name: "tiled_quantize", wgsl: include_str!("../../../wgsl/tiled/quantize.wgsl") };
-
-/// Every tiled kernel.
-pub static TILED: &[&Shader] = &[&MATMUL, &FLOATS, &ATTENTION, &QUANTIZE, &matrix::UNPACK, &matrix::MATRIX];
+use crate::shaders::{TILED_ATTENTION, TILED_FLOATS, TILED_MATMUL, TILED_QUANTIZE, params};
 
 /// Rows from which on a batch is computed in tiles.
 pub(super) const MIN_ROWS: usize = 16;
@@ -30,69 +21,34 @@ pub(super) const ATTENTION_ROWS: u32 = 32;
 /// The kernel of a matrix product, and how many weight rows a workgroup takes; `None` where the format is plain numbers or
 /// the device has too little workgroup memory.
 pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, precise: bool) -> Option<(Kernel, u32)> {
-    let Decode::Block { activation, sub_block, has_min, .. } = format.decode else { return None };
-    let span = (activation / CHUNK) as u32;
-    let lows = if precise { 512 } else { 1 };
-    let sums = if has_min { 128 } else { 1 };
-    let sub_scales = |width| if span > 1 { 4 * width } else { 1 };
-    let limits = &device.limits;
-    let fits = |deep: &u32| {
-        let width = 16 * deep;
-        let bytes = 16 * (8 * width + 512 + lows + 64 + 2 * sums) + 8 * (4 * width + sub_scales(width));
-        bytes <= limits.max_compute_workgroup_storage_size && limits.max_compute_invocations_per_workgroup >= 256
-    };
+    let Decode::Block { activation, sub_block, .. } = format.decode else { return None };
     // Large tiles pay where a block's float work is rare, and leave a large GPU idle where a matrix is small. Many devices have
     // memory for small ones only.
-    let large = span > 1 && sub_block == CHUNK && rows >= 1024;
-    let deep = [8, 4].into_iter().filter(|deep| large || *deep == 4).find(fits)?;
-    let width = 16 * deep;
-    let sub_scales = sub_scales(width);
-    let kernel = Kernel::new(&MATMUL)
-        .format(format)
-        .precise(precise)
-        .with("DEEP", deep)
-        .with("SPAN", span)
-        .with("HALVES", u32::from(sub_block < CHUNK))
-        .with("WEIGHTS", 8 * width)
-        .with("SCALES", 4 * width)
-        .with("SUB_SCALES", sub_scales)
-        .with("LOWS", lows)
-        .with("SUMS", sums);
-    Some((kernel, width))
+    let large = activation > CHUNK && sub_block == CHUNK && rows >= 1024;
+    let kernel = |deep| Kernel::new(&TILED_MATMUL).format(format).precise(precise).with("DEEP", deep);
+    let fits = |deep: &u32| (large || *deep == 4) && kernel(*deep).fits(&device.limits);
+    let deep = [8, 4].into_iter().find(fits)?;
+    Some((kernel(deep), 16 * deep))
 }
 
 /// The kernel of a product with rows of `cols` plain numbers, and how many weight rows a workgroup takes; `None` where rows are
 /// not whole chunks or the device has too little workgroup memory.
 pub(super) fn floats(device: &Device, format: &'static Format, cols: usize) -> Option<(Kernel, u32)> {
-    let limits = &device.limits;
-    if format.activation_block().is_some()
-        || !cols.is_multiple_of(CHUNK)
-        || 16 * 2 * 544 > limits.max_compute_workgroup_storage_size
-        || limits.max_compute_invocations_per_workgroup < 256
-    {
-        return None;
-    }
-    Some((Kernel::new(&FLOATS).format(format), 64))
+    let kernel = Kernel::new(&TILED_FLOATS).format(format);
+    let takes = format.activation_block().is_none() && cols.is_multiple_of(CHUNK) && kernel.fits(&device.limits);
+    takes.then_some((kernel, 64))
 }
 
 /// The kernel of attention and its parameters; `None` for sizes of heads that it does not take.
-pub(super) fn attention(device: &Device, plan: &Plan, op: &Op) -> Option<(Kernel, [u32; 4])> {
+pub(super) fn attention(device: &Device, plan: &Plan, op: &Op) -> Option<(Kernel, params::TiledAttention)> {
     let Op::Attention { heads, cache, .. } = *op else { return None };
     let CacheSpec { kv_heads, head_dim } = plan.caches[cache.0];
-    let quads = (head_dim / 4) as u32;
-    let tile = 32 * (quads + 1);
-    let bytes = 16 * 2 * tile + 4 * (1056 + 64);
-    let limits = &device.limits;
-    if !head_dim.is_multiple_of(32) || head_dim > 128 || bytes > limits.max_compute_workgroup_storage_size {
+    let kernel = Kernel::new(&TILED_ATTENTION).with("HEAD_DIM", head_dim as u32);
+    if !head_dim.is_multiple_of(32) || head_dim > 128 || !kernel.fits(&device.limits) {
         return None;
     }
-    let kernel = Kernel::new(&ATTENTION)
-        .with("THREADS", 128)
-        .with("HEAD_DIM", head_dim as u32)
-        .with("QUADS", quads)
-        .with("TILE", tile);
     let scale = ops::attention::Params::new(heads, kv_heads, head_dim, 0).scale;
-    Some((kernel, [heads as u32, kv_heads as u32, scale.to_bits(), 0]))
+    Some((kernel, params::TiledAttention { heads: heads as u32, kv_heads: kv_heads as u32, scale }))
 }
 
 /// Steps that a kernel takes together before many rows are quantised.
@@ -155,28 +111,23 @@ impl Quantize {
 
     /// Whether the device has enough workgroup memory to store halves of rows of so many chunks, whatever comes before.
     pub fn fits(device: &Device, chunks: usize) -> bool {
-        let chunks = chunks as u32;
-        Self::memory(2 * chunks, chunks, 2 * chunks) <= device.limits.max_compute_workgroup_storage_size
-    }
-
-    /// Bytes of workgroup memory.
-    fn memory(norm_items: u32, blocks: u32, sums: u32) -> u32 {
-        20 * norm_items + 4 * blocks + 4 * sums + 32
+        let kernel = Kernel::new(&TILED_QUANTIZE).with("CHUNKS", chunks as u32).with("NORM", 1).with("HALVES", 1);
+        kernel.fits(&device.limits)
     }
 
     /// The kernel and its parameters; `None` where the device has too little workgroup memory. `halves`: for so many rows,
     /// halves are stored, too.
-    pub fn kernel(&self, device: &Device, plan: &Plan, halves: Option<usize>) -> Option<(Kernel, [u32; 8])> {
+    pub fn kernel(
+        &self,
+        device: &Device,
+        plan: &Plan,
+        halves: Option<usize>,
+    ) -> Option<(Kernel, params::TiledQuantize)> {
         let BufferKind::Quantized(block) = plan.buffers[self.out.0].kind else { return None };
         let width = plan.buffers[self.x.0].width;
         let (chunks, span) = ((width / CHUNK) as u32, (block / CHUNK) as u32);
-        let norm_items = if self.norm.is_some() { 2 * chunks } else { 1 };
-        let sums = if halves.is_some() { 2 * chunks } else { 1 };
-        if Self::memory(norm_items, chunks / span, sums) > device.limits.max_compute_workgroup_storage_size {
-            return None;
-        }
         let yes = |b: bool| u32::from(b);
-        let kernel = Kernel::new(&QUANTIZE)
+        let kernel = Kernel::new(&TILED_QUANTIZE)
             .precise(plan.precision == Precision::Precise)
             .with("RESIDUAL", yes(self.residual.is_some()))
             .with("NORM", yes(self.norm.is_some()))
@@ -184,14 +135,15 @@ impl Quantize {
             .with("THREADS", chunks.next_multiple_of(32).min(256))
             .with("CHUNKS", chunks)
             .with("SPAN", span)
-            .with("BLOCKS", chunks / span)
-            .with("NORM_ITEMS", norm_items)
-            .with("HALVES", yes(halves.is_some()))
-            .with("SUMS", sums);
-        let stride = ops::quantize_activations::stride(width, block, plan.precision) as u32;
-        let eps = self.norm.map_or(0.0, |n| n.1);
-        let floats = [eps, 1.0 / width as f32, plan.precision.steps(), plan.precision.inverse_steps()];
-        let [a, b, c, d] = floats.map(f32::to_bits);
-        Some((kernel, [stride, a, b, c, d, halves.unwrap_or(0) as u32, 0, 0]))
+            .with("HALVES", yes(halves.is_some()));
+        let p = params::TiledQuantize {
+            stride: ops::quantize_activations::stride(width, block, plan.precision) as u32,
+            eps: self.norm.map_or(0.0, |n| n.1),
+            inverse_width: 1.0 / width as f32,
+            steps: plan.precision.steps(),
+            inverse_steps: plan.precision.inverse_steps(),
+            places: halves.unwrap_or(0) as u32,
+        };
+        kernel.fits(&device.limits).then_some((kernel, p))
     }
 }

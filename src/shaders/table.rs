@@ -1,0 +1,279 @@
+//! The table of shaders, weight formats and parts, and how a module is put together from them. Also compiled into the build
+//! script, which validates every variant and writes down what naga says of it.
+
+use std::fmt;
+
+/// The texts of `wgsl/lib`.
+macro_rules! part {
+    ($name:literal) => {
+        include_str!(concat!("../../wgsl/lib/", $name, ".wgsl"))
+    };
+}
+/// The WGSL of a kernel.
+#[derive(Debug)]
+pub struct Shader {
+    /// The kernel's name.
+    pub name: &'static str,
+    /// Its file.
+    pub file: &'static str,
+    /// The text of the file. A line `// needs:` lists the parts of `wgsl/lib` that come before it, and what weights it reads.
+    pub wgsl: &'static str,
+}
+
+/// A weight format's text: how its bytes become numbers.
+#[derive(Debug)]
+pub struct Weights {
+    /// The format's name.
+    pub name: &'static str,
+    /// How it is read.
+    pub kind: Kind,
+    wgsl: &'static str,
+}
+
+/// How a weight format is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Plain numbers: the format has `load` and `quad`.
+    Plain,
+    /// Blocks of integers with scales: it has `scales` and `unpack`.
+    Block,
+}
+
+/// A part of `wgsl/lib` by the name that a `// needs:` line gives it: the texts it stands for with plain weights, and with
+/// blocks or none.
+struct Part {
+    name: &'static str,
+    plain: &'static [&'static str],
+    block: &'static [&'static str],
+}
+
+/// What a kernel's `// needs:` line says.
+#[derive(Default)]
+pub struct Needs {
+    /// The kinds of weights that there is a variant for.
+    pub kinds: &'static [Kind],
+    /// Whether it uses matrix units.
+    pub matrix_units: bool,
+    parts: Vec<&'static Part>,
+}
+
+/// A word of a `// needs:` line that names nothing.
+#[derive(Debug)]
+pub struct Unknown(String);
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` in the line `// needs:` is no part of wgsl/lib; there are", self.0)?;
+        ["any format", "block format", "plain format", "matrix units"]
+            .into_iter()
+            .chain(PARTS.iter().map(|p| p.name))
+            .try_for_each(|name| write!(f, " `{name}`"))
+    }
+}
+
+/// What a kernel's float operations are made of. The bits are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Bit operations keep results from being fused and reordered (`wgsl/lib/portable.wgsl`): holds on every device.
+    #[default]
+    Portable,
+    /// Fused multiply-adds and the device's own conversions (`wgsl/lib/native.wgsl`): for compilers that leave them alone.
+    Native,
+}
+
+impl Arithmetic {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Portable, Self::Native];
+
+    fn wgsl(self) -> &'static str {
+        match self {
+            Self::Portable => part!("portable"),
+            Self::Native => part!("native"),
+        }
+    }
+}
+
+impl Shader {
+    /// What the `// needs:` line lists.
+    ///
+    /// # Errors
+    /// At a word that names nothing. The build script looks at every shader of the table, so those have none.
+    pub fn needs(&self) -> Result<Needs, Unknown> {
+        let line = self.wgsl.lines().find_map(|l| l.strip_prefix("// needs:")).unwrap_or_default();
+        let mut needs = Needs::default();
+        for word in line.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+            match word {
+                "any format" => needs.kinds = &[Kind::Plain, Kind::Block],
+                "block format" => needs.kinds = &[Kind::Block],
+                "plain format" => needs.kinds = &[Kind::Plain],
+                "matrix units" => needs.matrix_units = true,
+                name => {
+                    needs.parts.push(PARTS.iter().find(|p| p.name == name).ok_or_else(|| Unknown(name.to_owned()))?)
+                }
+            }
+        }
+        Ok(needs)
+    }
+
+    /// The formats that there is a variant for; none for kernels that read no weights.
+    pub fn formats(&self) -> Vec<&'static Weights> {
+        let kinds = self.needs().unwrap_or_default().kinds;
+        FORMATS.iter().filter(|f| kinds.contains(&f.kind)).collect()
+    }
+
+    /// The whole module; `format` for kernels that read weights.
+    pub fn source(&self, format: Option<&Weights>, arithmetic: Arithmetic) -> String {
+        let needs = self.needs().unwrap_or_default();
+        let mut texts = Vec::new();
+        if needs.matrix_units {
+            texts.push("enable f16;\nenable wgpu_cooperative_matrix;");
+        }
+        texts.extend([arithmetic.wgsl(), part!("numerics")]);
+        if let Some(format) = format {
+            texts.extend([part!("weights"), format.wgsl]);
+        }
+        let plain = format.is_some_and(|f| f.kind == Kind::Plain);
+        texts.extend(needs.parts.iter().flat_map(|p| if plain { p.plain } else { p.block }));
+        texts.push(self.wgsl);
+        texts.join("\n")
+    }
+
+    /// What naga and a device must allow for the module: nothing but the portable minimum, unless it uses matrix units or
+    /// unpacks halves natively.
+    pub fn capabilities(&self, arithmetic: Arithmetic) -> naga::valid::Capabilities {
+        use naga::valid::Capabilities as C;
+        let units = self.needs().is_ok_and(|n| n.matrix_units);
+        let units = if units { C::SHADER_FLOAT16 | C::COOPERATIVE_MATRIX } else { C::empty() };
+        let halves = if arithmetic == Arithmetic::Native { C::SHADER_FLOAT16_IN_FLOAT32 } else { C::empty() };
+        units | halves
+    }
+}
+
+/// The format with this name.
+pub fn weights(name: &str) -> Option<&'static Weights> {
+    FORMATS.iter().find(|f| f.name == name)
+}
+
+macro_rules! shaders {
+    ($($(#[$doc:meta])* $id:ident = $name:literal, $file:literal;)*) => {
+        $(
+            $(#[$doc])*
+            pub static $id: Shader = Shader {
+                name: $name,
+                file: concat!("wgsl/", $file),
+                wgsl: include_str!(concat!("../../wgsl/", $file)),
+            };
+        )*
+        /// Everything that this program runs on a device.
+        pub static SHADERS: &[&Shader] = &[$(&$id),*];
+    };
+}
+
+shaders! {
+    /// The residual.
+    ADD = "add", "add.wgsl";
+    /// The largest of a row.
+    ARGMAX = "argmax", "argmax.wgsl";
+    /// Attention over the cache.
+    ATTENTION = "attention", "attention.wgsl";
+    /// A token drawn from logits.
+    DRAW = "draw", "draw.wgsl";
+    /// Rows of a matrix by token.
+    EMBEDDING = "embedding", "embedding.wgsl";
+    /// Keys and values to the cache.
+    KV_STORE = "kv_store", "kv_store.wgsl";
+    /// The matrix product.
+    MATMUL = "matmul", "matmul.wgsl";
+    /// Activations to integers.
+    QUANTIZE_ACTIVATIONS = "quantize_activations", "quantize_activations.wgsl";
+    /// Root mean square norm.
+    RMS_NORM = "rms_norm", "rms_norm.wgsl";
+    /// Rotary position embedding.
+    ROPE = "rope", "rope.wgsl";
+    /// The gated activation.
+    SILU_MUL = "silu_mul", "silu_mul.wgsl";
+    /// Softmax of rows.
+    SOFTMAX = "softmax", "softmax.wgsl";
+    /// One row: norm, queries, keys and values, RoPE, cache.
+    QKV = "qkv", "fused/qkv.wgsl";
+    /// One row: attention over a short cache.
+    ATTEND = "attend", "fused/attend.wgsl";
+    /// One row: attention over a long cache, the scores.
+    ATTEND_SCORES = "attend_scores", "fused/attend_scores.wgsl";
+    /// One row: attention over a long cache, the values.
+    ATTEND_VALUES = "attend_values", "fused/attend_values.wgsl";
+    /// One row: a product added to the residual.
+    RESIDUAL = "residual", "fused/residual.wgsl";
+    /// One row: norm, gate, up and activation.
+    GATE_UP = "gate_up", "fused/gate_up.wgsl";
+    /// One row: norm and output matrix.
+    LOGITS = "logits", "fused/logits.wgsl";
+    /// Many rows: the product with weights in blocks.
+    TILED_MATMUL = "tiled_matmul", "tiled/matmul.wgsl";
+    /// Many rows: the product with plain weights.
+    TILED_FLOATS = "tiled_floats", "tiled/floats.wgsl";
+    /// Many rows: attention.
+    TILED_ATTENTION = "tiled_attention", "tiled/attention.wgsl";
+    /// Many rows: what comes before a quantisation, and that.
+    TILED_QUANTIZE = "tiled_quantize", "tiled/quantize.wgsl";
+    /// Many rows: weights as halves for matrix units.
+    TILED_UNPACK = "tiled_unpack", "tiled/unpack.wgsl";
+    /// Many rows: the product on matrix units.
+    TILED_MATRIX = "tiled_matrix", "tiled/matrix.wgsl";
+    /// How fast a device reads.
+    BANDWIDTH = "bandwidth", "bandwidth.wgsl";
+    /// The primitives that every kernel is made of.
+    SELFTEST = "selftest", "selftest.wgsl";
+}
+
+const fn format(name: &'static str, kind: Kind, wgsl: &'static str) -> Weights {
+    Weights { name, kind, wgsl }
+}
+
+/// Every weight format.
+pub static FORMATS: &[Weights] = &[
+    format("F32", Kind::Plain, part!("f32")),
+    format("F16", Kind::Plain, part!("f16")),
+    format("BF16", Kind::Plain, part!("bf16")),
+    format("Q4_0", Kind::Block, part!("q4_0")),
+    format("Q4_1", Kind::Block, part!("q4_1")),
+    format("Q5_0", Kind::Block, part!("q5_0")),
+    format("Q5_1", Kind::Block, part!("q5_1")),
+    format("Q8_0", Kind::Block, part!("q8_0")),
+    format("Q2_K", Kind::Block, part!("q2_k")),
+    format("Q3_K", Kind::Block, part!("q3_k")),
+    format("Q4_K", Kind::Block, part!("q4_k")),
+    format("Q5_K", Kind::Block, part!("q5_k")),
+    format("Q6_K", Kind::Block, part!("q6_k")),
+    format("IQ4_NL", Kind::Block, part!("iq4_nl")),
+    format("IQ4_XS", Kind::Block, part!("iq4_xs")),
+    format("MXFP4", Kind::Block, part!("mxfp4")),
+];
+
+/// A part with one text.
+macro_rules! one {
+    ($name:literal) => {
+        Part { name: $name, plain: &[part!($name)], block: &[part!($name)] }
+    };
+}
+
+static PARTS: &[Part] = &[
+    one!("layout"),
+    one!("order"),
+    one!("product"),
+    one!("lanes"),
+    one!("plain"),
+    one!("cache"),
+    one!("halves"),
+    one!("heads"),
+    one!("values"),
+    one!("items"),
+    one!("dots"),
+    Part { name: "term", plain: &[part!("term_float")], block: &[part!("dots"), part!("term_block")] },
+    Part { name: "weight", plain: &[part!("weight_float")], block: &[part!("weight_block")] },
+    Part {
+        name: "matvec",
+        plain: &[part!("plain"), part!("matvec_float"), part!("matvec")],
+        block: &[part!("dots"), part!("matvec_block"), part!("matvec")],
+    },
+];
