@@ -70,7 +70,11 @@ impl Kernel {
     pub fn lacks(&self, limits: &wgpu::Limits) -> Option<String> {
         let facts = self.shader.facts(self.weights())?;
         let needs = [
-            (facts.workgroup_memory(&self.constants), limits.max_compute_workgroup_storage_size, "bytes of workgroup memory"),
+            (
+                facts.workgroup_memory(&self.constants),
+                limits.max_compute_workgroup_storage_size,
+                "bytes of workgroup memory",
+            ),
             (facts.threads(&self.constants), limits.max_compute_invocations_per_workgroup, "threads in a workgroup"),
         ];
         let (needed, has, what) = needs.into_iter().find(|(needed, has, _)| needed > has)?;
