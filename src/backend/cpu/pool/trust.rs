@@ -36,7 +36,7 @@ impl Trust {
             self.credit -= lost;
             return Duration::ZERO;
         };
-        let again = now.saturating_sub(self.back) < 4 * self.threads * self.away;
+        let again = now.saturating_sub(self.back) < self.away.saturating_mul(self.threads.saturating_mul(4));
         self.away = (2 * if again { debt.max(self.away) } else { debt }).min(LONGEST);
         (self.credit, self.back) = (Duration::ZERO, now + self.away);
         self.paid = self.back;
