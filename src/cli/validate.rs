@@ -74,7 +74,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     for variant in &list {
         let mut verdict = check(variant, own, a)?;
         if let Some(device) = &mut device {
-            for kernel in kernels(variant, device.matrix_units.map(|u| u.shader().0.name)) {
+            for kernel in kernels(variant, device.matrix_units) {
                 let compiled = device.pipeline(&kernel).and_then(|p| p.code().map(drop)).map_err(|e| e.to_string());
                 verdict
                     .checks
@@ -131,9 +131,9 @@ fn open(a: &Arguments) -> Result<Option<Device>, Box<dyn std::error::Error>> {
 }
 
 /// The kernels made from a variant, which may need matrix units.
-fn kernels(variant: &Variant, matrix_units: Option<&str>) -> Vec<Kernel> {
+fn kernels(variant: &Variant, matrix_units: bool) -> Vec<Kernel> {
     let Some(shader) = variant.shader else { return Vec::new() };
-    if variant.capabilities.contains(Capabilities::COOPERATIVE_MATRIX) && matrix_units != Some(shader.name) {
+    if variant.capabilities.contains(Capabilities::COOPERATIVE_MATRIX) && !matrix_units {
         return Vec::new();
     }
     let weights = variant.name.split_once('.').and_then(|(_, format)| shaders::weights(format));

@@ -90,37 +90,15 @@ pub fn forced_arithmetic() -> Result<Option<Arithmetic>, BackendError> {
     }
 }
 
-/// Units that multiply square matrices of halves with sums in f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MatrixUnits {
-    /// 16 x 16, for subgroups of 32 threads (NVIDIA).
-    Of16,
-    /// 8 x 8, for subgroups of 8 threads (Mesa's software device from 26 on).
-    Of8,
-}
-
-impl MatrixUnits {
-    /// Those of an adapter that kernels use: only where their sums were seen to be exact.
-    fn of(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo, arithmetic: Arithmetic) -> Option<Self> {
-        use wgpu::CooperativeScalarType as Scalar;
-        let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
-        if !adapter.features().contains(needed) {
-            return None;
-        }
-        let known = adapter.cooperative_matrix_properties();
-        let offers = |size: u32, threads: u32| {
-            (info.subgroup_min_size, info.subgroup_max_size) == (threads, threads)
-                && known.iter().any(|p| {
-                    (p.m_size, p.n_size, p.k_size) == (size, size, size)
-                        && (p.ab_type, p.cr_type) == (Scalar::F16, Scalar::F32)
-                })
-        };
-        match () {
-            () if arithmetic == Arithmetic::Native && offers(16, 32) => Some(Self::Of16),
-            () if (arithmetic == Arithmetic::Native || info.driver == "llvmpipe") && offers(8, 8) => Some(Self::Of8),
-            () => None,
-        }
-    }
+/// Whether there are units that multiply 16 x 16 halves with sums in f32, for subgroups of 32 threads.
+fn has_matrix_units(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> bool {
+    use wgpu::CooperativeScalarType as Scalar;
+    let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
+    adapter.features().contains(needed)
+        && (info.subgroup_min_size, info.subgroup_max_size) == (32, 32)
+        && adapter.cooperative_matrix_properties().iter().any(|p| {
+            (p.m_size, p.n_size, p.k_size) == (16, 16, 16) && (p.ab_type, p.cr_type) == (Scalar::F16, Scalar::F32)
+        })
 }
 
 /// The process's one instance: some drivers stop answering after a few dozen.
@@ -200,8 +178,8 @@ pub struct Device {
     pub device: wgpu::Device,
     /// Its queue.
     pub queue: wgpu::Queue,
-    /// Whether products of many rows may use matrix units (`wgsl/lib/units.wgsl`).
-    pub matrix_units: Option<MatrixUnits>,
+    /// Whether products of many rows may use matrix units (`wgsl/tiled/matrix.wgsl`).
+    pub matrix_units: bool,
     /// What kernels are made of.
     pub arithmetic: Arithmetic,
     pipelines: Pipelines,
@@ -214,15 +192,15 @@ impl Device {
         let adapter = choose(choice)?;
         let (info, limits) = (adapter.get_info(), adapter.limits());
         let arithmetic = arithmetic(&info)?;
-        let matrix_units = MatrixUnits::of(&adapter, &info, arithmetic);
+        let matrix_units = arithmetic == Arithmetic::Native && has_matrix_units(&adapter, &info);
         let units = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
-        let wanted = FEATURES | if matrix_units.is_some() { units } else { wgpu::Features::empty() };
+        let wanted = FEATURES | if matrix_units { units } else { wgpu::Features::empty() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("samebits"),
             required_features: adapter.features() & wanted,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
-            // SAFETY: only wgsl/lib/units.wgsl uses what is experimental, and `samebits verify` compares its results.
+            // SAFETY: only wgsl/tiled/matrix.wgsl uses what is experimental, and `samebits verify` compares its results.
             experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()
         };

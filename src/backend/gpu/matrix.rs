@@ -7,7 +7,7 @@ use std::collections::hash_map::Entry;
 
 use bytemuck::bytes_of;
 
-use super::device::{Device, MatrixUnits};
+use super::device::Device;
 use super::lower::{Dispatch, Grid, dispatch};
 use super::pipelines::Kernel;
 use super::tiled::{MIN_ROWS, Quantize};
@@ -16,21 +16,11 @@ use crate::numerics::Precision;
 use crate::ops::matmul;
 use crate::plan::{BufferId, Op, Plan};
 use crate::quant::{CHUNK, Decode, Format, Levels};
-use crate::shaders::{Shader, TILED_MATRIX, TILED_MATRIX8, TILED_UNPACK, params};
+use crate::shaders::{TILED_MATRIX, TILED_UNPACK, params};
 
-/// Rows of a tile: of activations, and of weights at most.
+/// Rows of a tile: of activations, and of weights.
 const TOKENS: usize = 64;
 const ROWS: usize = 128;
-
-impl MatrixUnits {
-    /// The kernel for them, and the rows of its tiles of weights.
-    pub fn shader(self) -> (&'static Shader, u32) {
-        match self {
-            Self::Of16 => (&TILED_MATRIX, 128),
-            Self::Of8 => (&TILED_MATRIX8, 64),
-        }
-    }
-}
 
 /// Chunks of a block.
 const SPAN: usize = 8;
@@ -112,8 +102,8 @@ impl Halves {
         let none = device.storage("no halves", 16)?;
         let mut all = Self { activations: HashMap::new(), weights: None, places, none };
         let limits = &device.limits;
-        let fits = |units: MatrixUnits| Kernel::new(units.shader().0).fits(limits);
-        if !device.matrix_units.is_some_and(fits) || plan.precision == Precision::Precise || sizes.batch < MIN_ROWS {
+        let enough = Kernel::new(&TILED_MATRIX).fits(limits);
+        if !device.matrix_units || !enough || plan.precision == Precision::Precise || sizes.batch < MIN_ROWS {
             return Ok(all);
         }
         let limit = limits.max_storage_buffer_binding_size as usize / 4;
@@ -160,9 +150,7 @@ impl Halves {
         [shard, bias, out]: [&wgpu::Buffer; 3],
     ) -> Result<Option<Vec<Dispatch>>, BackendError> {
         let units = Units::part(device, format, p.out_width as usize, p.cols as usize);
-        let (Some(x), Some(halves), Some((units, part)), Some((shader, tile))) =
-            (self.activations.get(&x), &self.weights, units, device.matrix_units.map(MatrixUnits::shader))
-        else {
+        let (Some(x), Some(halves), Some((units, part))) = (self.activations.get(&x), &self.weights, units) else {
             return Ok(None);
         };
         if !p.row_base.is_multiple_of(4) {
@@ -171,7 +159,7 @@ impl Halves {
         let (chunks, part) = (p.cols / CHUNK as u32, part as u32);
         let yes = |b: bool| u32::from(b);
         let unpack = Kernel::new(&TILED_UNPACK).format(format).with("PLANES", units.planes as u32);
-        let matrix = Kernel::new(shader)
+        let matrix = Kernel::new(&TILED_MATRIX)
             .with("PLANES", units.planes as u32)
             .with("TWICE", yes(units.twice))
             .with("HAS_MIN", yes(units.has_min));
@@ -183,7 +171,7 @@ impl Halves {
             let grid = Grid::Fixed([chunks.div_ceil(8), rows.div_ceil(8)]);
             let buffers = [shard, shard, halves];
             all.push(dispatch(device, unpack.clone(), state, bytes_of(&unpacked), grid, &buffers)?);
-            let multiplied = params::Units {
+            let multiplied = params::TiledMatrix {
                 blocks: p.blocks,
                 rows,
                 places: part,
@@ -193,7 +181,7 @@ impl Halves {
                 has_bias: p.has_bias,
                 out_row0: p.out_row0,
             };
-            let grid = Grid::Rows { x: rows.div_ceil(tile), each: TOKENS as u32 };
+            let grid = Grid::Rows { x: rows.div_ceil(ROWS as u32), each: TOKENS as u32 };
             let buffers = [halves, halves, x, x, bias, out];
             all.push(dispatch(device, matrix.clone(), state, bytes_of(&multiplied), grid, &buffers)?);
         }

@@ -17,7 +17,7 @@ mod timing;
 pub mod weights;
 
 pub use bandwidth::read_bandwidth;
-pub use device::{Api, Choice, Device, MatrixUnits, adapters, api_name, choose, forced_arithmetic, is_software};
+pub use device::{Api, Choice, Device, adapters, api_name, choose, forced_arithmetic, is_software};
 pub use layer::unfused_because;
 pub use pipelines::{Kernel, Pipeline};
 pub use timing::KernelTime;
