@@ -9,17 +9,23 @@ use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::{Value, json};
 
-/// Generates two tokens on the first adapter with this folder as the user's cache.
-fn generate(backend: &str, cache: &Path, fault: Option<&str>) -> assert_cmd::assert::Assert {
+/// The program with this folder as the user's cache.
+fn samebits(cache: &Path, fault: Option<&str>) -> Command {
     let mut command = Command::cargo_bin("samebits").unwrap();
-    command.args(["generate", "Once", "-n", "2", "-q", "--json", "--backend", backend]);
-    if backend != "cpu" {
-        command.args(["--device", "0"]);
-    }
     // The cache's place on Linux and on macOS.
     command.env("XDG_CACHE_HOME", cache).env("HOME", cache).env("XDG_RUNTIME_DIR", std::env::temp_dir());
     if let Some(fault) = fault {
         command.env("SAMEBITS_FAULT", fault);
+    }
+    command
+}
+
+/// Generates two tokens on the first adapter with this folder as the user's cache.
+fn generate(backend: &str, cache: &Path, fault: Option<&str>) -> assert_cmd::assert::Assert {
+    let mut command = samebits(cache, fault);
+    command.args(["generate", "Once", "-n", "2", "-q", "--json", "--backend", backend]);
+    if backend != "cpu" {
+        command.args(["--device", "0"]);
     }
     command.assert().success()
 }
@@ -120,4 +126,41 @@ fn a_device_that_fails_is_named_and_left() {
     // Faulty shaders are other shaders: each has its own result, and the good one is not touched.
     assert_ne!(backend_of(&generate("auto", cache.path(), None).stderr(predicate::str::is_empty())), "cpu");
     assert_eq!(results(cache.path()).len(), 3);
+}
+
+/// A kernel that does not compile: `auto` goes on and says why; an adapter that was named is an error with a way out.
+#[cfg(feature = "faults")]
+#[test]
+fn a_kernel_that_does_not_compile_is_named_and_the_adapter_left() {
+    let cache = tempfile::tempdir().unwrap();
+    let why = || contains("failed with the driver's compiler: kernel ").and(contains("does not compile"));
+    let auto = generate("auto", cache.path(), Some("refused"));
+    assert_eq!(backend_of(&auto), "cpu");
+    assert_eq!(hash_of(&auto), hash_of(&generate("cpu", cache.path(), None)));
+    auto.stderr(contains("is not used: ").and(why()).and(contains("the CPU is used instead")));
+    let mut named = samebits(cache.path(), Some("refused"));
+    named.args(["generate", "Once", "-n", "2", "-q", "--backend", "gpu", "--device", "0"]);
+    named.assert().code(1).stdout("").stderr(why().and(contains("use --backend cpu")));
+}
+
+/// The weights of a single format come out wrong: a model that has it is not run on the adapter, another is.
+#[cfg(feature = "faults")]
+#[test]
+fn a_format_that_is_read_wrongly_matters_to_models_that_have_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("q3_k.gguf");
+    let mut quantize = samebits(folder.path(), None);
+    quantize.args(["quantize", concat!(env!("CARGO_MANIFEST_DIR"), "/models/stories.gguf")]).arg(&model);
+    quantize.args(["Q3_K", "--pure", "-q"]).assert().success();
+    let with_q3_k = |fault| {
+        let mut command = samebits(folder.path(), fault);
+        command.args(["generate", "Once", "-n", "1", "-q", "--json", "--device", "0", "-m"]).arg(&model);
+        command.assert().success()
+    };
+    let wrong = with_q3_k(Some("q3_k"));
+    assert_eq!(backend_of(&wrong), "cpu");
+    wrong.stderr(contains("does not keep numerics v1: weights of Q3_K (").and(contains("the CPU is used instead")));
+    assert_ne!(backend_of(&with_q3_k(None).stderr(predicate::str::is_empty())), "cpu");
+    let without = generate("auto", folder.path(), Some("q3_k")).stderr(predicate::str::is_empty());
+    assert_ne!(backend_of(&without), "cpu");
 }

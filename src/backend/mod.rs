@@ -186,6 +186,8 @@ pub enum BackendError {
     Memory { what: String },
     #[error("{device} failed: {message}; update its driver or use --backend cpu")]
     Device { device: String, message: String },
+    #[error("{device} failed with {compiler}: {message}; {way_out}")]
+    Kernel { device: String, compiler: String, message: String, way_out: &'static str },
     #[error("SAMEBITS_CPU={wanted} is not one of this processor's paths; choose {available} or leave it unset")]
     CpuPath { wanted: String, available: String },
     #[error("this processor lacks the instructions of the path {wanted}")]

@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
 
 use super::error::Usage;
 use super::terminal::{self, note, warning};
 use super::values::not_empty;
-use crate::backend::cpu::{self, Cpu, Isa};
-use crate::backend::gpu::{self, Api, Choice, Device, Gpu};
-use crate::backend::{Backend, BackendError, Sizes};
-use crate::engine::Session;
+use crate::backend::cpu;
+use crate::backend::gpu::{self, Api};
+use crate::backend::{Backend, Sizes};
+use crate::engine::{self, Fact, OpenOptions, Refusal, Session, Wanted};
 use crate::gguf::Gguf;
 use crate::model::{Model, ModelError};
 use crate::numerics::{Precision, VERSION};
 use crate::plan::Plan;
 use crate::tokenizer::{EncodeOptions, Tokenizer, TokenizerError};
-use crate::verify::selftest;
 
 /// Context used where the model would allow more and the user did not ask.
 const DEFAULT_CONTEXT: usize = 4096;
@@ -193,42 +193,57 @@ pub(super) fn open(
         let batch = a.chunk.map_or(if software { SOFTWARE_CHUNK } else { DEFAULT_CHUNK }, usize::from).min(context);
         Sizes { context, batch, logits_rows: if all_logits { batch } else { 1 } }
     };
-    if let Some(api) = a.backend.api(a.device.as_deref())? {
-        let auto = a.backend == BackendName::Auto;
-        let hardware_only = auto && a.device.is_none();
-        match Device::open(&Choice { api, device: a.device.clone(), hardware_only, cache: gpu::disk::folder() }) {
-            Ok(mut device) => {
-                if conforms(&mut device, auto) || !auto {
-                    if a.threads.is_some() && !a.quiet {
-                        warning!("-t has no effect: {} computes, not the CPU", device.info.name);
-                    }
-                    let sizes = sizes(gpu::is_software(&device.info));
-                    return Ok(Box::new(on_gpu(device, model, plan, sizes, a.quiet)?));
-                }
-            }
-            Err(BackendError::NoAdapter(_)) if hardware_only => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let threads = threads(a.threads.map(usize::from), a.quiet);
-    Ok(Box::new(Cpu::with_isa(model, plan, sizes(false), threads, Isa::from_environment()?)?))
+    let wanted = match a.backend.api(a.device.as_deref())? {
+        _ if a.backend == BackendName::Auto => Wanted::Auto,
+        Some(api) => Wanted::Gpu(api),
+        None => Wanted::Cpu,
+    };
+    let threads = || threads(a.threads.map(usize::from), a.quiet);
+    let options =
+        OpenOptions { wanted, device: a.device.clone(), sizes: &sizes, threads: &threads, cache: gpu::disk::folder() };
+    let mut bar = ProgressBar::hidden();
+    Ok(engine::open(model, &plan, &options, &mut |fact| say(&fact, &mut bar, a))?)
 }
 
-/// Whether the self-test holds on this device. What does not hold is said in any case: a device that computes something
+/// Prints what happens while a backend is opened. What does not hold is said in any case: a device that computes something
 /// else is never used silently.
-fn conforms(device: &mut Device, auto: bool) -> bool {
-    let failures = selftest::cached_failures(device).unwrap_or_else(|e| vec![format!("the self-test cannot run: {e}")]);
-    let name = format!("{} ({} {})", device.info.name, device.info.driver, device.info.driver_info);
-    for failure in &failures {
-        warning!("{name} does not keep {VERSION}: {failure}");
+fn say(fact: &Fact<'_>, bar: &mut ProgressBar, a: &RunArguments) {
+    let deviates = |adapter: &str, failures: &[String]| {
+        for failure in failures {
+            warning!("{adapter} does not keep {VERSION}: {failure}");
+        }
+    };
+    match *fact {
+        Fact::Refused { adapter, why: Refusal::Fails(error), next } => {
+            warning!("{adapter} is not used: {error}");
+            warning!("{next} is used instead");
+        }
+        Fact::Refused { adapter, why: Refusal::Deviates(failures), next } => {
+            deviates(adapter, failures);
+            warning!("{next} is used instead; `samebits verify` shows more");
+        }
+        Fact::Deviates { adapter, failures } => {
+            deviates(adapter, failures);
+            warning!("its results are not those of other machines; `samebits verify` shows more");
+        }
+        Fact::Taken { adapter, software, compiler } if !a.quiet => {
+            if a.threads.is_some() {
+                warning!("-t has no effect: {adapter} computes, not the CPU");
+            }
+            if software {
+                warning!("{adapter} computes on the CPU; --backend cpu is faster");
+            }
+            if let Some(compiler) = compiler {
+                note!("shaders: compiled by {compiler} at every start, as Direct3D 12 keeps none");
+            }
+        }
+        Fact::Uploads(bytes) => {
+            *bar = terminal::bar(a.quiet, Some(bytes), "uploading {bar:32} {bytes}/{total_bytes} {bytes_per_sec}");
+        }
+        Fact::Uploaded(bytes) => bar.inc(bytes),
+        Fact::Ready => bar.finish_and_clear(),
+        Fact::Taken { .. } => {}
     }
-    if !failures.is_empty() {
-        warning!(
-            "{}; `samebits verify` shows more",
-            if auto { "the CPU is used instead" } else { "its results are not those of other machines" }
-        );
-    }
-    failures.is_empty()
 }
 
 /// The CPU threads that were asked for, but no more than this process may use at once: others would only wait.
@@ -246,15 +261,4 @@ pub(super) fn threads(wish: Option<usize>, quiet: bool) -> usize {
         Some(wish) => wish,
         None => cpu::physical_cores(),
     }
-}
-
-fn on_gpu(device: Device, model: &Model, plan: Plan, sizes: Sizes, quiet: bool) -> Result<Gpu, BackendError> {
-    if gpu::is_software(&device.info) && !quiet {
-        warning!("{} computes on the CPU; --backend cpu is faster", device.info.name);
-    }
-    let bytes = plan.weights.iter().map(|w| (w.rows * w.format.row_bytes(w.cols)) as u64).sum();
-    let bar = terminal::bar(quiet, Some(bytes), "uploading {bar:32} {bytes}/{total_bytes} {bytes_per_sec}");
-    let gpu = Gpu::new(device, model, plan, sizes, &mut |n| bar.inc(n))?;
-    bar.finish_and_clear();
-    Ok(gpu)
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod devices;
+mod emit;
 mod error;
 mod generate;
 mod inspect;

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use naga::valid::Capabilities;
 use serde_json::json;
 
 use super::error::Failure;
 use super::terminal::{note, print, print_json};
 use super::values::not_empty;
-use super::{Outcome, text};
+use super::{Outcome, emit, text};
 use crate::backend::gpu::{Api, Choice, Device, Kernel, adapters, api_name, forced_arithmetic};
 use crate::output::{OutputError, Target};
 use crate::quant::FORMATS;
@@ -27,10 +27,20 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "KERNEL", conflicts_with_all = ["file", "emit", "device", "no_device", "json"])]
     print: Option<String>,
     /// Write the translations (.spv, .metal, .hlsl, .glsl) into this folder
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", group = "outputs")]
     emit: Option<PathBuf>,
-    /// Replace files of --emit that exist
-    #[arg(long, requires = "emit")]
+    /// Write the kernels of models, as they are really made, into DIR/kernels, with DIR/kernels.json to list them: WGSL, and
+    /// what naga makes of it for FXC, DXC and Metal (needs an adapter)
+    #[arg(long, value_name = "DIR", conflicts_with = "file", group = "outputs")]
+    kernels: Option<PathBuf>,
+    /// Beside --kernels also dispatches of them all: what their buffers hold before and after, on the CPU or the adapter
+    #[arg(long, requires = "kernels")]
+    dispatches: bool,
+    /// What --kernels may use: what the adapter offers, or only what WebGPU guarantees everywhere
+    #[arg(long, value_enum, default_value_t = LimitsName::Device, requires = "kernels")]
+    limits: LimitsName,
+    /// Replace files of --emit and --kernels that exist
+    #[arg(long, requires = "outputs")]
     force: bool,
     /// Adapter to compile on, by its number or part of its name in `samebits devices`; a file of yours is not compiled
     #[arg(long, value_name = "N|NAME", value_parser = not_empty, conflicts_with_all = ["file", "no_device"])]
@@ -41,6 +51,12 @@ pub(super) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LimitsName {
+    Device,
+    Webgpu,
 }
 
 /// The verdicts on one shader.
@@ -82,6 +98,17 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             }
         }
         verdicts.push(verdict);
+    }
+    if let Some(folder) = &a.kernels {
+        let choice = Choice { device: a.device.clone(), ..Choice::default() };
+        if a.device.is_none() && adapters(Api::Any).is_empty() {
+            note!("no GPU adapter found: the kernels of models are not listed");
+        } else {
+            emit::kernels(&choice, a.limits == LimitsName::Webgpu, folder, a.force)?;
+            if a.dispatches {
+                emit::dispatches(&choice, folder, a.force)?;
+            }
+        }
     }
     let failed = verdicts.iter().filter(|v| v.checks.iter().any(|c| c.1.is_err())).count();
     let adapter = device.as_ref().map(|d| format!("{} ({})", d.info.name, api_name(&d.info)));

@@ -3,18 +3,19 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::error::{Failure, Interrupted, Usage};
 use super::load::{BackendName, ModelArguments, PrecisionName, encode};
-use super::terminal::{print, print_json, warning};
+use super::terminal::{note, print, print_json, warning};
 use super::values::not_empty;
 use super::{Outcome, signals, text};
 use crate::backend::gpu::{Choice, Device, adapters, api_name};
 use crate::output::Target;
-use crate::verify::{Options, Report, Rung, VerifyError, known_failure, known_fingerprint, verify};
+use crate::verify::{Options, Report, Rung, VerifyError, known_failure, known_fingerprint, report, verify};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -53,6 +54,9 @@ pub(super) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print a block of text for an issue: the device, its driver and limits, and what held in which time
+    #[arg(long, conflicts_with = "json")]
+    report: bool,
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
@@ -78,20 +82,29 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     };
     let mut adapter = "none".to_owned();
     let mut note = None;
+    let mut about_adapter = Vec::new();
     if let Some(choice) = &gpu {
         let device = Device::open(choice)?;
         let (info, driver) = (&device.info, format!("{} {}", device.info.driver, device.info.driver_info));
         adapter = format!("{} ({}, {driver})", info.name, api_name(info));
         note = known_failure(&device);
+        about_adapter = report::adapter(&device);
     }
-    if !a.json {
+    if !a.json && !a.report {
         print(&format!("model    {}", model.config.name))?;
         print(&format!("adapter  {adapter}"))?;
         if gpu.is_none() && a.backend == BackendName::Auto {
             print("no GPU adapter found: only the CPU is verified")?;
         }
     }
-    let mut shown = Shown { json: a.json, rungs: Vec::new(), failed: None };
+    let mut shown = Shown {
+        silent: a.json,
+        aside: a.report,
+        rungs: Vec::new(),
+        times: Vec::new(),
+        last: Instant::now(),
+        failed: None,
+    };
     let decided = verify(&model, &options, &mut |rung| shown.add(rung) && !signal.asked()).and_then(
         |Report { fingerprint, .. }| {
             shown.add(&fresh_processes(a, &text, &gpu, if a.quick { 1 } else { options.runs })?);
@@ -129,6 +142,19 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             // What was not looked at is not known to hold.
             "holds": if interrupted && holds { None } else { Some(holds) },
         }))?;
+    } else if a.report {
+        let cpu = format!("{} threads", options.threads);
+        let holds = known.as_ref().zip(fingerprint.as_ref()).map(|(known, got)| known == got);
+        let facts = report::Facts {
+            adapter: about_adapter,
+            model: (model.config.name.clone(), model.config.parameters),
+            precision: a.precision.into(),
+            cpu,
+            known_failure: note,
+            fingerprint: (fingerprint.clone().unwrap_or_else(|| "none: interrupted".to_owned()), holds),
+        };
+        let rungs: Vec<_> = shown.rungs.iter().cloned().zip(shown.times.iter().copied()).collect();
+        print(report::text(&facts, &rungs).trim_end())?;
     } else {
         if let Some(note) = note {
             print(&format!("known failure of this driver: {note}"))?;
@@ -148,8 +174,14 @@ pub(super) fn run(a: &Arguments) -> Outcome {
 
 /// The rungs that are decided, printed as they come.
 struct Shown {
-    json: bool,
+    /// Prints nothing.
+    silent: bool,
+    /// Prints to standard error.
+    aside: bool,
     rungs: Vec<Rung>,
+    /// How long each took, and when the last was decided.
+    times: Vec<Duration>,
+    last: Instant,
     /// Standard output took no more.
     failed: Option<Failure>,
 }
@@ -157,10 +189,15 @@ struct Shown {
 impl Shown {
     /// Shows a rung; gives whether to go on.
     fn add(&mut self, rung: &Rung) -> bool {
-        if !self.json {
-            let verdict = if rung.holds { "holds" } else { "FAILS" };
-            self.failed = print(&format!("{verdict}  {:<23} {}", rung.name, rung.detail)).err();
+        let verdict = if rung.holds { "holds" } else { "FAILS" };
+        let line = format!("{verdict}  {:<23} {}", rung.name, rung.detail);
+        if self.aside {
+            note!("{line}");
+        } else if !self.silent {
+            self.failed = print(&line).err();
         }
+        self.times.push(self.last.elapsed());
+        self.last = Instant::now();
         self.rungs.push(rung.clone());
         self.failed.is_none()
     }

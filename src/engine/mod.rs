@@ -1,5 +1,6 @@
 //! A session: prompt in, tokens out, with the cache in between.
 
+mod open;
 mod perplexity;
 
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use thiserror::Error;
 use crate::backend::{Backend, BackendError, Batch, Chooser, Lane, Limits, Rows};
 use crate::plan::{Step, Words};
 
+pub use open::{Fact, OpenOptions, Refusal, Wanted, open};
 pub use perplexity::{Perplexity, perplexity};
 
 /// Why a session stopped with an error.

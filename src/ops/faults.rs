@@ -32,6 +32,14 @@ const FAULTS: &[Fault] = &[
     ("eps", "rsqrt(add(mul(total, params.inverse_width), params.eps))", "rsqrt(mul(total, params.inverse_width))"),
     // A matrix is read by columns.
     ("transposed", "let block = row * params.blocks + b;", "let block = b * params.rows + row;"),
+    // The scales of one format only, as FXC read them.
+    ("q3_k", "block * 6u + 4u + (chunk & 1u)", "block * 6u + 4u + (chunk & 0u)"),
+    // Kernels that no device takes: too many threads.
+    (
+        "refused",
+        "@workgroup_size(THREADS)\nfn main(@builtin(workgroup_id) workgroup",
+        "@workgroup_size(1048576)\nfn main(@builtin(workgroup_id) workgroup",
+    ),
 ];
 
 /// The source with the fault that the environment names.

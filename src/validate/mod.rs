@@ -1,6 +1,7 @@
 //! Checks of shaders: naga's validation, translation to every backend's language, and the numerics contract.
 
 mod grammar;
+pub mod made;
 mod portable;
 mod rules;
 

@@ -3,7 +3,8 @@
 //! Each rung runs the program itself and compares bits. A rung that does not hold says where: the op, or the first step
 //! of the model whose output differs, how many of its elements, and the worst pair.
 
-mod ops;
+pub(crate) mod ops;
+pub mod report;
 pub mod selftest;
 
 use serde::Serialize;

@@ -14,7 +14,7 @@ use crate::shaders::Shader;
 use crate::shaders::params::State;
 
 /// One dispatch and the words it must give.
-pub(super) struct Case {
+pub(crate) struct Case {
     pub kernel: Kernel,
     /// The shape of its operands, for reports.
     pub shape: String,
@@ -25,6 +25,13 @@ pub(super) struct Case {
     /// Which buffer is the result.
     pub out: usize,
     pub expected: Vec<u32>,
+}
+
+impl Case {
+    /// The state, binding 0.
+    pub fn state(&self) -> State {
+        State { position: self.position, rows: self.groups[1], ..State::default() }
+    }
 }
 
 /// Runs `rounds` rounds of cases; the first that differs is named.
@@ -53,8 +60,7 @@ pub(super) fn verify(device: &mut Device, rounds: u64) -> Result<Rung, VerifyErr
 /// Runs a case; gives the words of its result.
 pub(super) fn run(device: &mut Device, case: &Case) -> Result<Vec<u32>, BackendError> {
     let pipeline = device.pipeline(&case.kernel)?;
-    let state = State { position: case.position, rows: case.groups[1], ..State::default() };
-    let state = device.upload("state", bytes_of(&state))?;
+    let state = device.upload("state", bytes_of(&case.state()))?;
     let params = device.uniform("params", &case.params)?;
     let buffers = case
         .buffers
@@ -77,7 +83,8 @@ pub(super) fn plain(shader: &'static Shader) -> Kernel {
     Kernel::new(shader)
 }
 
-fn cases(random: &mut Random) -> Vec<Case> {
+/// A dispatch of every op with operands of every kind.
+pub(crate) fn cases(random: &mut Random) -> Vec<Case> {
     let mut all = Vec::new();
     for (width, rows) in [(1, 2), (31, 2), (64, 2), (257, 3), (2080, 1)] {
         elementwise(random, width, rows, &mut all);
@@ -203,16 +210,60 @@ fn heads(random: &mut Random, kv_heads: usize, group: usize, head_dim: usize, po
     add(&ops::attention::SHADER, bytes_of(&p), groups, buffers, 4, bits(&expected));
 }
 
+/// A matrix of random numbers, as a file has it and as the GPU.
+struct Matrix {
+    rows: usize,
+    cols: usize,
+    raw: Vec<u8>,
+    stored: Vec<u32>,
+    streams: [u32; 4],
+}
+
+impl Matrix {
+    fn random(random: &mut Random, format: &Format, rows: usize, cols: usize) -> Self {
+        let mut raw = vec![0u8; rows * format.row_bytes(cols)];
+        let numbers: Vec<f32> = random.floats(rows * cols).iter().map(|x| x.clamp(-60.0, 60.0)).collect();
+        format.quantize(&numbers, &mut raw);
+        let (mut stored, streams) = weights::split(format, &raw);
+        stored.resize(stored.len().next_multiple_of(16) + 16, 0);
+        let stored = stored.chunks(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        Self { rows, cols, raw, stored, streams }
+    }
+}
+
+/// The last row of a matrix and the first, by their ids.
+fn embedding(format: &'static Format, m: &Matrix) -> Case {
+    let &Matrix { rows, cols, streams, .. } = m;
+    let ids = vec![rows as u32 - 1, 0];
+    let p = ops::embedding::Params::new(format, cols, 0, rows, streams);
+    let mut expected = vec![0.0; ids.len() * cols];
+    for (id, out) in ids.iter().zip(expected.chunks_mut(cols)) {
+        let bytes = format.row_bytes(cols);
+        ops::embedding::cpu(format, &m.raw[*id as usize * bytes..][..bytes], out);
+    }
+    Case {
+        kernel: Kernel::new(&ops::embedding::SHADER).format(format),
+        shape: format!("[{}] of [{rows}, {cols}]", ids.len()),
+        params: bytes_of(&p).to_vec(),
+        position: 0,
+        groups: ops::embedding::workgroups(&p, ids.len() as u32),
+        buffers: vec![m.stored.clone(), m.stored.clone(), ids, vec![0; expected.len()]],
+        out: 3,
+        expected: bits(&expected),
+    }
+}
+
+/// Two rows of two blocks, for the self-test.
+pub(super) fn unpacking(format: &'static Format) -> Case {
+    embedding(format, &Matrix::random(&mut Random(1), format, 2, 2 * format.block.max(crate::quant::CHUNK)))
+}
+
 /// Embedding, quantisation of activations and matrix product.
 fn matrices(random: &mut Random, format: &'static Format, precision: Precision, blocks: usize, all: &mut Vec<Case>) {
     let (rows, tokens) = (11, 2);
     let block = format.activation_block();
     let cols = block.map_or(74, |b| blocks * b);
-    let mut raw = vec![0u8; rows * format.row_bytes(cols)];
-    format.quantize(&random.floats(rows * cols).iter().map(|x| x.clamp(-60.0, 60.0)).collect::<Vec<_>>(), &mut raw);
-    let (mut stored, streams) = weights::split(format, &raw);
-    stored.resize(stored.len().next_multiple_of(16) + 16, 0);
-    let stored: Vec<u32> = stored.chunks(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let matrix = Matrix::random(random, format, rows, cols);
     let precise = block.is_some() && precision == Precision::Precise;
     let x = random.floats(tokens * cols);
     let (mut hi, mut lo) = (vec![0i8; x.len()], vec![0i8; if precise { x.len() } else { 0 }]);
@@ -237,26 +288,9 @@ fn matrices(random: &mut Random, format: &'static Format, precision: Precision, 
         let shape = format!("[{tokens}, {cols}]");
         all.push(Case { kernel, shape, params, position: 0, groups, buffers, out: 1, expected });
     }
-    let ids = vec![rows as u32 - 1, 0];
-    let p = ops::embedding::Params {
-        cols: cols as u32,
-        row_base: 0,
-        rows: rows as u32,
-        block: format.block as u32,
-        streams,
-    };
-    let mut expected = vec![0.0; tokens * cols];
-    for (id, out) in ids.iter().zip(expected.chunks_mut(cols)) {
-        let bytes = format.row_bytes(cols);
-        ops::embedding::cpu(format, &raw[*id as usize * bytes..][..bytes], out);
-    }
-    let kernel = Kernel::new(&ops::embedding::SHADER).format(format);
-    let groups = ops::embedding::workgroups(&p, tokens as u32);
-    let buffers = vec![stored.clone(), stored.clone(), ids, vec![0; tokens * cols]];
-    let (params, expected) = (bytes_of(&p).to_vec(), bits(&expected));
-    let shape = format!("[{tokens}] of [{rows}, {cols}]");
-    all.push(Case { kernel, shape, params, position: 0, groups, buffers, out: 3, expected });
+    all.push(embedding(format, &matrix));
 
+    let Matrix { raw, stored, streams, .. } = matrix;
     let term = block.unwrap_or(crate::quant::CHUNK);
     let p = ops::matmul::Params {
         cols: cols as u32,
@@ -300,7 +334,7 @@ fn bits(x: &[f32]) -> Vec<u32> {
 }
 
 /// SplitMix64 (Steele et al. 2014).
-pub(super) struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
     pub fn word(&mut self) -> u32 {

@@ -1,11 +1,12 @@
-//! The self-test at start: a silent check of the primitives that every kernel is made of, done once per adapter, driver
-//! and version. It takes one small dispatch; `samebits verify` proves the rest.
+//! The self-test at start: a silent check of the primitives that every kernel is made of, and of the unpacking of the formats
+//! that a model has, done once per adapter, driver and version. It takes a small dispatch, and one for each format;
+//! `samebits verify` proves the rest.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::ops::{Case, Random, plain, run};
+use super::ops::{Case, Random, plain, run, unpacking};
 use super::{Rung, VerifyError};
 use crate::backend::BackendError;
 use crate::backend::gpu::{Device, api_name, disk};
@@ -13,6 +14,7 @@ use crate::numerics::{
     VERSION, WEIGHT_FLOOR, exp, exp2, f16_bits, f16_value, flush, r13, recip, rsqrt, s8, settle, silu,
 };
 use crate::ops::THREADS;
+use crate::quant::Format;
 use crate::shaders::{SELFTEST, params};
 
 /// Threads of a workgroup, each with an input of its own.
@@ -68,7 +70,7 @@ fn dot4(x: u32, y: u32) -> i32 {
 }
 
 /// The inputs of every thread and the words that the shader must give.
-fn case() -> Case {
+pub(crate) fn case() -> Case {
     let mut random = Random(0);
     let wide = |random: &mut Random| (random.word() & 0x807f_ffff) | (127 - 30 + random.word() % 50) << 23;
     let floats = random.floats(GROUPS * GROUP);
@@ -125,6 +127,16 @@ pub(super) fn rung(device: &mut Device) -> Result<Rung, VerifyError> {
     Ok(Rung { name: "primitives, GPU = CPU", holds: failures.is_empty(), detail, difference: None })
 }
 
+/// What does not hold of the kernel that reads rows of a matrix of this format, in words. (Seen: FXC, the scales of Q3_K.)
+fn format_failure(device: &mut Device, format: &'static Format) -> Result<Option<String>, BackendError> {
+    let case = unpacking(format);
+    let got = run(device, &case)?;
+    let mut wrong = got.iter().zip(&case.expected).filter(|(x, y)| x != y);
+    let Some((x, y)) = wrong.next() else { return Ok(None) };
+    let (wrong, all) = (wrong.count() + 1, got.len());
+    Ok(Some(format!("weights of {} ({wrong} of {all} differ, {x:#010x} for {y:#010x})", format.name)))
+}
+
 /// A result in the user's cache.
 #[derive(Debug, Serialize, Deserialize)]
 struct Cached {
@@ -135,19 +147,24 @@ struct Cached {
     failures: Vec<String>,
 }
 
-/// [`failures`], from the cache where this adapter, driver and version were tested before. A cache that cannot be read
-/// or written costs a test per start, no error.
+/// [`failures`], and those of unpacking `formats`, from the cache where this adapter, driver and version were tested before with
+/// these formats. A cache that cannot be read or written costs a test per start, no error.
 ///
 /// # Errors
 /// When the device fails.
-pub fn cached_failures(device: &mut Device) -> Result<Vec<String>, BackendError> {
-    let content = format!("{VERSION}{}", plain(&SELFTEST).source(device.arithmetic));
+pub fn cached_failures(device: &mut Device, formats: &[&'static Format]) -> Result<Vec<String>, BackendError> {
+    let kernels = formats.iter().map(|f| unpacking(f).kernel).chain([plain(&SELFTEST)]);
+    let sources: String = kernels.map(|k| k.source(device.arithmetic)).collect();
+    let content = format!("{VERSION}{sources}");
     let path = disk::folder().map(|folder| folder.join(disk::file_name("selftest", &device.info, &content, "json")));
     let read = |path: &PathBuf| serde_json::from_slice::<Cached>(&std::fs::read(path).ok()?).ok();
     if let Some(known) = path.as_ref().and_then(read) {
         return Ok(known.failures);
     }
-    let failures = failures(device)?;
+    let mut failures = failures(device)?;
+    for format in formats {
+        failures.extend(format_failure(device, format)?);
+    }
     if let Some(path) = path {
         let info = &device.info;
         let cached = Cached {

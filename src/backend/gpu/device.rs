@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::compiler::{Compiler, dxc};
 use super::disk::KernelCache;
 use super::pipelines::{Kernel, Pipeline, Pipelines};
 use crate::backend::BackendError;
@@ -101,22 +102,66 @@ fn has_matrix_units(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> bool {
         })
 }
 
-/// The process's one instance: some drivers stop answering after a few dozen.
-fn instance() -> &'static wgpu::Instance {
-    static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
-    INSTANCE.get_or_init(|| {
-        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-        descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-        // No indirect dispatch is used, and its validation costs a dispatch per call.
-        descriptor.flags = wgpu::InstanceFlags::from_build_config() - wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL;
-        wgpu::Instance::new(descriptor)
-    })
+/// The process's instances: some drivers stop answering after a few dozen.
+struct Instances {
+    first: wgpu::Instance,
+    /// What compiles Direct3D 12's shaders in it.
+    compiler: Compiler,
+    /// Direct3D 12 with FXC, where the first has DXC: DXC takes only adapters of shader model 6.
+    with_fxc: Option<wgpu::Instance>,
 }
 
-/// All adapters of an API, real GPUs first.
-pub fn adapters(api: Api) -> Vec<wgpu::Adapter> {
-    let mut found = pollster::block_on(instance().enumerate_adapters(api.backends()));
-    found.sort_by_key(|a| match a.get_info().device_type {
+impl Instances {
+    fn get() -> &'static Self {
+        static INSTANCES: OnceLock<Instances> = OnceLock::new();
+        INSTANCES.get_or_init(|| {
+            let instance = |backends, compiler| {
+                let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+                descriptor.backends = backends;
+                descriptor.backend_options.dx12.shader_compiler = compiler;
+                // No indirect dispatch is used, and its validation costs a dispatch per call.
+                descriptor.flags =
+                    wgpu::InstanceFlags::from_build_config() - wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL;
+                wgpu::Instance::new(descriptor)
+            };
+            let fxc = wgpu::Dx12Compiler::Fxc;
+            let Some(path) = dxc() else {
+                return Self { first: instance(Api::Any.backends(), fxc), compiler: Compiler::Fxc, with_fxc: None };
+            };
+            let dxc = wgpu::Dx12Compiler::DynamicDxc { dxc_path: path.to_string_lossy().into_owned() };
+            Self {
+                first: instance(Api::Any.backends(), dxc),
+                compiler: Compiler::Dxc(path),
+                with_fxc: Some(instance(Api::Dx12.backends(), fxc)),
+            }
+        })
+    }
+
+    /// The adapters of some APIs, each with what compiles its shaders.
+    fn adapters(&self, backends: wgpu::Backends) -> Vec<(wgpu::Adapter, Compiler)> {
+        let list = |instance: &wgpu::Instance, backends| pollster::block_on(instance.enumerate_adapters(backends));
+        let compiler = |a: &wgpu::Adapter| match a.get_info().backend {
+            wgpu::Backend::Dx12 => self.compiler.clone(),
+            _ => Compiler::Driver,
+        };
+        let mut all: Vec<_> = list(&self.first, backends).into_iter().map(|a| (compiler(&a), a)).collect();
+        let key = |a: &wgpu::Adapter| {
+            let info = a.get_info();
+            (info.backend, info.vendor, info.device, info.name)
+        };
+        for adapter in self.with_fxc.iter().flat_map(|i| list(i, backends & Api::Dx12.backends())) {
+            if all.iter().all(|(_, a)| key(a) != key(&adapter)) {
+                all.push((Compiler::Fxc, adapter));
+            }
+        }
+        all.into_iter().map(|(compiler, adapter)| (adapter, compiler)).collect()
+    }
+}
+
+/// All adapters of an API, real GPUs first, each with what compiles its shaders.
+fn adapters_and_compilers(api: Api) -> Vec<(wgpu::Adapter, Compiler)> {
+    let mut found = Instances::get().adapters(api.backends());
+    found.sort_by_key(|(a, _)| match a.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,
         wgpu::DeviceType::VirtualGpu => 2,
@@ -124,6 +169,11 @@ pub fn adapters(api: Api) -> Vec<wgpu::Adapter> {
         wgpu::DeviceType::Cpu => 4,
     });
     found
+}
+
+/// All adapters of an API, real GPUs first.
+pub fn adapters(api: Api) -> Vec<wgpu::Adapter> {
+    adapters_and_compilers(api).into_iter().map(|(adapter, _)| adapter).collect()
 }
 
 /// Whether an adapter computes on the CPU.
@@ -143,35 +193,84 @@ pub fn api_name(info: &wgpu::AdapterInfo) -> &'static str {
     }
 }
 
-/// The adapter a user wishes for.
+/// An adapter that a user's wish allows.
+#[derive(Clone)]
+pub struct Candidate {
+    adapter: wgpu::Adapter,
+    compiler: Compiler,
+    cache: Option<PathBuf>,
+}
+
+impl Candidate {
+    /// The adapter's description.
+    pub fn info(&self) -> wgpu::AdapterInfo {
+        self.adapter.get_info()
+    }
+
+    /// Its name and API: `Intel(R) UHD Graphics (dx12)`.
+    pub fn name(&self) -> String {
+        let info = self.info();
+        format!("{} ({})", info.name, api_name(&info))
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// If it does not open.
+    pub fn open(&self) -> Result<Device, BackendError> {
+        Device::of(self, self.adapter.limits(), false)
+    }
+}
+
+/// The adapters that a user's wish allows, the best first.
+///
+/// # Errors
+/// If there is none.
+pub fn candidates(choice: &Choice) -> Result<Vec<Candidate>, BackendError> {
+    if let Some(error) = choice.api.missing() {
+        return Err(error);
+    }
+    let all: Vec<_> = adapters_and_compilers(Api::Any)
+        .into_iter()
+        .map(|(adapter, compiler)| Candidate { adapter, compiler, cache: choice.cache.clone() })
+        .collect();
+    let of_api = |c: &&Candidate| choice.api.includes(&c.info());
+    let Some(wanted) = &choice.device else {
+        let fitting = all.iter().filter(of_api).filter(|c| !choice.hardware_only || !is_software(&c.info()));
+        let found: Vec<_> = fitting.cloned().collect();
+        let note = if choice.api == Api::Any { String::new() } else { format!(" for {:?}", choice.api) };
+        return if found.is_empty() { Err(BackendError::NoAdapter(note)) } else { Ok(found) };
+    };
+    if let Some(one) = wanted.parse::<usize>().ok().and_then(|i| all.get(i)).filter(of_api) {
+        return Ok(vec![one.clone()]);
+    }
+    let named = |c: &&Candidate| c.info().name.to_lowercase().contains(&wanted.to_lowercase());
+    let found: Vec<_> = all.iter().filter(of_api).filter(named).cloned().collect();
+    if found.is_empty() {
+        let names = all.iter().filter(of_api).map(|c| c.info().name).collect::<Vec<_>>().join(", ");
+        return Err(BackendError::NoSuchDevice { wanted: wanted.clone(), found: names });
+    }
+    Ok(found)
+}
+
+/// The best adapter that a user's wish allows.
 ///
 /// # Errors
 /// If there is none.
 pub fn choose(choice: &Choice) -> Result<wgpu::Adapter, BackendError> {
-    if let Some(error) = choice.api.missing() {
-        return Err(error);
-    }
-    let of_api = |a: &&wgpu::Adapter| choice.api.includes(&a.get_info());
-    let all = adapters(Api::Any);
-    let mut fitting = all.iter().filter(of_api);
-    let names = || all.iter().filter(of_api).map(|a| a.get_info().name).collect::<Vec<_>>().join(", ");
-    let Some(wanted) = &choice.device else {
-        let best = fitting.find(|a| !choice.hardware_only || !is_software(&a.get_info()));
-        let note = if choice.api == Api::Any { String::new() } else { format!(" for {:?}", choice.api) };
-        return best.cloned().ok_or(BackendError::NoAdapter(note));
-    };
-    let by_index = wanted.parse::<usize>().ok().and_then(|i| all.get(i)).filter(of_api);
-    let by_name = || fitting.find(|a| a.get_info().name.to_lowercase().contains(&wanted.to_lowercase()));
-    by_index
-        .or_else(by_name)
-        .cloned()
-        .ok_or_else(|| BackendError::NoSuchDevice { wanted: wanted.clone(), found: names() })
+    Ok(best(choice)?.adapter)
+}
+
+fn best(choice: &Choice) -> Result<Candidate, BackendError> {
+    candidates(choice)?.into_iter().next().ok_or_else(|| BackendError::NoAdapter(String::new()))
 }
 
 /// An open device.
 pub struct Device {
     /// The adapter's description.
     pub info: wgpu::AdapterInfo,
+    /// What compiles its shaders.
+    pub compiler: Compiler,
     /// What it allows.
     pub limits: wgpu::Limits,
     /// The device.
@@ -188,11 +287,27 @@ pub struct Device {
 
 impl Device {
     /// Opens the adapter chosen.
+    ///
+    /// # Errors
+    /// If there is none, or it does not open.
     pub fn open(choice: &Choice) -> Result<Self, BackendError> {
-        let adapter = choose(choice)?;
-        let (info, limits) = (adapter.get_info(), adapter.limits());
+        best(choice)?.open()
+    }
+
+    /// Opens the adapter chosen with no more than `limits`, to learn which kernels a model would need on such a device
+    /// ([`Device::kernels`]): none is compiled when a model is opened on it.
+    ///
+    /// # Errors
+    /// If there is no adapter, or it does not offer as much.
+    pub fn listing(choice: &Choice, limits: wgpu::Limits) -> Result<Self, BackendError> {
+        Self::of(&best(choice)?, limits, true)
+    }
+
+    fn of(candidate: &Candidate, limits: wgpu::Limits, listing: bool) -> Result<Self, BackendError> {
+        let Candidate { adapter, compiler, cache } = candidate;
+        let info = adapter.get_info();
         let arithmetic = arithmetic(&info)?;
-        let matrix_units = arithmetic == Arithmetic::Native && has_matrix_units(&adapter, &info);
+        let matrix_units = arithmetic == Arithmetic::Native && has_matrix_units(adapter, &info);
         let units = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
         let wanted = FEATURES | if matrix_units { units } else { wgpu::Features::empty() };
         let descriptor = wgpu::DeviceDescriptor {
@@ -220,9 +335,19 @@ impl Device {
                 on_loss(format!("device lost: {message}"));
             }
         });
-        let cache = choice.cache.as_ref().and_then(|folder| KernelCache::open(&device, &info, folder));
-        let pipelines = Pipelines::new(&device, &info.name, arithmetic, cache);
-        Ok(Self { info, limits, device, queue, matrix_units, arithmetic, pipelines, failure })
+        let cache = cache.as_ref().and_then(|folder| KernelCache::open(&device, &info, folder));
+        let pipelines = Pipelines::new(&device, &info.name, compiler.clone(), arithmetic, cache, listing);
+        Ok(Self {
+            info,
+            compiler: compiler.clone(),
+            limits,
+            device,
+            queue,
+            matrix_units,
+            arithmetic,
+            pipelines,
+            failure,
+        })
     }
 
     /// An error for this device.
@@ -303,6 +428,11 @@ impl Device {
     /// If the kernel is no WGSL.
     pub fn pipeline(&mut self, kernel: &Kernel) -> Result<Arc<Pipeline>, BackendError> {
         self.pipelines.get(kernel)
+    }
+
+    /// Every kernel that was asked for, in the order of their names.
+    pub fn kernels(&self) -> Vec<Kernel> {
+        self.pipelines.kernels()
     }
 
     /// Binds buffers to a pipeline's bindings 0, 1, … The first holds states; which one, the dynamic offset says.

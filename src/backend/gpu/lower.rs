@@ -22,6 +22,9 @@ pub(super) struct Dispatch {
     pub pipeline: Arc<Pipeline>,
     pub bindings: wgpu::BindGroup,
     pub grid: Grid,
+    /// What is bound: the parameters, and the storage buffers in the order of their bindings.
+    pub params: Vec<u8>,
+    pub buffers: Vec<wgpu::Buffer>,
 }
 
 /// How many workgroups a dispatch has.
@@ -34,6 +37,17 @@ pub(super) enum Grid {
     Fixed([u32; 2]),
     /// One for every 32 positions of the cache, and so many in the second dimension.
     Tiles(u32),
+}
+
+impl Grid {
+    /// The workgroups for `rows` rows, the first of them at `position`.
+    pub fn groups(self, position: usize, rows: usize) -> [u32; 2] {
+        match self {
+            Self::Rows { x, each } => [x, (rows as u32).div_ceil(each)],
+            Self::Fixed(groups) => groups,
+            Self::Tiles(y) => [position as u32 / 32 + 1, y],
+        }
+    }
 }
 
 impl Dispatch {
@@ -50,11 +64,7 @@ impl Dispatch {
     ) -> Result<(), BackendError> {
         pass.set_pipeline(self.pipeline.code()?);
         pass.set_bind_group(0, &self.bindings, &[state]);
-        let [x, y] = match self.grid {
-            Grid::Rows { x, each } => [x, (rows as u32).div_ceil(each)],
-            Grid::Fixed(groups) => groups,
-            Grid::Tiles(y) => [position as u32 / 32 + 1, y],
-        };
+        let [x, y] = self.grid.groups(position, rows);
         pass.dispatch_workgroups(x, y, 1);
         Ok(())
     }
@@ -341,11 +351,12 @@ pub(super) fn dispatch(
         return Err(BackendError::Unsupported { device: device.info.name.clone(), what });
     }
     let pipeline = device.pipeline(&kernel)?;
-    let params = device.uniform(kernel.shader.name, params)?;
-    let bindings = device.bind(&pipeline, &[&[state, &params], buffers].concat());
+    let uniform = device.uniform(kernel.shader.name, params)?;
+    let bindings = device.bind(&pipeline, &[&[state, &uniform], buffers].concat());
+    let bound = [&[state], buffers].concat().into_iter().cloned().collect();
     let name = match kernel.format {
         Some(format) => format!("{} {}", kernel.shader.name, format.name),
         None => kernel.shader.name.to_owned(),
     };
-    Ok(Dispatch { name, pipeline, bindings, grid })
+    Ok(Dispatch { name, pipeline, bindings, grid, params: params.to_vec(), buffers: bound })
 }

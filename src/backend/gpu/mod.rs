@@ -2,6 +2,7 @@
 
 mod attend;
 pub mod bandwidth;
+mod compiler;
 mod decode;
 pub mod device;
 pub mod disk;
@@ -11,15 +12,20 @@ mod lower;
 mod matrix;
 mod pipelines;
 mod profile;
+mod record;
 mod shape;
 mod tiled;
 mod timing;
 pub mod weights;
 
 pub use bandwidth::read_bandwidth;
-pub use device::{Api, Choice, Device, adapters, api_name, choose, forced_arithmetic, is_software};
+pub use compiler::Compiler;
+pub use device::{
+    Api, Candidate, Choice, Device, adapters, api_name, candidates, choose, forced_arithmetic, is_software,
+};
 pub use layer::unfused_because;
 pub use pipelines::{Kernel, Pipeline};
+pub use record::Recorded;
 pub use timing::KernelTime;
 
 use std::collections::{HashMap, VecDeque};
@@ -117,6 +123,11 @@ impl Gpu {
         })?;
         gpu.device.check()?;
         Ok(gpu)
+    }
+
+    /// Every kernel that the model's plan was lowered to.
+    pub fn kernels(&self) -> Vec<Kernel> {
+        self.device.kernels()
     }
 
     /// Runs single tokens step by step, as a batch is run.

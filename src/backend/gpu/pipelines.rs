@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use wgpu::naga;
 
+use super::compiler::Compiler;
 use super::disk::KernelCache;
 use crate::backend::BackendError;
 use crate::quant::Format;
@@ -101,11 +102,16 @@ pub struct Pipeline {
     name: String,
     kernel: Kernel,
     layout: wgpu::BindGroupLayout,
-    compiler: Arc<Compiler>,
+    compiler: Arc<Kernels>,
     code: OnceLock<Result<wgpu::ComputePipeline, String>>,
 }
 
 impl Pipeline {
+    /// What it was made of.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
     /// The layout of its bindings.
     pub fn layout(&self) -> &wgpu::BindGroupLayout {
         &self.layout
@@ -124,15 +130,29 @@ impl Pipeline {
 /// The kernels of a device.
 #[derive(Debug)]
 pub(super) struct Pipelines {
-    compiler: Arc<Compiler>,
+    compiler: Arc<Kernels>,
     known: HashMap<String, Arc<Pipeline>>,
 }
 
 impl Pipelines {
-    /// None yet.
-    pub fn new(device: &wgpu::Device, name: &str, arithmetic: Arithmetic, cache: Option<KernelCache>) -> Self {
-        let compiler = Compiler { device: device.clone(), name: name.to_owned(), arithmetic, cache };
+    /// None yet; `listing` names kernels and compiles none ahead.
+    pub fn new(
+        device: &wgpu::Device,
+        name: &str,
+        compiler: Compiler,
+        arithmetic: Arithmetic,
+        cache: Option<KernelCache>,
+        listing: bool,
+    ) -> Self {
+        let compiler = Kernels { device: device.clone(), name: name.to_owned(), compiler, arithmetic, cache, listing };
         Self { compiler: Arc::new(compiler), known: HashMap::new() }
+    }
+
+    /// Every kernel that was asked for, in the order of their names.
+    pub fn kernels(&self) -> Vec<Kernel> {
+        let mut all: Vec<_> = self.known.iter().collect();
+        all.sort_by_key(|(name, _)| *name);
+        all.into_iter().map(|(_, pipeline)| pipeline.kernel.clone()).collect()
     }
 
     /// The pipeline of a kernel, not compiled yet.
@@ -156,6 +176,9 @@ pub(super) fn compile<'a, T>(
 ) -> Result<T, BackendError> {
     let mut missing: Vec<&Pipeline> = pipelines.filter(|p| p.code.get().is_none()).collect();
     let Some(Pipeline { compiler, .. }) = missing.first() else { return meanwhile() };
+    if compiler.listing {
+        return meanwhile();
+    }
     missing.sort_by_key(|p| &p.name);
     missing.dedup_by_key(|p| &p.name);
     // Long ones first, so that none is left to one core at the end.
@@ -181,17 +204,21 @@ pub(super) fn compile<'a, T>(
 
 /// What all pipelines of a device share.
 #[derive(Debug)]
-struct Compiler {
+struct Kernels {
     device: wgpu::Device,
     /// The adapter's name.
     name: String,
+    compiler: Compiler,
     arithmetic: Arithmetic,
     cache: Option<KernelCache>,
+    /// Whether kernels are only named.
+    listing: bool,
 }
 
-impl Compiler {
+impl Kernels {
     fn error(&self, message: String) -> BackendError {
-        BackendError::Device { device: self.name.clone(), message }
+        let (device, compiler) = (self.name.clone(), self.compiler.to_string());
+        BackendError::Kernel { device, compiler, message, way_out: self.compiler.way_out() }
     }
 
     fn layout(&self, name: &str, kernel: &Kernel) -> Result<wgpu::BindGroupLayout, BackendError> {
@@ -211,7 +238,7 @@ impl Compiler {
         let errors = [inner, outer].map(|scope| pollster::block_on(scope.pop()));
         match errors.into_iter().flatten().next() {
             None => Ok(made),
-            Some(e) => Err(format!("kernel {name} does not compile: {e}")),
+            Some(e) => Err(format!("kernel {name} does not compile: {}", words(&e.to_string()))),
         }
     }
 
@@ -255,6 +282,11 @@ impl Compiler {
             })
         })
     }
+}
+
+/// A message of several lines as one.
+fn words(message: &str) -> String {
+    message.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// Layout entries of every binding a module declares.

@@ -13,12 +13,12 @@ use crate::plan::StepName;
 const STEPS_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
 
 /// What is timed together.
-struct Timed<'a> {
+pub(super) struct Timed<'a> {
     op: &'a str,
     steps: Vec<&'a StepName>,
-    dispatches: Vec<&'a Dispatch>,
-    position: usize,
-    rows: usize,
+    pub dispatches: Vec<&'a Dispatch>,
+    pub position: usize,
+    pub rows: usize,
 }
 
 impl Timed<'_> {
@@ -53,7 +53,7 @@ impl Gpu {
     }
 
     /// The dispatches that run a batch, with everything written that they read.
-    fn timed(&self, batch: &Batch<'_>) -> Vec<Timed<'_>> {
+    pub(super) fn timed(&self, batch: &Batch<'_>) -> Vec<Timed<'_>> {
         let (position, rows, head_rows) = (batch.position(), batch.rows(), batch.wanted().len());
         if let (Ok(decoder), &[token], 1) = (&self.decoder, batch.ids(), head_rows) {
             let mut timed = Vec::new();

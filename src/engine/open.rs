@@ -1,0 +1,239 @@
+//! Which backend runs a model: what the user wants, what the machine has, and what is said on the way.
+
+use std::path::PathBuf;
+
+use crate::backend::cpu::{Cpu, Isa};
+use crate::backend::gpu::{Api, Candidate, Choice, Device, Gpu, candidates, is_software};
+use crate::backend::{Backend, BackendError, Sizes};
+use crate::model::Model;
+use crate::plan::Plan;
+use crate::verify::selftest;
+
+/// Where a model shall run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// On the best GPU that opens, compiles its kernels and passes the self-test, else on the CPU.
+    Auto,
+    /// On the CPU.
+    Cpu,
+    /// On the best adapter of this API, and nowhere else.
+    Gpu(Api),
+}
+
+/// What a user can say about the backend.
+pub struct OpenOptions<'a> {
+    /// Where to run.
+    pub wanted: Wanted,
+    /// An adapter, by its index in [`crate::backend::gpu::adapters`] or part of its name; without one, [`Wanted::Auto`]
+    /// takes no adapter that computes on the CPU.
+    pub device: Option<String>,
+    /// Sizes of the buffers, on an adapter that computes on the CPU and on everything else.
+    pub sizes: &'a dyn Fn(bool) -> Sizes,
+    /// Threads of the CPU backend, asked for where it is taken.
+    pub threads: &'a dyn Fn() -> usize,
+    /// A folder for what the next start can use again.
+    pub cache: Option<PathBuf>,
+}
+
+/// Why an adapter is not used.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It does not open, does not compile a kernel, has too little memory, …
+    Fails(BackendError),
+    /// Its results are not those of other machines: what does not hold of the numerics contract.
+    Deviates(Vec<String>),
+}
+
+/// What happens while a backend is opened.
+#[derive(Debug)]
+pub enum Fact<'a> {
+    /// An adapter is not used; what is tried next, `the CPU` at the end.
+    #[allow(missing_docs)]
+    Refused { adapter: &'a str, why: &'a Refusal, next: &'a str },
+    /// An adapter that was named is used although its results are not those of other machines.
+    #[allow(missing_docs)]
+    Deviates { adapter: &'a str, failures: &'a [String] },
+    /// An adapter is used: whether it computes on the CPU, and what compiles its shaders where that is not the driver.
+    #[allow(missing_docs)]
+    Taken { adapter: &'a str, software: bool, compiler: Option<&'a str> },
+    /// So many bytes of weights are going to be uploaded.
+    Uploads(u64),
+    /// So many more were.
+    Uploaded(u64),
+    /// All are; the backend is ready.
+    Ready,
+}
+
+/// Opens a backend for the plan of a model; `hear` is told what happens.
+///
+/// # Errors
+/// If what was asked for by name does not work. [`Wanted::Auto`] goes on, from adapter to adapter and then to the CPU, and says
+/// why; it fails only for what the user can set right, such as a name that no adapter has.
+pub fn open(
+    model: &Model,
+    plan: &Plan,
+    options: &OpenOptions<'_>,
+    hear: &mut dyn FnMut(Fact<'_>),
+) -> Result<Box<dyn Backend>, BackendError> {
+    let auto = options.wanted == Wanted::Auto;
+    let api = match options.wanted {
+        Wanted::Auto => Some(Api::Any),
+        Wanted::Gpu(api) => Some(api),
+        Wanted::Cpu => None,
+    };
+    if let Some(api) = api {
+        let hardware_only = auto && options.device.is_none();
+        let choice = Choice { api, device: options.device.clone(), hardware_only, cache: options.cache.clone() };
+        let found = match candidates(&choice) {
+            Err(BackendError::NoAdapter(_)) if hardware_only => Vec::new(),
+            found => found?,
+        };
+        let take = |candidate: &Candidate, hear: &mut dyn FnMut(Fact<'_>)| {
+            let mut device = candidate.open().map_err(Refusal::Fails)?;
+            let adapter = described(&device);
+            match failures(&mut device, plan) {
+                failures if failures.is_empty() => {}
+                failures if auto => return Err(Refusal::Deviates(failures)),
+                failures => hear(Fact::Deviates { adapter: &adapter, failures: &failures }),
+            }
+            let (software, compiler) = (is_software(&device.info), device.compiler.clone());
+            hear(Fact::Taken { adapter: &device.info.name, software, compiler: compiler.name() });
+            on_gpu(device, model, plan.clone(), (options.sizes)(software), hear).map_err(Refusal::Fails)
+        };
+        if !auto {
+            return match take(&found[0], hear) {
+                Ok(gpu) => Ok(Box::new(gpu)),
+                Err(Refusal::Fails(error)) => Err(error),
+                Err(Refusal::Deviates(failures)) => unreachable!("only auto refuses for {failures:?}"),
+            };
+        }
+        if let Some(gpu) = first(&found, Candidate::name, take, hear)? {
+            return Ok(Box::new(gpu));
+        }
+    }
+    let (sizes, isa) = ((options.sizes)(false), Isa::from_environment()?);
+    Ok(Box::new(Cpu::with_isa(model, plan.clone(), sizes, (options.threads)(), isa)?))
+}
+
+/// The first of `candidates` that `take` takes; says why the others were not taken.
+fn first<C, T>(
+    candidates: &[C],
+    name: impl Fn(&C) -> String,
+    mut take: impl FnMut(&C, &mut dyn FnMut(Fact<'_>)) -> Result<T, Refusal>,
+    hear: &mut dyn FnMut(Fact<'_>),
+) -> Result<Option<T>, BackendError> {
+    for (i, candidate) in candidates.iter().enumerate() {
+        match take(candidate, hear) {
+            Ok(taken) => return Ok(Some(taken)),
+            // What is wrong with the environment is wrong on every adapter.
+            Err(Refusal::Fails(error @ BackendError::Arithmetic { .. })) => return Err(error),
+            Err(why) => {
+                let next = candidates.get(i + 1).map_or_else(|| "the CPU".to_owned(), &name);
+                hear(Fact::Refused { adapter: &name(candidate), why: &why, next: &next });
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// An adapter with its driver.
+fn described(device: &Device) -> String {
+    format!("{} ({} {})", device.info.name, device.info.driver, device.info.driver_info)
+}
+
+/// What does not hold on a device. A self-test that cannot run does not hold.
+fn failures(device: &mut Device, plan: &Plan) -> Vec<String> {
+    let mut formats: Vec<_> = plan.weights.iter().filter(|w| w.rows > 1).map(|w| w.format).collect();
+    formats.sort_by_key(|f| f.name);
+    formats.dedup_by_key(|f| f.name);
+    selftest::cached_failures(device, &formats).unwrap_or_else(|e| vec![format!("the self-test cannot run: {e}")])
+}
+
+fn on_gpu(
+    device: Device,
+    model: &Model,
+    plan: Plan,
+    sizes: Sizes,
+    hear: &mut dyn FnMut(Fact<'_>),
+) -> Result<Gpu, BackendError> {
+    hear(Fact::Uploads(plan.weights.iter().map(|w| (w.rows * w.format.row_bytes(w.cols)) as u64).sum()));
+    let gpu = Gpu::new(device, model, plan, sizes, &mut |n| hear(Fact::Uploaded(n)));
+    hear(Fact::Ready);
+    gpu
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Adapters that do what their names say.
+    fn take(adapter: &&str) -> Result<String, Refusal> {
+        let fails = |message: &str| {
+            let (device, compiler) = ((*adapter).to_owned(), "FXC".to_owned());
+            Refusal::Fails(BackendError::Kernel {
+                device,
+                compiler,
+                message: message.to_owned(),
+                way_out: "use the CPU",
+            })
+        };
+        match *adapter {
+            "does not open" => {
+                Err(Refusal::Fails(BackendError::Device { device: "x".to_owned(), message: "removed".to_owned() }))
+            }
+            "does not compile" => Err(fails("kernel rms_norm does not compile: X3511")),
+            "computes wrongly" => Err(Refusal::Deviates(vec!["exp".to_owned()])),
+            "wrong environment" => Err(Refusal::Fails(BackendError::Arithmetic { wanted: "exact".to_owned() })),
+            good => Ok(good.to_owned()),
+        }
+    }
+
+    /// What is taken, and what was said of the others.
+    fn tried(adapters: &[&str]) -> (Result<Option<String>, BackendError>, Vec<[String; 2]>) {
+        let mut said = Vec::new();
+        let mut hear = |fact: Fact<'_>| {
+            if let Fact::Refused { adapter, next, .. } = fact {
+                said.push([adapter.to_owned(), next.to_owned()]);
+            }
+        };
+        let taken = first(adapters, |a| (*a).to_owned(), |a, _| take(a), &mut hear);
+        (taken, said)
+    }
+
+    #[test]
+    fn auto_goes_on_to_the_next_adapter_and_says_of_each_why() {
+        for bad in ["does not open", "does not compile", "computes wrongly"] {
+            let (taken, said) = tried(&[bad, "good", "better"]);
+            assert_eq!(taken.unwrap().as_deref(), Some("good"));
+            assert_eq!(said, [[bad, "good"]]);
+        }
+    }
+
+    #[test]
+    fn auto_ends_on_the_cpu() {
+        let (taken, said) = tried(&["does not open", "does not compile", "computes wrongly"]);
+        assert_eq!(taken.unwrap(), None);
+        let next = [
+            ["does not open", "does not compile"],
+            ["does not compile", "computes wrongly"],
+            ["computes wrongly", "the CPU"],
+        ];
+        assert_eq!(said, next);
+        assert_eq!(tried(&[]).0.unwrap(), None);
+    }
+
+    #[test]
+    fn an_adapter_that_works_is_taken_in_silence() {
+        let (taken, said) = tried(&["good", "does not open"]);
+        assert_eq!((taken.unwrap().as_deref(), said.len()), (Some("good"), 0));
+    }
+
+    #[test]
+    fn a_wrong_environment_is_an_error_at_once() {
+        let (taken, said) = tried(&["wrong environment", "good"]);
+        assert!(matches!(taken, Err(BackendError::Arithmetic { .. })));
+        assert!(said.is_empty());
+    }
+}
