@@ -119,6 +119,14 @@ fn what_compilers_refuse_is_found() {
     // More workgroup memory by default than a device must have.
     let memory = "bytes of workgroup memory";
     found("draw", "var<workgroup> best: array<f32, 256>;", "var<workgroup> best: array<f32, 8192>;", memory);
+    // An operand of two packed dot products.
+    let shared = "0x01010101u; let b = dot4I8Packed(q.x, ones) + dot4I8Packed(q.y, ones)";
+    found(
+        "tiled_quantize",
+        "let at = 8u",
+        &format!("let ones = {shared}; let at = 8u"),
+        "an operand of two packed dot",
+    );
     // Parentheses.
     found("attend", "((thread / (PART / 8u)) & 7u)", "(thread / (PART / 8u) & 7u)", "needs parentheses");
 }

@@ -15,6 +15,7 @@ use crate::backend::{Backend, BackendError, Batch, Rows, Sizes};
 use crate::gguf::{Array, Gguf, GgufError, GgufWriter, Value};
 use crate::model::{Model, ModelError};
 use crate::numerics::Precision;
+use crate::ops::draw;
 use crate::quant::{FORMATS, Format};
 use crate::shaders::Arithmetic;
 use crate::verify::ops::{self, Case, Random};
@@ -138,9 +139,31 @@ pub fn kernels(choice: &Choice, limits: &wgpu::Limits, shapes: &[Shape]) -> Resu
     Ok(all.into_values().collect())
 }
 
-/// Cases of every op, and the self-test's.
+/// Cases of every op, of drawing, and the self-test's.
 fn cases() -> Vec<Case> {
-    ops::cases(&mut Random(0)).into_iter().chain([selftest::case()]).collect()
+    let mut all = ops::cases(&mut Random(0));
+    for (width, top_k, top_p) in [(1, 40, 0.9), (700, 40, 0.9), (700, 256, 1.0)] {
+        all.push(drawn(&mut Random(width as u64), width, &draw::Options::new(0.8, top_k, top_p, 0.01)));
+    }
+    all.push(selftest::case());
+    all
+}
+
+/// A token drawn from logits, some of which are equal.
+fn drawn(random: &mut Random, width: usize, options: &draw::Options) -> Case {
+    let logits: Vec<f32> = (0..width).map(|_| (random.word() % 300) as f32 * 0.03).collect();
+    let bits = logits.iter().map(|x| x.to_bits()).collect();
+    let number = 0.7;
+    Case {
+        kernel: Kernel::new(&draw::SHADER),
+        shape: format!("[{width}]"),
+        params: bytemuck::bytes_of(&draw::Params { width: width as u32 }).to_vec(),
+        position: 0,
+        groups: [1, 1, 1],
+        buffers: vec![bits, vec![0], bytemuck::cast_slice(&[*options]).to_vec(), vec![f32::to_bits(number)]],
+        out: 1,
+        expected: vec![draw::cpu(&logits, options, number)],
+    }
 }
 
 /// A dispatch with what its buffers hold before it and must hold behind it.
@@ -174,8 +197,11 @@ impl Dispatched {
     }
 }
 
-/// Rows of the batches that are recorded: a token, a few, and enough for tiles.
+/// The batches that are recorded, one behind the other: a token, a few, and enough for tiles.
 const ROWS: [usize; 3] = [1, 3, 37];
+
+/// A position from which attention over the cache is divided among workgroups.
+const FAR: usize = 2100;
 
 /// Dispatches of every kernel: the cases of every op, and those of a small model in every format and both precisions, each kernel
 /// once, run on an adapter.
@@ -187,23 +213,29 @@ pub fn dispatches(choice: &Choice, hear: &mut dyn FnMut(Dispatched)) -> Result<(
     let mut random = Random(1);
     let shape = Shape { name: "small", embedding: 256, feed_forward: 512, heads: 4, kv_heads: 2 };
     let mut seen = BTreeSet::new();
-    for format in FORMATS {
+    let mut record = |model: &Model, format: &Format, precision, position: usize, batches: &[usize]| {
+        let context = position + batches.iter().sum::<usize>();
+        let sizes = Sizes { context, batch: batches.iter().copied().max().unwrap_or(1), logits_rows: 1 };
+        let mut gpu = Gpu::new(Device::open(choice)?, model, model.plan(precision)?, sizes, &mut |_| {})?;
+        let mut position = position;
+        for &rows in batches {
+            let ids: Vec<u32> = (0..rows as u32).map(|i| (i * 97 + 5) % VOCABULARY).collect();
+            let shape = format!("{rows} rows at {position}, {} {precision:?}", format.name);
+            let batch = Batch::checked(&ids, position, Rows::Last, &gpu.limits()).map_err(BackendError::from)?;
+            let mut wanted = |kernel: &Kernel| seen.insert(kernel.name());
+            gpu.record(batch, &mut wanted, &mut |r| hear(Dispatched::of_model(r, shape.clone())))?;
+            position += rows;
+        }
+        Ok::<_, MadeError>(())
+    };
+    for (i, format) in FORMATS.iter().enumerate() {
         let model =
             shape.model(format, &mut |n| random.floats(n).iter().map(|x| x.clamp(-4.0, 4.0) * 0.1).collect())?;
         for precision in [Precision::Fast, Precision::Precise] {
-            let sizes = Sizes { context: 64, batch: ROWS[2], logits_rows: 1 };
-            let plan = model.plan(precision)?;
-            let mut gpu = Gpu::new(Device::open(choice)?, &model, plan, sizes, &mut |_| {})?;
-            let mut position = 0;
-            for rows in ROWS {
-                let ids: Vec<u32> = (0..rows as u32).map(|i| (i * 97 + 5) % VOCABULARY).collect();
-                let shape = format!("{rows} rows, {} {precision:?}", format.name);
-                let mut wanted = |kernel: &Kernel| seen.insert(kernel.name());
-                let mut record = |r| hear(Dispatched::of_model(r, shape.clone()));
-                let batch = Batch::checked(&ids, position, Rows::Last, &gpu.limits()).map_err(BackendError::from)?;
-                gpu.record(batch, &mut wanted, &mut record)?;
-                position += rows;
-            }
+            record(&model, format, precision, 0, &ROWS)?;
+        }
+        if i == 0 {
+            record(&model, format, Precision::Fast, FAR, &[1])?;
         }
     }
     Ok(())

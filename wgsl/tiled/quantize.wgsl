@@ -81,14 +81,15 @@ fn normalised(v0: Item, item: u32, r: f32) -> Item {
               mul4(mul4(v.c, r4), flush4(norm4[at + 4u], WEIGHT_FLOOR)), mul4(mul4(v.d, r4), flush4(norm4[at + 6u], WEIGHT_FLOOR)));
 }
 
+fn byte_sum(word: u32) -> i32 { return dot4I8Packed(word, 0x01010101u); }
+
 fn store_halves(row: u32, q: vec4<u32>, item: u32) {
   let at = 8u * (item / 2u * params.places + row) + item % 2u;
   halves[at] = four_halves(unpack4xI8(q.x));
   halves[at + 2u] = four_halves(unpack4xI8(q.y));
   halves[at + 4u] = four_halves(unpack4xI8(q.z));
   halves[at + 6u] = four_halves(unpack4xI8(q.w));
-  let ones = 0x01010101u;
-  sums[item] = dot4I8Packed(q.x, ones) + dot4I8Packed(q.y, ones) + dot4I8Packed(q.z, ones) + dot4I8Packed(q.w, ones);
+  sums[item] = byte_sum(q.x) + byte_sum(q.y) + byte_sum(q.z) + byte_sum(q.w);
 }
 
 fn store_word(at: u32, word: u32) { halves[at / 2u][at % 2u] = word; }
