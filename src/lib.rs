@@ -12,6 +12,7 @@ pub mod cli;
 pub mod convert;
 pub mod engine;
 pub mod gguf;
+pub mod memory;
 pub mod model;
 pub mod numerics;
 pub mod ops;

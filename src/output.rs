@@ -21,6 +21,9 @@ use thiserror::Error;
 pub enum OutputError {
     #[error("cannot write {path}: {reason}")]
     Write { path: String, reason: String },
+    /// As in `… | head`: nobody wants the rest, which is no fault.
+    #[error("the reader of standard output has gone")]
+    Gone,
     #[error("{0} exists; choose another name or give --force to replace it")]
     Exists(String),
     #[error("{path} is {what}; give the name of a file")]
@@ -163,7 +166,12 @@ impl Target {
 
     /// The error of a write.
     pub fn failed(&self, error: &io::Error) -> OutputError {
-        OutputError::Write { path: self.name.clone(), reason: error.to_string() }
+        let path = match (self.is_stdout(), error.kind()) {
+            (true, io::ErrorKind::BrokenPipe) => return OutputError::Gone,
+            (true, _) => "to standard output",
+            (false, _) => &self.name,
+        };
+        OutputError::Write { path: path.to_owned(), reason: error.to_string() }
     }
 
     fn open(&self) -> io::Result<Sink> {

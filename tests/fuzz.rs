@@ -16,7 +16,7 @@ use common::mini::{CONTROL, Mini, NORMAL, USER_DEFINED};
 use common::{Random, data, samebits, sizes, thread_time};
 use samebits::backend::cpu::{Cpu, Isa};
 use samebits::engine::Session;
-use samebits::gguf::{Array, Gguf, Value, type_name};
+use samebits::gguf::{Array, Gguf, Value, type_name, write_string, write_value};
 use samebits::model::Model;
 use samebits::numerics::Precision;
 use samebits::tokenizer::{EncodeOptions, Tokenizer};
@@ -96,12 +96,12 @@ impl Parts {
         out.extend(self.counts[0].unwrap_or(self.tensors.len() as u64).to_le_bytes());
         out.extend(self.counts[1].unwrap_or(self.metadata.len() as u64).to_le_bytes());
         for (key, value) in &self.metadata {
-            string(&mut out, key);
-            write(&mut out, value);
+            write_string(&mut out, key);
+            write_value(&mut out, value);
         }
         let mut at = 0;
         for t in &self.tensors {
-            string(&mut out, &t.name);
+            write_string(&mut out, &t.name);
             out.extend((t.dims.len() as u32).to_le_bytes());
             t.dims.iter().for_each(|d| out.extend(d.to_le_bytes()));
             out.extend(t.type_id.to_le_bytes());
@@ -114,83 +114,6 @@ impl Parts {
             out.resize(out.len().next_multiple_of(32), 0);
         }
         out
-    }
-}
-
-fn string(out: &mut Vec<u8>, text: &[u8]) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text);
-}
-
-fn write(out: &mut Vec<u8>, value: &Value) {
-    macro_rules! number {
-        ($id:expr, $x:expr) => {{
-            out.extend(($id as u32).to_le_bytes());
-            out.extend($x.to_le_bytes());
-        }};
-    }
-    match value {
-        Value::U8(x) => number!(0, x),
-        Value::I8(x) => number!(1, x),
-        Value::U16(x) => number!(2, x),
-        Value::I16(x) => number!(3, x),
-        Value::U32(x) => number!(4, x),
-        Value::I32(x) => number!(5, x),
-        Value::F32(x) => number!(6, x),
-        Value::Bool(x) => number!(7, u8::from(*x)),
-        Value::U64(x) => number!(10, x),
-        Value::I64(x) => number!(11, x),
-        Value::F64(x) => number!(12, x),
-        Value::String(x) => {
-            out.extend(8u32.to_le_bytes());
-            string(out, x.as_bytes());
-        }
-        Value::Bytes(x) => {
-            out.extend(8u32.to_le_bytes());
-            string(out, x);
-        }
-        Value::Array(x) => {
-            out.extend(9u32.to_le_bytes());
-            write_array(out, x);
-        }
-    }
-}
-
-fn write_array(out: &mut Vec<u8>, array: &Array) {
-    macro_rules! numbers {
-        ($id:expr, $v:expr) => {{
-            out.extend(($id as u32).to_le_bytes());
-            out.extend(($v.len() as u64).to_le_bytes());
-            $v.iter().for_each(|x| out.extend(x.to_le_bytes()));
-        }};
-    }
-    match array {
-        Array::U8(v) => numbers!(0, v),
-        Array::I8(v) => numbers!(1, v),
-        Array::U16(v) => numbers!(2, v),
-        Array::I16(v) => numbers!(3, v),
-        Array::U32(v) => numbers!(4, v),
-        Array::I32(v) => numbers!(5, v),
-        Array::F32(v) => numbers!(6, v),
-        Array::U64(v) => numbers!(10, v),
-        Array::I64(v) => numbers!(11, v),
-        Array::F64(v) => numbers!(12, v),
-        Array::Bool(v) => numbers!(7, v.iter().map(|b| u8::from(*b)).collect::<Vec<u8>>()),
-        Array::String(v) => {
-            out.extend(8u32.to_le_bytes());
-            out.extend((v.len() as u64).to_le_bytes());
-            v.iter().for_each(|s| string(out, s.as_bytes()));
-        }
-        Array::Bytes(v) => {
-            out.extend(8u32.to_le_bytes());
-            out.extend((v.len() as u64).to_le_bytes());
-            v.iter().for_each(|s| string(out, s));
-        }
-        Array::Array(v) => {
-            out.extend(9u32.to_le_bytes());
-            out.extend((v.len() as u64).to_le_bytes());
-            v.iter().for_each(|a| write_array(out, a));
-        }
     }
 }
 

@@ -34,6 +34,11 @@ impl Limits {
         }
     }
 
+    /// Fails unless these are the limits that something was checked against.
+    fn are(&self, checked: &Self) -> Result<(), BatchError> {
+        if self == checked { Ok(()) } else { Err(BatchError::OtherLimits) }
+    }
+
     fn token(&self, id: u32) -> Result<(), BatchError> {
         let vocabulary = self.vocabulary;
         if (id as usize) < vocabulary { Ok(()) } else { Err(BatchError::TokenId { id, vocabulary }) }
@@ -135,7 +140,7 @@ impl<'a> Batch<'a> {
 
     /// Fails unless it was checked against these limits.
     pub(crate) fn is_for(&self, limits: &Limits) -> Result<(), BatchError> {
-        if self.limits == *limits { Ok(()) } else { Err(BatchError::OtherLimits) }
+        limits.are(&self.limits)
     }
 }
 
@@ -176,7 +181,7 @@ impl Lane {
 
     /// Fails unless it was checked against these limits.
     pub(crate) fn is_for(&self, limits: &Limits) -> Result<(), BatchError> {
-        if self.limits == *limits { Ok(()) } else { Err(BatchError::OtherLimits) }
+        limits.are(&self.limits)
     }
 }
 

@@ -161,6 +161,12 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// Tokens of a prompt that are computed at once where nobody asks for another number: what is fast on every real backend.
+    /// On a software adapter 512 would take seconds, and an interrupt waits for parts of them.
+    pub fn usual_batch(software: bool) -> usize {
+        if software { 32 } else { 512 }
+    }
+
     /// What a backend with these buffers for `plan` can hold.
     fn limits(&self, plan: &Plan) -> Limits {
         let Self { context, batch, logits_rows } = *self;

@@ -73,6 +73,11 @@ impl Place {
         matches!(self.what, What::Gpu { software: false, .. })
     }
 
+    /// Tokens of a prompt that are computed at once there, where nobody asks for another number.
+    pub fn usual_chunk(&self) -> usize {
+        Sizes::usual_batch(matches!(self.what, What::Gpu { software: true, .. }))
+    }
+
     /// Opens a model there.
     pub(super) fn open(&self, model: &Model, plan: Plan, sizes: Sizes) -> Result<Box<dyn Backend>, BackendError> {
         Ok(match &self.what {

@@ -64,8 +64,8 @@ pub(super) struct Arguments {
     /// How finely activations are rounded
     #[arg(long, value_enum, default_value_t = PrecisionName::Fast)]
     precision: PrecisionName,
-    /// Tokens of a prompt that are computed at once; -ub for short
-    #[arg(long, visible_alias = "ubatch-size", value_name = "N", value_delimiter = ',', default_value = "128")]
+    /// Tokens of a prompt that are computed at once; -ub for short [default: 512; 32 on a software adapter]
+    #[arg(long, visible_alias = "ubatch-size", value_name = "N", value_delimiter = ',')]
     chunk: Vec<Numbers>,
     /// Output format
     #[arg(short, long, value_enum, default_value_t = FormatName::Md)]
@@ -219,7 +219,7 @@ fn measure(
     let places = places(a, threads)?;
     let started = process_start.elapsed();
     let models: Vec<_> = if models.is_empty() { vec![None] } else { models.iter().map(Some).collect() };
-    report.total = models.len() * places.len() * chunks.len() * tests.len();
+    report.total = models.len() * places.len() * chunks.len().max(1) * tests.len();
     report.bar.set_length(report.total as u64);
     for path in models {
         let start = Instant::now();
@@ -227,7 +227,8 @@ fn measure(
         let file = path.map_or_else(|| "built-in stories".to_owned(), |p| p.display().to_string());
         let subject = Subject { model, file, opened_after: started + start.elapsed() };
         for place in &places {
-            for &chunk in chunks {
+            let usual = [place.usual_chunk() as u32];
+            for &chunk in if chunks.is_empty() { &usual } else { chunks } {
                 let options = Options {
                     repetitions: usize::from(a.repetitions),
                     warm_up: !a.no_warmup,

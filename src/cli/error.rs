@@ -38,6 +38,10 @@ pub(super) enum Failure {
     TokenId { id: u32, vocabulary: usize },
     #[error("{tokens} tokens do not fit one batch of {batch}; use a shorter prompt")]
     OneBatch { tokens: usize, batch: usize },
+    #[error(
+        "the outputs of all steps for {tokens} tokens take {size} of memory; use a shorter prompt or fewer --layers"
+    )]
+    TraceMemory { tokens: usize, size: String },
     #[error("the steps of a fused run cannot be seen; compare it with one that is not fused")]
     Fused,
     #[error("there is no step '{0}'; `samebits trace --steps` lists them")]

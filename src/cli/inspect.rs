@@ -1,6 +1,7 @@
 //! `samebits inspect`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value as Json, json};
@@ -23,8 +24,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
-    let gguf = Gguf::open(&a.file)?;
-    let runs = Runs::of(&a.file);
+    let gguf = Arc::new(Gguf::open(&a.file)?);
+    let runs = Runs::of(gguf.clone());
     let parameters: u64 = gguf.tensors().iter().map(|t| t.dims.iter().product::<u64>()).sum();
     if a.json {
         let metadata: serde_json::Map<String, Json> =
@@ -76,8 +77,8 @@ struct Runs {
 }
 
 impl Runs {
-    fn of(file: &Path) -> Self {
-        match Model::open(file).and_then(|model| model.plan(Precision::Fast)) {
+    fn of(gguf: Arc<Gguf>) -> Self {
+        match Model::new(gguf).and_then(|model| model.plan(Precision::Fast)) {
             Ok(plan) => Self { error: None, unfused: unfused_because(&plan) },
             Err(error) => Self { error: Some(error.to_string()), unfused: None },
         }

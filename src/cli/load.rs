@@ -23,12 +23,6 @@ use crate::tokenizer::{EncodeOptions, Tokenizer, TokenizerError};
 /// Context used where the model would allow more and the user did not ask.
 const DEFAULT_CONTEXT: usize = 4096;
 
-/// Tokens of a prompt that are computed at once: fast on every real backend.
-const DEFAULT_CHUNK: usize = 512;
-
-/// The same on a software adapter, where a chunk of 512 takes seconds and an interrupt waits for parts of it.
-const SOFTWARE_CHUNK: usize = 32;
-
 #[derive(Args, Debug)]
 pub(super) struct ModelArguments {
     /// The GGUF file [default: the story model that is built in]
@@ -190,7 +184,7 @@ pub(super) fn open(
 ) -> Result<Box<dyn Backend>, Box<dyn Error>> {
     let context = a.context(model);
     let sizes = |software: bool| {
-        let batch = a.chunk.map_or(if software { SOFTWARE_CHUNK } else { DEFAULT_CHUNK }, usize::from).min(context);
+        let batch = a.chunk.map_or(Sizes::usual_batch(software), usize::from).min(context);
         Sizes { context, batch, logits_rows: if all_logits { batch } else { 1 } }
     };
     let wanted = match a.backend.api(a.device.as_deref())? {

@@ -27,6 +27,9 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use error::{Failure, Interrupted, Usage};
 
+use crate::convert::ConvertError;
+use crate::output::OutputError;
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 an error or a check that does not hold, 2 wrong usage, 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
 `samebits help COMMAND` explains a command.";
@@ -135,11 +138,21 @@ fn run(arguments: &Arguments, start: Instant) -> Outcome {
     }
 }
 
+/// Whether a file was being written to standard output, and its reader has gone.
+fn gone(error: &(dyn Error + 'static)) -> bool {
+    let converted = match error.downcast_ref() {
+        Some(ConvertError::Output(e)) => Some(e),
+        _ => None,
+    };
+    matches!(converted.or(error.downcast_ref()), Some(OutputError::Gone))
+}
+
 /// Says why a command failed, and gives its exit code.
 fn failed(error: &(dyn Error + 'static)) -> u8 {
     match error.downcast_ref::<Failure>() {
         // The reader of our results has gone, as in `samebits … | head`.
         Some(Failure::Stdout(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => return 0,
+        _ if gone(error) => return 0,
         _ => {}
     }
     if !error.is::<Interrupted>() {

@@ -14,10 +14,13 @@ use super::terminal::{print, print_json};
 use super::text::PromptArguments;
 use super::values::not_empty;
 use super::{Outcome, signals, text};
+use crate::memory;
 use crate::model::Model;
 use crate::output::Target as File;
 use crate::plan::Plan;
-use crate::trace::{Difference, Page, Run, Trace, Verdict, analyse, first_difference, run as run_prompt, svg};
+use crate::trace::{
+    Difference, Page, Run, Trace, Verdict, analyse, first_difference, memory as trace_memory, run as run_prompt, svg,
+};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -197,6 +200,11 @@ fn runs(
     }
     let one = Target { name: String::new(), backend: a.backend, fused: false };
     let targets = if a.compare.is_empty() { std::slice::from_ref(&one) } else { &a.compare };
+    let runs = targets.len() * usize::from(a.runs);
+    let needed = trace_memory(plan, prompt.len(), runs, a.reference.is_some());
+    if !memory::fits(needed) {
+        return Err(Failure::TraceMemory { tokens: prompt.len(), size: memory::size(needed) }.into());
+    }
     let mut all = Vec::new();
     for target in targets {
         let options = RunArguments {

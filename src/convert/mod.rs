@@ -84,7 +84,7 @@ pub fn quantize(
     let mut writer = GgufWriter::new(&metadata(source, options.target), &tensors)?;
     let mut out = file.create()?;
     let failed = |e: GgufError| match e {
-        GgufError::Write(reason) => OutputError::Write { path: file.name().to_owned(), reason }.into(),
+        GgufError::Output(e) => file.failed(&e).into(),
         other => ConvertError::Gguf(other),
     };
     writer.write_header(&mut out).map_err(failed)?;

@@ -199,13 +199,10 @@ impl Session {
         let mut new = Vec::new();
         let start = Instant::now();
         let mut stop_reason = if limit == 0 { Some(StopReason::Length) } else { None };
-        let logits = match self.feed(prompt, false) {
-            Err(EngineError::Backend(BackendError::Interrupted)) => {
-                stop_reason = Some(StopReason::Interrupted);
-                Vec::new()
-            }
-            fed => fed?,
-        };
+        let logits = done(self.feed(prompt, false))?.unwrap_or_else(|| {
+            stop_reason = Some(StopReason::Interrupted);
+            Vec::new()
+        });
         let prefill = start.elapsed();
         let start = Instant::now();
         let mut hear = |token: u32, logits: &[f32]| {
@@ -233,11 +230,9 @@ impl Session {
                         stop_reason = Some(StopReason::ContextFull);
                     }
                     if stop_reason.is_none() {
-                        match self.feed(&[token], false) {
-                            Err(EngineError::Backend(BackendError::Interrupted)) => {
-                                stop_reason = Some(StopReason::Interrupted);
-                            }
-                            fed => logits = fed?,
+                        match done(self.feed(&[token], false))? {
+                            Some(fed) => logits = fed,
+                            None => stop_reason = Some(StopReason::Interrupted),
                         }
                     }
                 }
@@ -251,10 +246,8 @@ impl Session {
                         stop_reason = hear(token, logits);
                         stop_reason.is_none()
                     });
-                    stop_reason = stop_reason.or(match run {
-                        Err(EngineError::Backend(BackendError::Interrupted)) => Some(StopReason::Interrupted),
-                        run => run.map(|()| Some(StopReason::ContextFull))?,
-                    });
+                    let end = done(run)?.map_or(StopReason::Interrupted, |()| StopReason::ContextFull);
+                    stop_reason = stop_reason.or(Some(end));
                 }
             }
             Choice::Ahead(_) => {}
@@ -294,6 +287,14 @@ impl Session {
             return Err(self.name_non_finite(batch).into());
         }
         Ok(())
+    }
+}
+
+/// What was computed; `None` where an interrupt stopped it.
+fn done<T>(result: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
+    match result {
+        Err(EngineError::Backend(BackendError::Interrupted)) => Ok(None),
+        other => other.map(Some),
     }
 }
 

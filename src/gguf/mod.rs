@@ -13,7 +13,7 @@ mod writer;
 pub use reader::{Gguf, TensorInfo};
 pub use types::{GgmlType, ggml_type, type_name};
 pub use value::{Array, Value};
-pub use writer::GgufWriter;
+pub use writer::{GgufWriter, string as write_string, write_value};
 
 use thiserror::Error;
 
@@ -43,4 +43,6 @@ pub enum GgufError {
     WrongType { key: String, found: String, expected: &'static str },
     #[error("cannot write: {0}")]
     Write(String),
+    #[error(transparent)]
+    Output(#[from] std::io::Error),
 }

@@ -50,7 +50,7 @@ impl GgufWriter {
 
     /// Writes everything before the tensor data.
     pub fn write_header(&self, out: &mut impl Write) -> Result<(), GgufError> {
-        out.write_all(&self.header).map_err(|e| GgufError::Write(e.to_string()))
+        Ok(out.write_all(&self.header)?)
     }
 
     /// Writes the next tensor; its size must be the one declared.
@@ -61,18 +61,19 @@ impl GgufWriter {
         }
         self.next += 1;
         let pad = (data.len() as u64).next_multiple_of(ALIGNMENT) as usize - data.len();
-        out.write_all(data)
-            .and_then(|()| out.write_all(&[0; ALIGNMENT as usize][..pad]))
-            .map_err(|e| GgufError::Write(e.to_string()))
+        out.write_all(data)?;
+        Ok(out.write_all(&[0; ALIGNMENT as usize][..pad])?)
     }
 }
 
-fn string(out: &mut Vec<u8>, s: &[u8]) {
+/// Appends a string as files hold it: its length, then its bytes.
+pub fn string(out: &mut Vec<u8>, s: &[u8]) {
     out.extend((s.len() as u64).to_le_bytes());
     out.extend(s);
 }
 
-fn write_value(out: &mut Vec<u8>, value: &Value) {
+/// Appends a value as files hold it: its type, then what it is.
+pub fn write_value(out: &mut Vec<u8>, value: &Value) {
     macro_rules! number {
         ($id:expr, $x:expr) => {{
             out.extend(($id as u32).to_le_bytes());

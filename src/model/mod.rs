@@ -185,7 +185,8 @@ impl Model {
 
     /// Checks that an opened container can be run, and that nothing in it would be left out: every key that changes results
     /// is obeyed, every tensor is read.
-    pub fn new(gguf: Gguf) -> Result<Self, ModelError> {
+    pub fn new(gguf: impl Into<Arc<Gguf>>) -> Result<Self, ModelError> {
+        let gguf = gguf.into();
         gguf.whole()?;
         if let Some(purpose) = other_purpose(&gguf) {
             return Err(ModelError::NotAModel(purpose));
@@ -196,7 +197,7 @@ impl Model {
         }
         let config = llama::config(&gguf)?;
         keys::check(&gguf, &architecture, llama::KEYS)?;
-        let model = Self { gguf: Arc::new(gguf), config };
+        let model = Self { gguf, config };
         let plan = model.plan(Precision::Fast)?;
         model.check_tensors(&plan, llama::TENSORS)?;
         model.check_vocabulary()?;

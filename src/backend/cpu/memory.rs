@@ -2,21 +2,16 @@
 
 use super::super::{BackendError, Sizes};
 use super::panels::ROWS;
+use crate::memory;
 use crate::plan::{BufferId, BufferKind, CacheSpec, Plan};
 
 /// Fails where buffers, cache and angles for these sizes, and the weights once more where they are repacked, do not fit.
 pub(super) fn check(plan: &Plan, sizes: Sizes, repacked: bool) -> Result<(), BackendError> {
     let needed = needed(plan, sizes, repacked);
-    let fits = |bytes: u64| {
-        let most = most().is_none_or(|most| bytes <= most);
-        // The system's limits for this process are only known to the system.
-        most && usize::try_from(bytes).is_ok_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
-    };
     match needed {
-        Some(bytes) if fits(bytes) => Ok(()),
+        Some(bytes) if memory::fits(bytes) => Ok(()),
         _ => {
-            let size =
-                needed.map_or("too much".to_owned(), |bytes| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64));
+            let size = needed.map_or("too much".to_owned(), memory::size);
             let what = format!("{size} for a context of {} and {} tokens at once", sizes.context, sizes.batch);
             Err(BackendError::Memory { what })
         }
@@ -46,16 +41,4 @@ fn needed(plan: &Plan, sizes: Sizes, repacked: bool) -> Option<u64> {
         }
     }
     Some(bytes)
-}
-
-/// Bytes of memory and swap that this process can have at most, where the system tells.
-fn most() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let number = |key: &str| {
-        let line = text.lines().find_map(|l| l.strip_prefix(key))?;
-        line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
-    };
-    let machine = number("MemTotal:")? + number("SwapTotal:").unwrap_or(0);
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|t| t.trim().parse().ok());
-    Some(group.map_or(machine, |group: u64| machine.min(group)))
 }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 
 use super::device::api_name;
+use crate::output::{OutputError, Target};
 
 /// The folder for this program's files, where the system has one for caches.
 pub fn folder() -> Option<PathBuf> {
@@ -23,17 +24,17 @@ pub fn file_name(kind: &str, info: &wgpu::AdapterInfo, content: &str, extension:
     format!("{kind}-{hex}.{extension}")
 }
 
-/// Writes a file as a whole: another process may read it at the same time.
+/// Writes a file as a whole, and its folder before: another process may read it at the same time.
 ///
 /// # Errors
 /// Whatever the system reports.
-pub fn write(path: &Path, contents: &[&[u8]]) -> std::io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    contents.iter().try_for_each(|part| file.write_all(part))?;
-    file.persist(path).map_err(|e| e.error)?;
-    Ok(())
+pub fn write(path: &Path, contents: &[&[u8]]) -> Result<(), OutputError> {
+    // Where there can be no folder, the file cannot be written, and that error names the file.
+    let _ = path.parent().map(std::fs::create_dir_all);
+    let target = Target::new(path, true, &[])?;
+    let mut output = target.create()?;
+    contents.iter().try_for_each(|part| output.write_all(part)).map_err(|e| target.failed(&e))?;
+    output.finish()
 }
 
 /// Bytes of the hash before the data of a kernel cache.

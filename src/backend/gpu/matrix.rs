@@ -90,7 +90,7 @@ pub(super) struct Halves {
     weights: Option<wgpu::Buffer>,
     /// Rows that activations have place for.
     places: usize,
-    /// For kernels that store no halves.
+    /// For kernels that store no halves: they bind it to be written, and [`super::lower::Resources::none`] to be read.
     none: wgpu::Buffer,
 }
 
