@@ -60,6 +60,14 @@ proptest! {
         let gpu = run_kernel(plain(&ops::rms_norm::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &weight, &zero], 2);
         prop_assert_eq!(&gpu[..n], per_row(&|a, _, out| ops::rms_norm::cpu(&p, a, &b[..width], out)));
 
+        let wanted: Vec<u32> = (0..rows as u32).rev().collect();
+        let p = ops::gather::Params { width: width as u32 };
+        let elements = ops::gather::workgroups(&p, rows as u32);
+        let gpu = run_kernel(plain(&ops::gather::SHADER), bytes_of(&p), 0, elements, &[&wanted, &a_bits, &zero], 2);
+        let mut gathered = vec![0.0; n];
+        ops::gather::cpu(width, &wanted, &a, &mut gathered);
+        prop_assert_eq!(&gpu[..n], bits(&gathered));
+
         let p = ops::softmax::Params { width: width as u32 };
         let gpu = run_kernel(plain(&ops::softmax::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &zero], 1);
         prop_assert_eq!(&gpu[..n], per_row(&|a, _, out| ops::softmax::cpu(a, out)));
@@ -188,7 +196,6 @@ proptest! {
                 out_width: rows as u32,
                 has_bias: 1,
                 streams,
-                out_row0: 0,
                 first: 0,
             };
             let bias = random.floats(rows, -6, 2);

@@ -53,7 +53,7 @@ fn same_bits(model: &Model, plan: &Plan, tokens: usize) -> bool {
 }
 
 fn change(plan: &mut Plan, mut change: impl FnMut(&str, &mut Op)) {
-    plan.body.iter_mut().for_each(|step| change(&step.name.to_string(), &mut step.op));
+    plan.steps.iter_mut().for_each(|step| change(&step.name.to_string(), &mut step.op));
 }
 
 #[test]
@@ -84,8 +84,8 @@ fn a_second_reader_of_a_norm_gets_what_the_norm_is() {
     let model = stories();
     for norm in ["attn_norm", "ffn_norm"] {
         let mut plan = model.plan(Precision::Fast).unwrap();
-        let (mut body, mut x) = (Vec::new(), None);
-        for step in std::mem::take(&mut plan.body) {
+        let (mut steps, mut x) = (Vec::new(), None);
+        for step in std::mem::take(&mut plan.steps) {
             if let Op::RmsNorm { x: from, out, .. } = step.op
                 && step.name.part == norm
             {
@@ -93,30 +93,29 @@ fn a_second_reader_of_a_norm_gets_what_the_norm_is() {
             }
             let last = step.name.part == "ffn_residual";
             let name = StepName { part: format!("{}.again", step.name.part), ..step.name.clone() };
-            body.push(step);
+            steps.push(step);
             if let (true, Some((x, norm))) = (last, x) {
-                body.push(Step { name, op: Op::Add { x, b: norm } });
+                steps.push(Step { name, op: Op::Add { x, b: norm } });
             }
         }
-        plan.body = body;
+        plan.steps = steps;
         plan.check().unwrap();
         assert!(!same_bits(&model, &plan, 20), "{norm}: the fused kernels do not keep a norm");
     }
 }
 
 #[test]
-fn what_the_head_reads_of_the_body_is_kept() {
+fn what_is_read_behind_the_layers_is_kept() {
     let model = stories();
     let mut plan = model.plan(Precision::Fast).unwrap();
-    let norm = plan.body.iter().find_map(|s| match s.op {
+    let norm = plan.steps.iter().find_map(|s| match s.op {
         Op::RmsNorm { out, .. } => Some(out),
         _ => None,
     });
-    let Some(Op::RmsNorm { x, .. }) = plan.head.first().map(|s| s.op.clone()) else { panic!("no norm in the head") };
-    plan.head.insert(
-        0,
-        Step { name: StepName { layer: None, part: "again".to_owned() }, op: Op::Add { x, b: norm.unwrap() } },
-    );
+    let gather = plan.first_wanted();
+    let Op::Gather { x, .. } = plan.steps[gather].op else { panic!("no wanted rows") };
+    let name = StepName { layer: None, part: "again".to_owned() };
+    plan.steps.insert(gather, Step { name, op: Op::Add { x, b: norm.unwrap() } });
     plan.check().unwrap();
     assert!(!same_bits(&model, &plan, 20));
 }
@@ -145,10 +144,13 @@ fn rewired(plan: &Plan, which: usize, with: usize) -> Plan {
         places += 1;
     };
     // The operands of the first two layers: every kind of step is there.
-    for step in plan.body.iter_mut().take(44) {
+    for step in plan.steps.iter_mut().take(44) {
         match &mut step.op {
             Op::Embedding { out, .. } => visit(out),
-            Op::RmsNorm { x, out, .. } | Op::QuantizeActivations { x, out } | Op::Matmul { x, out, .. } => {
+            Op::RmsNorm { x, out, .. }
+            | Op::QuantizeActivations { x, out }
+            | Op::Matmul { x, out, .. }
+            | Op::Gather { x, out } => {
                 visit(x);
                 visit(out);
             }
@@ -195,11 +197,11 @@ fn plans_that_do_not_fit_together_name_the_step() {
     type Case = (&'static str, &'static str, fn(&mut Plan));
     let broken: [Case; 8] = [
         ("token_embd", "weight 999", |p| {
-            if let Op::Embedding { weight, .. } = &mut p.body[0].op {
+            if let Op::Embedding { weight, .. } = &mut p.steps[0].op {
                 *weight = WeightId(999);
             }
         }),
-        ("blk.0.attn_norm", "before anything is written", |p| drop(p.body.remove(0))),
+        ("blk.0.attn_norm", "before anything is written", |p| drop(p.steps.remove(0))),
         ("blk.0.attention", "among 0 heads", |p| {
             change(p, |_, op| {
                 if let Op::Attention { heads, .. } = op {
@@ -216,14 +218,14 @@ fn plans_that_do_not_fit_together_name_the_step() {
         }),
         ("blk.0.attn_q.rope", "angles", |p| p.angles.clear()),
         ("blk.0.attention", "before anything is appended", |p| {
-            p.body.retain(|s| s.name.to_string() != "blk.0.kv_cache")
+            p.steps.retain(|s| s.name.to_string() != "blk.0.kv_cache")
         }),
         ("blk.1.attn_norm", "the name of an earlier step", |p| {
-            let first = p.body[1].clone();
-            let at = p.body.iter().position(|s| s.name.to_string() == "blk.1.attn_norm").unwrap();
-            p.body[at].name = first.name;
+            let first = p.steps[1].clone();
+            let at = p.steps.iter().position(|s| s.name.to_string() == "blk.1.attn_norm").unwrap();
+            p.steps[at].name = first.name;
         }),
-        ("token_embd", "outside of the head", |p| p.logits.0 = 0),
+        ("output", "the logits of the wanted rows", |p| p.logits.0 = 0),
     ];
     for (step, reason, change) in broken {
         let mut plan = plan();

@@ -91,7 +91,7 @@ fn a_range_of_layers_is_run_alone() {
     assert_eq!(last["trace"]["layers"][1]["layer"], 9);
     assert_eq!(last["trace"]["layers"].as_array().unwrap().len(), 2);
     let none = trace(&["-p", "Once upon", "--skip-layers", "--compare", "cpu,gpu"]);
-    assert_eq!(names(&none), ["token_embd", "output_norm", "output_norm.q32", "output"]);
+    assert_eq!(names(&none), ["token_embd", "output_rows", "output_norm", "output_norm.q32", "output"]);
     assert_eq!(none["trace"]["layers"][0], all["trace"]["layers"][0]);
     for (wrong, said, code) in
         [("9..11", "the model has 10", 1), ("3..3", "use --skip-layers", 2), ("x", "no layer number", 2)]

@@ -12,6 +12,6 @@ override THREADS: u32 = 64u;
 @compute @workgroup_size(THREADS)
 fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
   if thread.x >= params.width { return; }
-  let i = (state.row0 + thread.y) * params.width + thread.x;
+  let i = thread.y * params.width + thread.x;
   x[i] = settle(add(flush(x[i], RESULT_FLOOR), flush(b[i], RESULT_FLOOR)));
 }

@@ -15,7 +15,7 @@ var<workgroup> index: atomic<u32>;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let row = state.row0 + state.slot + group.y;
+  let row = state.slot + group.y;
   if thread == 0u {
     atomicStore(&best, 0u);
     atomicStore(&index, 0xffffffffu);

@@ -46,7 +46,7 @@ fn score(q_at: u32, position: u32, kv_at: u32) -> f32 {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let head = group.x;
-  let row = state.row0 + group.y;
+  let row = group.y;
   let count = state.position + row + 1u;
   let kv_width = params.kv_heads * params.head_dim;
   let kv_at = head / (params.heads / params.kv_heads) * params.head_dim;

@@ -19,7 +19,7 @@ override ITEMS: u32 = 0u; // halves of chunks in a row that is stored in the lay
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
-  let row = state.row0 + thread.y;
+  let row = thread.y;
   let id = ids[state.ids + row];
   if thread.x >= params.cols || id < params.row_base || id >= params.row_base + params.rows { return; }
   var at = thread.x;

@@ -15,7 +15,7 @@ override THREADS: u32 = 64u;
 @compute @workgroup_size(THREADS)
 fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
   if thread.x >= params.width / 2u { return; }
-  let row = state.row0 + thread.y;
+  let row = thread.y;
   let source = row * params.width + 2u * thread.x;
   let target_ = cache_word(state.position + row, 2u * thread.x, params.width);
   k_cache[target_] = f16_bits(k[source]) | (f16_bits(k[source + 1u]) << 16u);

@@ -10,7 +10,7 @@ var<workgroup> terms: array<f32, 512>;
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let first = group.x * ROWS;
-  let x_row = state.row0 + group.y;
+  let x_row = group.y;
   let my_row = thread >> 3u;
   let my_lane = thread & 7u;
   var lane_sum = 0.0;
@@ -35,7 +35,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var y = settle(s8_tree(vec4(terms[at], terms[at + 1u], terms[at + 2u], terms[at + 3u]),
                            vec4(terms[at + 4u], terms[at + 5u], terms[at + 6u], terms[at + 7u])));
     if params.has_bias != 0u { y = settle(add(y, bias[params.row_base + n])); }
-    let row = select(x_row, group.y, params.out_row0 != 0u);
-    out[row * params.out_width + params.row_base + n] = y;
+    out[x_row * params.out_width + params.row_base + n] = y;
   }
 }

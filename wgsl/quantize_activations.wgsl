@@ -16,7 +16,7 @@ override THREADS: u32 = 64u;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
-  let row = state.row0 + thread.y;
+  let row = thread.y;
   let b = thread.x;
   if b >= params.cols / params.block { return; }
   let source = row * params.cols + b * params.block;

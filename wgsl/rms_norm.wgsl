@@ -28,7 +28,7 @@ fn block_term(row: u32, b: u32) -> f32 {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let row = state.row0 + group.y;
+  let row = group.y;
   let blocks = (params.width + 31u) / 32u;
   var lane_sum = 0.0;
   for (var tile = 0u; tile < blocks; tile += THREADS) {

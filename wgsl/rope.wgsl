@@ -16,7 +16,7 @@ override THREADS: u32 = 64u;
 fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
   let heads = params.width / params.head_dim;
   if thread.x >= heads * params.pairs { return; }
-  let row = state.row0 + thread.y;
+  let row = thread.y;
   let pair = thread.x % params.pairs;
   let base = row * params.width + thread.x / params.pairs * params.head_dim;
   let i = base + select(2u * pair, pair, params.neox != 0u);

@@ -14,7 +14,7 @@ fn scaled(i: u32) -> f32 { return flush(mul(flush(x[i], ACTIVATION_FLOOR), 1.442
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let base = (state.row0 + group.y) * params.width;
+  let base = group.y * params.width;
   var top = -0x1p100f;
   for (var first = 0u; first < params.width; first += THREADS) {
     if first + thread < params.width { top = max(top, scaled(base + first + thread)); }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::ops::{argmax, draw};
-use crate::plan::{Plan, PlanError, Step, StepName};
+use crate::plan::{Buffer, Plan, PlanError, Step, StepName};
 
 pub use batch::{Batch, BatchError, Interrupt, Lane, Limits, Rows};
 
@@ -75,7 +75,12 @@ pub trait Backend {
         Counters::default()
     }
 
-    /// Why single tokens run step by step, on a backend that has fused kernels but none for this plan: the same bits, slower.
+    /// The kernels that a single token meets in a layer, on a backend that fuses steps.
+    fn layer(&self) -> Option<&str> {
+        None
+    }
+
+    /// The steps of a single token that no fused kernel takes, on a backend that fuses steps: the same bits, slower.
     fn unfused_because(&self) -> Option<&str> {
         None
     }
@@ -165,6 +170,11 @@ impl Sizes {
     /// On a software adapter 512 would take seconds, and an interrupt waits for parts of them.
     pub fn usual_batch(software: bool) -> usize {
         if software { 32 } else { 512 }
+    }
+
+    /// Rows of a buffer.
+    fn rows(&self, buffer: &Buffer) -> usize {
+        if buffer.wanted { self.logits_rows } else { self.batch }
     }
 
     /// What a backend with these buffers for `plan` can hold.

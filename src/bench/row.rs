@@ -34,9 +34,12 @@ pub struct Row {
     pub n_ubatch: usize,
     /// `fast` or `precise`.
     pub precision: String,
-    /// Why single tokens run step by step where they could be fused.
+    /// The steps of a single token that no fused kernel takes, on a backend that fuses steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unfused: Option<String>,
+    /// The kernels that a single token meets in a layer, there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
     /// The test's name.
     pub test: String,
     /// Tokens of the prompt.
@@ -107,6 +110,7 @@ impl Row {
             model_n_params: subject.model.config.parameters,
             n_threads: threads,
             unfused: backend.unfused_because().map(str::to_owned),
+            layer: backend.layer().map(str::to_owned),
             n_ubatch: options.chunk.min(backend.limits().batch),
             precision: match options.precision {
                 Precision::Fast => "fast",

@@ -146,7 +146,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         None => 0..model.config.block_count,
     };
     let plan = model.plan_of_layers(a.precision.into(), layers)?;
-    if let Some(step) = a.step.as_ref().filter(|name| plan.steps().all(|s| s.name.to_string() != **name)) {
+    if let Some(step) = a.step.as_ref().filter(|name| plan.steps.iter().all(|s| s.name.to_string() != **name)) {
         return Err(Failure::NoStep(step.clone()).into());
     }
     let signal = signals::watch();

@@ -236,11 +236,12 @@ pub(super) fn plan(gguf: &Gguf, c: &Config, precision: Precision, layers: Range<
         b.step("ffn_residual", Op::Add { x, b: branch });
     }
     b.layer(None);
-    let head = b.len();
+    let [last, norm] = ["last", "last norm"].map(|n| b.wanted_buffer(n, c.embedding_length));
     let output_norm = required(&mut b, "output_norm.weight", 1, c.embedding_length)?;
-    b.step("output_norm", Op::RmsNorm { x, weight: output_norm, out: norm, eps: c.rms_eps });
+    b.step("output_rows", Op::Gather { x, out: last });
+    b.step("output_norm", Op::RmsNorm { x: last, weight: output_norm, out: norm, eps: c.rms_eps });
     let output = optional(&mut b, "output.weight", c.vocabulary, c.embedding_length)?.unwrap_or(embedding);
-    let logits = b.buffer("logits", c.vocabulary);
+    let logits = b.wanted_buffer("logits", c.vocabulary);
     b.matmuls(norm, "output_norm", [("output", output, None, logits)]);
-    Ok(b.finish(head, logits)?)
+    Ok(b.finish(logits)?)
 }

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::gguf::{Gguf, GgufError, Value, type_name};
 use crate::numerics::Precision;
-use crate::plan::{Plan, PlanError, Weight};
+use crate::plan::{Plan, PlanError, Weight, WeightSource};
 use crate::quant;
 
 /// Architectures this crate runs.
@@ -247,14 +247,14 @@ impl Model {
         }
         llama::plan(&self.gguf, &self.config, precision, layers)
     }
+}
 
-    /// The bytes of a weight of the plan.
-    pub fn data(&self, weight: &Weight) -> &[u8] {
+impl WeightSource for Model {
+    fn data(&self, weight: &Weight) -> &[u8] {
         self.gguf.tensor(&weight.name).map_or(&[], |t| self.gguf.data(t))
     }
 
-    /// Says that the bytes of a weight will not be needed soon.
-    pub fn release(&self, weight: &Weight) {
+    fn release(&self, weight: &Weight) {
         if let Some(tensor) = self.gguf.tensor(&weight.name) {
             self.gguf.release(tensor);
         }

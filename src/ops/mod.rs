@@ -10,6 +10,7 @@ pub mod draw;
 pub mod embedding;
 #[cfg(feature = "faults")]
 pub(crate) mod faults;
+pub mod gather;
 pub mod kv_store;
 pub mod matmul;
 pub mod quantize_activations;

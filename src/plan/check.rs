@@ -33,22 +33,17 @@ impl Plan {
     /// # Errors
     /// The first step that does not fit.
     pub fn check(&self) -> Result<(), PlanError> {
-        let mut state = State { plan: self, names: HashSet::new(), holds: HashSet::new(), stored: HashSet::new() };
-        for (steps, head) in [(&self.body, false), (&self.head, true)] {
-            for step in steps {
-                state.step(step, head).map_err(|reason| PlanError {
-                    step: step.name.to_string(),
-                    op: step.op.name(),
-                    reason,
-                })?;
-            }
+        let mut state =
+            State { plan: self, names: HashSet::new(), holds: HashSet::new(), stored: HashSet::new(), gathered: false };
+        for step in &self.steps {
+            state.step(step).map_err(|reason| PlanError { step: step.name.to_string(), op: step.op.name(), reason })?;
         }
-        match self.head.last() {
-            Some(step) if step.op.output() == Some(self.logits) => Ok(()),
+        match self.steps.last() {
+            Some(step) if step.op.output() == Some(self.logits) && self.is_wanted(&step.op) => Ok(()),
             last => Err(PlanError {
                 step: last.map_or_else(String::new, |s| s.name.to_string()),
                 op: last.map_or("", |s| s.op.name()),
-                reason: "does not write the logits, as the last step of the head must".to_owned(),
+                reason: "does not write the logits of the wanted rows, as the last step must".to_owned(),
             }),
         }
     }
@@ -62,10 +57,12 @@ struct State<'a> {
     holds: HashSet<BufferId>,
     /// Caches that were appended to.
     stored: HashSet<CacheId>,
+    /// Whether wanted rows were gathered.
+    gathered: bool,
 }
 
 impl<'a> State<'a> {
-    fn step(&mut self, step: &'a Step, head: bool) -> Result<(), String> {
+    fn step(&mut self, step: &'a Step) -> Result<(), String> {
         ensure!(self.names.insert(&step.name), "has the name of an earlier step");
         for id in step.op.reads().chain(step.op.output()) {
             ensure!(id.0 < self.plan.buffers.len(), "uses buffer {}, which the plan does not have", id.0);
@@ -77,10 +74,30 @@ impl<'a> State<'a> {
         if let (Some(out), false) = (step.op.output(), step.op.is_in_place()) {
             ensure!(step.op.reads().all(|id| id != out), "writes '{}', which it reads", self.plan.buffers[out.0].name);
         }
-        ensure!(head || step.op.output() != Some(self.plan.logits), "writes the logits outside of the head");
+        self.rows(&step.op)?;
         self.shapes(&step.op)?;
-        self.caches(&step.op, head)?;
+        self.caches(&step.op)?;
         self.holds.extend(step.op.output());
+        Ok(())
+    }
+
+    /// All operands have the same rows; what knows a token's id or position runs for every row.
+    fn rows(&mut self, op: &Op) -> Result<(), String> {
+        let wanted = |id: BufferId| self.plan.buffers[id.0].wanted;
+        let all = match op {
+            Op::Gather { x, out } => {
+                ensure!(!wanted(*x) && wanted(*out), "does not gather wanted rows from all rows");
+                self.gathered = true;
+                return Ok(());
+            }
+            Op::Embedding { .. } | Op::Rope { .. } | Op::KvStore { .. } | Op::Attention { .. } => true,
+            _ => op.output().is_some_and(|out| !wanted(out)),
+        };
+        for id in op.reads().chain(op.output()) {
+            let (name, has) = (&self.plan.buffers[id.0].name, if all { "only the wanted rows" } else { "every row" });
+            ensure!(wanted(id) != all, "uses '{name}', which has {has}, where it needs the others, too");
+        }
+        ensure!(!all || !self.gathered, "runs for every row, behind a step for the wanted rows alone");
         Ok(())
     }
 
@@ -180,6 +197,7 @@ impl<'a> State<'a> {
                 same("a gate and an output", self.float(a)?, width)?;
                 same("a factor and an output", self.float(b)?, width)
             }
+            Op::Gather { x, out } => same("an input and an output", self.float(x)?, self.float(out)?),
             Op::Add { x, b } => {
                 ensure!(x != b, "adds a buffer to itself");
                 same("operands", self.float(x)?, self.float(b)?)
@@ -188,14 +206,12 @@ impl<'a> State<'a> {
     }
 
     /// A cache is appended to before it is read, and by every row.
-    fn caches(&mut self, op: &Op, head: bool) -> Result<(), String> {
+    fn caches(&mut self, op: &Op) -> Result<(), String> {
         match *op {
             Op::KvStore { cache, .. } => {
-                ensure!(!head, "stands in the head, which is not run for every token");
                 ensure!(self.stored.insert(cache), "appends to the cache {}, as an earlier step does", cache.0);
             }
             Op::Attention { cache, .. } => {
-                ensure!(!head, "stands in the head, which is not run for every token");
                 ensure!(self.stored.contains(&cache), "reads the cache {} before anything is appended to it", cache.0);
             }
             _ => {}

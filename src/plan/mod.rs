@@ -41,7 +41,7 @@ impl CacheSpec {
     }
 }
 
-/// A buffer with one row per token of a batch.
+/// A buffer with one row per token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buffer {
     /// Name for reports.
@@ -50,6 +50,8 @@ pub struct Buffer {
     pub width: usize,
     /// What the elements are.
     pub kind: BufferKind,
+    /// Whether it has rows for those tokens only whose logits are wanted; else it has one for every token of a batch.
+    pub wanted: bool,
 }
 
 /// What a buffer holds.
@@ -74,6 +76,15 @@ pub struct Weight {
     pub cols: usize,
 }
 
+/// Where the bytes of weights are.
+pub trait WeightSource: Send + Sync {
+    /// The bytes of a weight of the plan, as many as its format and shape need.
+    fn data(&self, weight: &Weight) -> &[u8];
+
+    /// Says that the bytes of a weight will not be needed soon.
+    fn release(&self, weight: &Weight);
+}
+
 /// One operation on buffers. All rows of a batch are independent but for attention, which reads the cache.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -96,6 +107,8 @@ pub enum Op {
     SiluMul { a: BufferId, b: BufferId, out: BufferId },
     /// `x = x + b`.
     Add { x: BufferId, b: BufferId },
+    /// The rows of `x` whose logits are wanted, in order.
+    Gather { x: BufferId, out: BufferId },
 }
 
 impl Op {
@@ -111,6 +124,7 @@ impl Op {
             Self::Attention { .. } => "attention",
             Self::SiluMul { .. } => "silu_mul",
             Self::Add { .. } => "add",
+            Self::Gather { .. } => "gather",
         }
     }
 
@@ -122,10 +136,16 @@ impl Op {
             | Self::QuantizeActivations { x, .. }
             | Self::Matmul { x, .. }
             | Self::Rope { x, .. }
-            | Self::Attention { q: x, .. } => [Some(x), None],
+            | Self::Attention { q: x, .. }
+            | Self::Gather { x, .. } => [Some(x), None],
             Self::KvStore { k: a, v: b, .. } | Self::SiluMul { a, b, .. } | Self::Add { x: a, b } => [Some(a), Some(b)],
         };
         buffers.into_iter().flatten()
+    }
+
+    /// Whether the op reads or writes a buffer.
+    pub fn touches(&self, id: BufferId) -> bool {
+        self.reads().chain(self.output()).any(|b| b == id)
     }
 
     /// What the words of its output are.
@@ -150,7 +170,8 @@ impl Op {
             | Self::QuantizeActivations { out, .. }
             | Self::Matmul { out, .. }
             | Self::Attention { out, .. }
-            | Self::SiluMul { out, .. } => Some(out),
+            | Self::SiluMul { out, .. }
+            | Self::Gather { out, .. } => Some(out),
             Self::Rope { x, .. } | Self::Add { x, .. } => Some(x),
             Self::KvStore { .. } => None,
         }
@@ -204,11 +225,9 @@ pub struct Plan {
     pub buffers: Vec<Buffer>,
     /// The weights.
     pub weights: Vec<Weight>,
-    /// Steps for every row of a batch.
-    pub body: Vec<Step>,
-    /// Steps for those rows only whose logits are wanted.
-    pub head: Vec<Step>,
-    /// The last output of the head. Its rows are stored from 0 on.
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// The output of the last step.
     pub logits: BufferId,
     /// The caches.
     pub caches: Vec<CacheSpec>,
@@ -224,16 +243,21 @@ impl Plan {
 
     /// Ids below this have a row in every embedding matrix, and a logit.
     pub fn token_ids(&self) -> usize {
-        let rows = self.steps().filter_map(|step| match step.op {
+        let rows = self.steps.iter().filter_map(|step| match step.op {
             Op::Embedding { weight, .. } => Some(self.weights[weight.0].rows),
             _ => None,
         });
         rows.fold(self.vocabulary(), usize::min)
     }
 
-    /// All steps, body first.
-    pub fn steps(&self) -> impl Iterator<Item = &Step> {
-        self.body.iter().chain(&self.head)
+    /// Whether a step runs for those rows only whose logits are wanted.
+    pub fn is_wanted(&self, op: &Op) -> bool {
+        op.output().is_some_and(|out| self.buffers[out.0].wanted)
+    }
+
+    /// The first step for wanted rows only: what stands before it runs for every row.
+    pub fn first_wanted(&self) -> usize {
+        self.steps.iter().position(|step| self.is_wanted(&step.op)).unwrap_or(self.steps.len())
     }
 }
 
@@ -252,8 +276,7 @@ impl Builder {
                 precision,
                 buffers: Vec::new(),
                 weights: Vec::new(),
-                body: Vec::new(),
-                head: Vec::new(),
+                steps: Vec::new(),
                 logits: BufferId(0),
                 caches: Vec::new(),
                 angles: Vec::new(),
@@ -264,14 +287,19 @@ impl Builder {
 
     /// A new f32 buffer, or the one of this name.
     pub fn buffer(&mut self, name: &str, width: usize) -> BufferId {
-        self.add_buffer(name, width, BufferKind::Float)
+        self.add_buffer(name, width, BufferKind::Float, false)
     }
 
-    fn add_buffer(&mut self, name: &str, width: usize, kind: BufferKind) -> BufferId {
+    /// The same with rows for those tokens only whose logits are wanted.
+    pub fn wanted_buffer(&mut self, name: &str, width: usize) -> BufferId {
+        self.add_buffer(name, width, BufferKind::Float, true)
+    }
+
+    fn add_buffer(&mut self, name: &str, width: usize, kind: BufferKind, wanted: bool) -> BufferId {
         if let Some(i) = self.plan.buffers.iter().position(|b| b.name == name) {
             return BufferId(i);
         }
-        self.plan.buffers.push(Buffer { name: name.to_owned(), width, kind });
+        self.plan.buffers.push(Buffer { name: name.to_owned(), width, kind, wanted });
         BufferId(self.plan.buffers.len() - 1)
     }
 
@@ -301,9 +329,9 @@ impl Builder {
         self.layer = layer;
     }
 
-    /// Appends a step to the body.
+    /// Appends a step.
     pub fn step(&mut self, part: impl Into<String>, op: Op) {
-        self.plan.body.push(Step { name: StepName { layer: self.layer, part: part.into() }, op });
+        self.plan.steps.push(Step { name: StepName { layer: self.layer, part: part.into() }, op });
     }
 
     /// Appends the products of `x` with several matrices, and before them the activation quantisations they need.
@@ -321,7 +349,8 @@ impl Builder {
                 continue;
             }
             let source = self.plan.buffers[x.0].clone();
-            let out = self.add_buffer(&format!("{}.q{block}", source.name), source.width, BufferKind::Quantized(block));
+            let (name, kind) = (format!("{}.q{block}", source.name), BufferKind::Quantized(block));
+            let out = self.add_buffer(&name, source.width, kind, source.wanted);
             self.step(format!("{part}.q{block}"), Op::QuantizeActivations { x, out });
             done.push((block, out));
         }
@@ -332,24 +361,13 @@ impl Builder {
         }
     }
 
-    /// Ends the body: what was appended since `from` becomes the head.
+    /// The plan, whose last step makes the `logits`.
     ///
     /// # Errors
     /// If steps do not fit together ([`Plan::check`]).
-    pub fn finish(mut self, head_from: usize, logits: BufferId) -> Result<Plan, PlanError> {
-        self.plan.head = self.plan.body.split_off(head_from);
+    pub fn finish(mut self, logits: BufferId) -> Result<Plan, PlanError> {
         self.plan.logits = logits;
         self.plan.check()?;
         Ok(self.plan)
-    }
-
-    /// Steps so far.
-    pub fn len(&self) -> usize {
-        self.plan.body.len()
-    }
-
-    /// Whether there is no step yet.
-    pub fn is_empty(&self) -> bool {
-        self.plan.body.is_empty()
     }
 }

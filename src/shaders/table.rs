@@ -180,6 +180,8 @@ shaders! {
     DRAW = "draw", "draw.wgsl";
     /// Rows of a matrix by token.
     EMBEDDING = "embedding", "embedding.wgsl";
+    /// The rows whose logits are wanted.
+    GATHER = "gather", "gather.wgsl";
     /// Keys and values to the cache.
     KV_STORE = "kv_store", "kv_store.wgsl";
     /// The matrix product.
@@ -206,8 +208,10 @@ shaders! {
     RESIDUAL = "residual", "fused/residual.wgsl";
     /// One row: norm, gate, up and activation.
     GATE_UP = "gate_up", "fused/gate_up.wgsl";
-    /// One row: norm and output matrix.
-    LOGITS = "logits", "fused/logits.wgsl";
+    /// One row: a product behind a norm or not.
+    PRODUCTS = "products", "fused/products.wgsl";
+    /// One row in another layout.
+    PLACE = "place", "fused/place.wgsl";
     /// Many rows: the product with weights in blocks.
     TILED_MATMUL = "tiled_matmul", "tiled/matmul.wgsl";
     /// Many rows: the product with plain weights.

@@ -69,7 +69,7 @@ impl Reference {
 
 /// The residual stream of the last token after the embedding and after every layer: what the last step of each leaves.
 fn streams<'a>(plan: &Plan, values: &'a [Values], tokens: usize) -> Vec<(Option<usize>, &'a [f64])> {
-    let body = &values[..plan.body.len().min(values.len())];
+    let body = &values[..plan.first_wanted().min(values.len())];
     let parts = body.chunk_by(|a, b| a.step.name.layer == b.step.name.layer);
     parts.filter_map(|part| part.last().map(|v| (v.step.name.layer, last(v, tokens)))).collect()
 }

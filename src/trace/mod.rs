@@ -115,7 +115,7 @@ struct Values {
 /// Bytes of memory that `runs` runs of a prompt take, and the figures of one of them: every output of every step is kept.
 pub fn memory(plan: &Plan, tokens: usize, runs: usize, with_reference: bool) -> u64 {
     let width = |step: &Step| step.op.output().map_or(0, |b| plan.buffers[b.0].width as u64);
-    let elements = plan.steps().map(width).sum::<u64>().saturating_mul(tokens as u64);
+    let elements = plan.steps.iter().map(width).sum::<u64>().saturating_mul(tokens as u64);
     // A word of each run; a double for the figures, and for a reference's buffers and outputs.
     let bytes = 4 * runs as u64 + if with_reference { 24 } else { 8 };
     elements.saturating_mul(bytes)

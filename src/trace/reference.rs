@@ -4,23 +4,24 @@
 //! wrong; where both show the same collapse, the model is.
 
 use crate::model::Model;
-use crate::plan::{BufferId, CacheSpec, Op, Plan, Step, WeightId};
+use crate::plan::{BufferId, CacheSpec, Op, Plan, Step, WeightId, WeightSource as _};
 
 use super::Values;
 
-/// Runs the whole plan over a prompt; the head over every row.
+/// Runs the whole plan over a prompt; the logits of every row are wanted.
 pub(super) fn run(model: &Model, plan: &Plan, prompt: &[u32]) -> Vec<Values> {
     let mut machine = Machine::new(model, plan);
-    plan.steps().map(|step| Values { step: step.clone(), x: machine.step(step, prompt) }).collect()
+    plan.steps.iter().map(|step| Values { step: step.clone(), x: machine.step(step, prompt) }).collect()
 }
 
-/// The head alone, over residual streams of equal width: the logits of each.
+/// The steps for wanted rows alone, over residual streams of equal width: the logits of each.
 pub(super) fn lens(model: &Model, plan: &Plan, streams: &[&[f64]]) -> Vec<Vec<f64>> {
     let mut machine = Machine::new(model, plan);
-    if let Some(BufferId(x)) = plan.body.first().and_then(|step| step.op.output()) {
+    let Some((gather, rest)) = plan.steps[plan.first_wanted()..].split_first() else { return Vec::new() };
+    if let Some(BufferId(x)) = gather.op.output() {
         machine.buffers[x] = streams.concat();
     }
-    for step in &plan.head {
+    for step in rest {
         machine.step(step, &[]);
     }
     machine.buffers[plan.logits.0].chunks(plan.vocabulary()).map(<[f64]>::to_vec).collect()
@@ -81,6 +82,7 @@ impl<'a> Machine<'a> {
                 out
             }
             Op::SiluMul { a, b, .. } => take(a).iter().zip(take(b)).map(|(a, b)| a / (1.0 + (-a).exp()) * b).collect(),
+            Op::Gather { x, .. } => take(x).clone(),
             Op::Add { x, b } => take(x).iter().zip(take(b)).map(|(x, b)| x + b).collect(),
         };
         if let Some(BufferId(out)) = step.op.output() {

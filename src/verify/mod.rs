@@ -17,6 +17,7 @@ use crate::backend::{Backend, BackendError, Batch, Interrupt, Rows, Sizes};
 use crate::engine::{EngineError, Session};
 use crate::model::{Model, ModelError};
 use crate::numerics::{Precision, VERSION};
+use crate::plan::WeightSource as _;
 use crate::plan::{Step, Words};
 
 /// Why verification itself could not run.
@@ -355,17 +356,22 @@ fn fused(cpu: &mut Cpu, gpu: &mut Gpu, options: &Options) -> Result<Rung, Verify
             }
         };
         if !gpu.listen_fused(checked(&[id], position, gpu)?, &mut compare)? {
-            let detail = format!("runs unfused: {}", gpu.unfused_because().unwrap_or("no fused kernels"));
+            let detail = "fused kernels were not asked for".to_owned();
             return Ok(Rung { name, holds: true, detail, difference: None });
         }
         if difference.is_some() {
             break;
         }
     }
-    let detail = match &difference {
-        None => format!("{count} steps of {n} single tokens: the same bits"),
+    let mut detail = match &difference {
+        None => {
+            format!("{count} steps of {n} single tokens: the same bits; a layer: {}", gpu.layer().unwrap_or("none"))
+        }
         Some(difference) => difference.describe(),
     };
+    if let Some(steps) = gpu.unfused_because() {
+        detail = format!("{detail}; runs unfused: {steps}");
+    }
     Ok(Rung { name, holds: difference.is_none(), detail, difference })
 }
 

@@ -136,6 +136,12 @@ fn elementwise(random: &mut Random, width: usize, rows: usize, all: &mut Vec<Cas
         ops::add::cpu(out, b);
     });
     add(&ops::add::SHADER, bytes_of(&p), groups(w), vec![bits(&a), bits(&b)], 0, expected);
+    let p = ops::gather::Params { width: w };
+    let wanted: Vec<u32> = (0..rows as u32).rev().collect();
+    let mut gathered = vec![0.0; n];
+    ops::gather::cpu(width, &wanted, &a, &mut gathered);
+    let buffers = vec![wanted, bits(&a), zero.clone()];
+    add(&ops::gather::SHADER, bytes_of(&p), groups(w), buffers, 2, bits(&gathered));
     let expected = per_row(&|a, _, out| ops::softmax::cpu(a, out));
     add(&ops::softmax::SHADER, bytes_of(&p), [1, rows as u32, 1], vec![bits(&a), zero.clone()], 1, expected);
     let expected = a.chunks(width).map(ops::argmax::cpu).collect();
@@ -302,7 +308,6 @@ fn matrices(random: &mut Random, format: &'static Format, precision: Precision, 
         out_width: rows as u32,
         has_bias: 1,
         streams,
-        out_row0: 0,
         first: 0,
     };
     let bias = random.floats(rows);

@@ -15,6 +15,7 @@ use samebits::engine::Session;
 use samebits::gguf::{Gguf, GgufWriter, Value};
 use samebits::model::Model;
 use samebits::numerics::Precision;
+use samebits::shaders::params::State;
 
 pub fn data(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)
@@ -125,7 +126,8 @@ fn run_on(
     out: usize,
 ) -> Vec<u32> {
     let pipeline = device.pipeline(&kernel).unwrap();
-    let state = device.upload("state", bytemuck::cast_slice(&[0u32, position, 0, groups[1], 0, 0, 0, 0])).unwrap();
+    let state = State { position, rows: groups[1], ..State::default() };
+    let state = device.upload("state", bytemuck::bytes_of(&state)).unwrap();
     let params = device.uniform("params", params).unwrap();
     let buffers: Vec<_> = buffers.iter().map(|b| device.upload("b", bytemuck::cast_slice(b)).unwrap()).collect();
     let words = buffers[out].size() as usize / 4;

@@ -2,7 +2,7 @@
 // A workgroup takes the same rows of both matrices: its first loops are gate's, its last are up's.
 // needs: any format, items, matvec, layout
 
-const NORM = true;
+override NORM: bool = true;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>; // in the layout of items
 
 fn weight_row(group: u32, slot: u32) -> u32 {

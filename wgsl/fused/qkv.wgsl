@@ -2,7 +2,7 @@
 // The matrix has the rows of q, then k, then v; any of them may be missing. Pairs of RoPE are neighbours.
 // needs: any format, items, matvec, layout, cache
 
-const NORM = true;
+override NORM: bool = true;
 @group(0) @binding(6) var<storage, read_write> q: array<f32>;
 @group(0) @binding(7) var<storage, read_write> k_cache: array<u32>;
 @group(0) @binding(8) var<storage, read_write> v_cache: array<u32>;

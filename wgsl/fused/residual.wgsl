@@ -1,7 +1,7 @@
 // out = out + matrix * quantised(x) (+ bias): the attention's output projection and the down projection.
 // needs: any format, items, matvec, layout
 
-const NORM = false;
+override NORM: bool = false;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>; // in the layout of items
 @group(0) @binding(7) var<storage, read> bias: array<f32>;
 override HAS_BIAS: bool = false;

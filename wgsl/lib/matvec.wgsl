@@ -2,7 +2,7 @@
 // rows of a matrix and leaves the sums to `finish`. Its twins are, one after the other, rms_norm, quantize_activations
 // and matmul in src/ops. Every workgroup prepares the whole row again, which costs less than a dispatch.
 //
-// A kernel declares NORM, `weight_row` (the matrix row of a workgroup's slot) and `finish`. What depends on the kind of the
+// A kernel declares NORM (whether the row is normalised first), `weight_row` (the matrix row of a workgroup's slot) and `finish`. What depends on the kind of the
 // format, the activations and the terms, is in matvec_block.wgsl or in matvec_float.wgsl.
 
 struct Params {
@@ -15,8 +15,8 @@ struct Params {
   inverse_width: f32, // 1 / elements per row
   steps: f32, // activations: the integer of the largest magnitude
   inverse_steps: f32, // 1 / steps
-  out_first: u32, // logits: where the first output is stored in a row
-  out_width: u32, // logits: elements per row
+  out_first: u32, // products: where the first output is stored in a row
+  stride: u32, // products: words between the rows of the tokens of a submission; 0 where each replaces the one before
   head_dim: u32, // elements per head
   pairs: u32, // rotated pairs per head
   kv_width: u32, // elements of a row of the cache

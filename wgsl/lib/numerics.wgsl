@@ -4,7 +4,6 @@
 struct State {
   zero: u32, // always 0, but only known at run time: the seal
   position: u32, // of the first row of this batch
-  row0: u32, // first row to compute
   rows: u32, // rows to compute
   ids: u32, // where the batch's token ids begin
   next: u32, // where the id that follows is stored

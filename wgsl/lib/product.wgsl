@@ -10,7 +10,6 @@ struct Params {
   out_width: u32, // rows of the whole matrix
   has_bias: u32, // 1: a bias is added
   streams: vec4<u32>, // word offset of each stream in the shard
-  out_row0: u32, // 1: outputs are stored from row 0 on
   first: u32, // the shard's first row in the buffer
 }
 @group(0) @binding(1) var<uniform> params: Params;

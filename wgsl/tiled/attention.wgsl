@@ -187,11 +187,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let kv_at = head / (params.heads / params.kv_heads) * QUADS / 2u;
   let first = 32u * group.y; // row of the batch
   let rows = min(32u, state.rows - first);
-  let seen = state.position + state.row0 + first; // the last position that the first row sees
+  let seen = state.position + first; // the last position that the first row sees
   let last = seen + rows - 1u;
   let tiles = last / 32u + 1u;
   for (var i = thread; i < 32u * QUADS; i += THREADS) {
-    let row = state.row0 + first + min(i / QUADS, rows - 1u);
+    let row = first + min(i / QUADS, rows - 1u);
     queries[i / QUADS * (QUADS + 1u) + i % QUADS] = query(q4[(row * params.heads + head) * QUADS + i % QUADS]);
   }
   if thread < 32u { atomicStore(&top_keys[thread], 0u); }
@@ -255,7 +255,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   if thread < 32u { totals[thread] = total; }
   workgroupBarrier();
-  let at = (state.row0 + first) * params.heads * QUADS + head * QUADS + p;
+  let at = first * params.heads * QUADS + head * QUADS + p;
   if p < QUADS {
     store(r, rows, at, sums.t0);
     store(r + 8u, rows, at, sums.t1);

@@ -54,12 +54,11 @@ fn put(k: u32, row: u32, x: vec4<f32>, w: vec4<f32>) {
 
 fn store(n: u32, token: u32, sum: vec4<f32>) {
   if token >= state.rows { return; }
-  let row = select(state.row0, 0u, params.out_row0 != 0u) + token;
   for (var i = 0u; i < 4u; i++) {
     if n + i < params.rows {
       var y = settle(sum[i]);
       if params.has_bias != 0u { y = settle(add(y, bias[params.row_base + n + i])); }
-      out[row * params.out_width + params.row_base + n + i] = y;
+      out[token * params.out_width + params.row_base + n + i] = y;
     }
   }
 }
@@ -70,7 +69,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let ty = thread / 16u;
   let mine = thread / 4u;
   let my_row = params.first + min(64u * group.x + mine, params.rows - 1u);
-  let my_token = state.row0 + min(64u * group.y + mine, state.rows - 1u);
+  let my_token = min(64u * group.y + mine, state.rows - 1u);
   let w_at = my_row * (params.cols / 4u) + thread % 4u;
   let x_at = my_token * (params.x_stride / 4u) + thread % 4u;
   let none = Quads(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));

@@ -153,8 +153,7 @@ fn store(n: u32, token: u32, sum: vec4<f32>) {
     if token + j < state.rows {
       var y = settle(sum[j]);
       if params.has_bias != 0u { y = settle(add(y, bias[params.row_base + n])); }
-      let row = select(state.row0, 0u, params.out_row0 != 0u) + token + j;
-      out[row * params.out_width + params.row_base + n] = y;
+      out[(token + j) * params.out_width + params.row_base + n] = y;
     }
   }
 }
@@ -169,7 +168,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let my_chunk = thread / width;
   let my_token = thread >> 2u;
   let my_half = thread & 1u;
-  let my_x = (state.row0 + min(group.y * TOKENS + my_token, state.rows - 1u)) * params.x_stride;
+  let my_x = min(group.y * TOKENS + my_token, state.rows - 1u) * params.x_stride;
   let low_plane = params.cols >> 4u;
   let planes = select(1u, 2u, PRECISE) * (params.cols >> 2u);
 

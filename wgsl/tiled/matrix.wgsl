@@ -14,7 +14,6 @@ struct Params {
   row_base: u32, // the first weight row in the result
   out_width: u32, // a multiple of 4
   has_bias: u32,
-  out_row0: u32, // 1: outputs are stored from row 0 on
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> w_halves: array<vec4<f16>>; // as unpack.wgsl leaves them
@@ -69,17 +68,16 @@ fn minima_of(row: u32) -> vec4<f32> { return vec4(w_min[row], w_min[row + 1u], w
 
 fn store(n: u32, token: u32, sum: vec4<f32>) {
   if token >= state.rows || n >= params.rows { return; }
-  let row = select(state.row0, 0u, params.out_row0 != 0u) + token;
   let at = (params.row_base + n) / 4u;
   var y = settle4(sum);
   if params.has_bias != 0u { y = settle4(add4(y, bias4[at])); }
-  out4[row * (params.out_width / 4u) + at] = y;
+  out4[token * (params.out_width / 4u) + at] = y;
 }
 
 @compute @workgroup_size(512)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let first_row = ROWS * group.x;
-  let first_token = state.row0 + TOKENS * group.y;
+  let first_token = TOKENS * group.y;
   // A thread brings an eighth of a row of each tile, which is whole in memory, and of another row of weights.
   let x_at = 8u * first_token + thread;
   let w_at = 8u * first_row + thread;

@@ -131,7 +131,7 @@ fn store(row: u32, v: Item, item: u32) {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let row = state.row0 + group.y;
+  let row = group.y;
   let items = 2u * CHUNKS;
   for (var b = thread; b < BLOCKS; b += THREADS) { atomicStore(&peaks[b], 0u); }
   // A thread's first two items stay in registers; the others of a long row are made again.

@@ -3,7 +3,7 @@
 use super::super::{BackendError, Sizes};
 use super::panels::ROWS;
 use crate::memory;
-use crate::plan::{BufferId, BufferKind, CacheSpec, Plan};
+use crate::plan::{BufferKind, CacheSpec, Plan};
 
 /// Fails where buffers, cache and angles for these sizes, and the weights once more where they are repacked, do not fit.
 pub(super) fn check(plan: &Plan, sizes: Sizes, repacked: bool) -> Result<(), BackendError> {
@@ -26,10 +26,9 @@ fn needed(plan: &Plan, sizes: Sizes, repacked: bool) -> Option<u64> {
         bytes = bytes.checked_add(all)?;
         Some(())
     };
-    for (i, buffer) in plan.buffers.iter().enumerate() {
-        let rows = if BufferId(i) == plan.logits { sizes.logits_rows } else { sizes.batch };
+    for buffer in &plan.buffers {
         // Integers have their sums beside them.
-        add(rows, buffer.width, if matches!(buffer.kind, BufferKind::Float) { 4 } else { 3 })?;
+        add(sizes.rows(buffer), buffer.width, if matches!(buffer.kind, BufferKind::Float) { 4 } else { 3 })?;
     }
     let positions = sizes.context.checked_next_multiple_of(ROWS)?;
     // Keys and values are halves; cosine and sine of each angle are floats.

@@ -11,7 +11,7 @@ mod simd;
 mod vector;
 
 use std::cell::RefCell;
-use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use bandwidth::read_bandwidth;
@@ -24,10 +24,9 @@ use pool::Disjoint;
 use products::{repack, same_activations};
 
 use super::{Backend, BackendError, Batch, Chooser, Chosen, Interrupt, Lane, Limits, Listener, Sizes, StepTime};
-use crate::model::Model;
 use crate::numerics::{ActivationRow, Precision};
 use crate::ops;
-use crate::plan::{BufferId, BufferKind, CacheId, CacheSpec, Op, Plan, Step};
+use crate::plan::{BufferId, BufferKind, CacheId, CacheSpec, Op, Plan, Step, WeightSource};
 
 /// Memory of a plan's buffer.
 #[derive(Debug)]
@@ -76,7 +75,7 @@ thread_local! {
 
 /// Runs plans on the CPU.
 pub struct Cpu {
-    model: Model,
+    weights: Arc<dyn WeightSource>,
     plan: Plan,
     sizes: Sizes,
     pool: Pool,
@@ -104,33 +103,42 @@ struct Memory {
 }
 
 impl Cpu {
-    /// Prepares a plan of `model` for `threads` threads and this processor's best isa.
+    /// Prepares a plan for `threads` threads and this processor's best isa.
     ///
     /// # Errors
     /// As [`Self::with_isa`].
-    pub fn new(model: &Model, plan: Plan, sizes: Sizes, threads: usize) -> Result<Self, BackendError> {
-        Self::with_isa(model, plan, sizes, threads, Isa::best())
+    pub fn new(
+        weights: &(impl WeightSource + Clone + 'static),
+        plan: Plan,
+        sizes: Sizes,
+        threads: usize,
+    ) -> Result<Self, BackendError> {
+        Self::with_isa(weights, plan, sizes, threads, Isa::best())
     }
 
-    /// Prepares a plan of `model` for `threads` threads.
+    /// Prepares a plan for `threads` threads. The backend keeps a clone of `weights`.
     ///
     /// # Errors
     /// If the plan cannot run, the processor lacks the path's instructions, or there is too little memory.
-    pub fn with_isa(model: &Model, plan: Plan, sizes: Sizes, threads: usize, isa: Isa) -> Result<Self, BackendError> {
+    pub fn with_isa(
+        weights: &(impl WeightSource + Clone + 'static),
+        plan: Plan,
+        sizes: Sizes,
+        threads: usize,
+        isa: Isa,
+    ) -> Result<Self, BackendError> {
         plan.check()?;
         if !isa.is_available() {
             return Err(BackendError::Instructions { wanted: isa.name() });
         }
         memory::check(&plan, sizes, isa != Isa::Scalar)?;
         let mut pool = Pool::new(threads);
-        let panels = repack(model, &plan, isa, &mut pool);
+        let panels = repack(weights, &plan, isa, &mut pool);
         let buffers = plan
             .buffers
             .iter()
-            .enumerate()
-            .map(|(i, b)| {
-                let rows = if BufferId(i) == plan.logits { sizes.logits_rows } else { sizes.batch };
-                let n = rows * b.width;
+            .map(|b| {
+                let n = sizes.rows(b) * b.width;
                 match b.kind {
                     BufferKind::Float => Storage::Float(vec![0.0; n]),
                     BufferKind::Quantized(block) => Storage::Quantized {
@@ -153,7 +161,7 @@ impl Cpu {
                 let mut values = Vec::new();
                 if w.rows == 1 {
                     values.resize(w.cols, 0.0);
-                    w.format.dequantize(model.data(w), &mut values);
+                    w.format.dequantize(weights.data(w), &mut values);
                 }
                 values
             })
@@ -169,47 +177,58 @@ impl Cpu {
             angles: plan.angles.iter().map(|frequencies| ops::rope::table(sizes.context, frequencies)).collect(),
         };
         let limits = sizes.limits(&plan);
-        Ok(Self { model: model.clone(), plan, sizes, pool, isa, memory, limits, interrupt: Interrupt::default() })
+        Ok(Self {
+            weights: Arc::new(weights.clone()),
+            plan,
+            sizes,
+            pool,
+            isa,
+            memory,
+            limits,
+            interrupt: Interrupt::default(),
+        })
     }
 
     /// Runs a batch. `together` runs products of the same activations as one; `after` hears which steps were run, and
     /// for which rows.
     fn run<F>(&mut self, batch: &Batch<'_>, together: bool, mut after: F) -> Result<(), BackendError>
     where
-        F: FnMut(&Self, &[Step], Range<usize>),
+        F: FnMut(&Self, &[Step], usize),
     {
         batch.is_for(&self.limits)?;
-        let (body, head) = (std::mem::take(&mut self.plan.body), std::mem::take(&mut self.plan.head));
+        let steps = std::mem::take(&mut self.plan.steps);
+        let mut rest = &steps[..];
         let mut interrupted = Ok(());
-        for (steps, range) in [(&body, 0..batch.rows()), (&head, batch.wanted())] {
-            let mut rest = if range.is_empty() { &[] } else { &steps[..] };
-            while let Some(step) = rest.first() {
-                interrupted = self.interrupt.check();
-                if interrupted.is_err() {
-                    break;
-                }
-                let group = if together { same_activations(&self.plan, rest) } else { &rest[..1] };
-                match step.op {
-                    Op::Matmul { x, .. } => self.matmuls(x, group, range.clone()),
-                    _ => self.step(step, batch, range.clone()),
-                }
-                after(self, group, range.clone());
-                rest = &rest[group.len()..];
+        while let Some(step) = rest.first() {
+            interrupted = self.interrupt.check();
+            if interrupted.is_err() {
+                break;
             }
+            let group = if together { same_activations(&self.plan, rest) } else { &rest[..1] };
+            rest = &rest[group.len()..];
+            let rows = if self.plan.is_wanted(&step.op) { batch.wanted().len() } else { batch.rows() };
+            if rows == 0 {
+                continue;
+            }
+            match step.op {
+                Op::Matmul { x, .. } => self.matmuls(x, group, rows),
+                _ => self.step(step, batch, rows),
+            }
+            after(self, group, rows);
         }
-        (self.plan.body, self.plan.head) = (body, head);
+        self.plan.steps = steps;
         interrupted
     }
 
-    fn step(&mut self, step: &Step, batch: &Batch<'_>, rows: Range<usize>) {
+    fn step(&mut self, step: &Step, batch: &Batch<'_>, rows: usize) {
         let (m, isa) = (&mut self.memory, self.isa);
         match step.op {
             Op::Embedding { weight, out } => {
                 let w = &self.plan.weights[weight.0];
-                let (data, bytes) = (self.model.data(w), w.format.row_bytes(w.cols));
+                let (data, bytes) = (self.weights.data(w), w.format.row_bytes(w.cols));
                 let out = m.float_mut(out);
-                for row in rows {
-                    let id = batch.ids()[row] as usize;
+                for (row, &id) in batch.ids().iter().enumerate() {
+                    let id = id as usize;
                     ops::embedding::cpu(w.format, &data[id * bytes..][..bytes], &mut out[row * w.cols..][..w.cols]);
                 }
             }
@@ -243,10 +262,9 @@ impl Cpu {
             }
             Op::KvStore { k, v, cache } => {
                 let width = self.plan.caches[cache.0].width();
-                let (from, to) = (rows.start * width..rows.end * width, (batch.position() + rows.start) * width);
-                let n = from.len();
+                let (n, to) = (rows * width, batch.position() * width);
                 let [k, v] = [k, v].map(|b| match &m.buffers[b.0] {
-                    Storage::Float(x) => &x[from.clone()],
+                    Storage::Float(x) => &x[..n],
                     Storage::Quantized { .. } => &[],
                 });
                 let cache = &mut m.caches[cache.0];
@@ -255,7 +273,7 @@ impl Cpu {
                     ops::kv_store::cpu(k, &mut cache.k[to..to + n]);
                     return;
                 }
-                for (row, k) in (batch.position() + rows.start..).zip(k.chunks_exact(width)) {
+                for (row, k) in (batch.position()..).zip(k.chunks_exact(width)) {
                     for (i, &k) in k.iter().enumerate() {
                         cache.k[tiled(row, i, width)] = crate::numerics::f16_bits(k) as u16;
                     }
@@ -275,6 +293,13 @@ impl Cpu {
                 });
                 m.put_float(out, result);
             }
+            Op::Gather { x, out } => {
+                let width = self.plan.buffers[x.0].width;
+                let wanted: Vec<u32> = batch.wanted().map(|row| row as u32).collect();
+                let mut result = m.take_float(out);
+                ops::gather::cpu(width, &wanted, m.float(x), &mut result);
+                m.put_float(out, result);
+            }
             Op::Add { x, b } => {
                 let width = self.plan.buffers[x.0].width;
                 let mut result = m.take_float(x);
@@ -285,15 +310,14 @@ impl Cpu {
         }
     }
 
-    fn quantize_activations(&mut self, x: BufferId, out: BufferId, rows: Range<usize>) {
+    fn quantize_activations(&mut self, x: BufferId, out: BufferId, rows: usize) {
         let width = self.plan.buffers[x.0].width;
         let (precision, isa) = (self.plan.precision, self.isa);
         let values = self.memory.take_float(x);
         if let Storage::Quantized { block, hi, lo, scale } = &mut self.memory.buffers[out.0] {
             let (block, both) = (*block, !lo.q.is_empty());
             let (planes, scale) = ([hi.cells(), lo.cells()], Disjoint::new(scale));
-            self.pool.run(rows.len(), |i| {
-                let row = rows.start + i;
+            self.pool.run(rows, |row| {
                 let part = |n: usize| row * width / n..(row + 1) * width / n;
                 let x = &values[part(1)];
                 // SAFETY: each task has its own row.
@@ -322,7 +346,7 @@ impl Cpu {
         out: BufferId,
         cache: CacheId,
         position: usize,
-        rows: Range<usize>,
+        rows: usize,
     ) {
         let (heads, head_dim) = (p.heads as usize, p.head_dim as usize);
         let mut result = self.memory.take_float(out);
@@ -330,16 +354,16 @@ impl Cpu {
         let cache = &memory.caches[cache.0];
         // Heads that share keys and values go together where enough tasks are left.
         let group = heads / p.kv_heads as usize;
-        let busy = rows.len() * p.kv_heads as usize >= 2 * self.pool.threads();
+        let busy = rows * p.kv_heads as usize >= 2 * self.pool.threads();
         let together =
             if cache.tiled && busy { (1..=simd::HEADS).rev().find(|n| group.is_multiple_of(*n)) } else { None };
         let together = together.unwrap_or(1);
         // Scores, and a head's queries for the vector paths.
         let room = (self.sizes.context.next_multiple_of(ROWS) + head_dim) * together;
         let cells = Disjoint::new(&mut result);
-        self.pool.run(rows.len() * heads / together, |task| {
+        self.pool.run(rows * heads / together, |task| {
             let first = task * together;
-            let (row, head) = (rows.start + first / heads, first % heads);
+            let (row, head) = (first / heads, first % heads);
             let at = (row * heads + head) * head_dim..(row * heads + head + together) * head_dim;
             // SAFETY: a task has its own heads of its own row.
             let out = unsafe { cells.slice(at.clone()) };
@@ -357,11 +381,11 @@ impl Cpu {
     }
 
     /// The words of a step's output (see [`Listener`]).
-    fn output(&self, step: &Step, batch: &Batch<'_>, rows: Range<usize>) -> Vec<u32> {
+    fn output(&self, step: &Step, batch: &Batch<'_>, rows: usize) -> Vec<u32> {
         let m = &self.memory;
         if let Op::KvStore { cache: id, .. } = step.op {
             let (cache, width) = (&m.caches[id.0], self.plan.caches[id.0].width());
-            let positions = batch.position() + rows.start..batch.position() + rows.end;
+            let positions = batch.position()..batch.position() + rows;
             let place = |p: usize, i: usize| if cache.tiled { tiled(p, i, width) } else { p * width + i };
             let k: Vec<u16> = positions
                 .clone()
@@ -374,14 +398,13 @@ impl Cpu {
         }
         let Some(out) = step.op.output() else { return Vec::new() };
         let width = self.plan.buffers[out.0].width;
-        let rows = if out == self.plan.logits { 0..rows.len() } else { rows };
         match &m.buffers[out.0] {
-            Storage::Float(x) => x[rows.start * width..rows.end * width].iter().map(|x| x.to_bits()).collect(),
+            Storage::Float(x) => x[..rows * width].iter().map(|x| x.to_bits()).collect(),
             Storage::Quantized { block, hi, lo, scale } => {
                 let scales = width / block;
                 let stride = ops::quantize_activations::stride(width, *block, self.plan.precision);
-                let mut words = Vec::with_capacity(rows.len() * stride);
-                for row in rows.clone() {
+                let mut words = Vec::with_capacity(rows * stride);
+                for row in 0..rows {
                     for plane in [hi, lo] {
                         let row = plane.q.get(row * width..(row + 1) * width).unwrap_or_default();
                         words.extend(
@@ -389,7 +412,7 @@ impl Cpu {
                         );
                     }
                     words.extend(scale[row * scales..][..scales].iter().map(|s| s.to_bits()));
-                    words.resize((row + 1 - rows.start) * stride, 0);
+                    words.resize((row + 1) * stride, 0);
                 }
                 words
             }
@@ -425,15 +448,15 @@ impl Memory {
     }
 
     /// Rows of quantised activations as the vector kernels read them.
-    fn rows(&self, id: BufferId, rows: Range<usize>, cols: usize) -> simd::Rows<'_> {
+    fn rows(&self, id: BufferId, rows: usize, cols: usize) -> simd::Rows<'_> {
         let Storage::Quantized { block, hi, lo, scale } = &self.buffers[id.0] else { return simd::Rows::default() };
-        let part = |n: usize| rows.start * cols / n..rows.end * cols / n;
+        let part = |n: usize| ..rows * cols / n;
         let planes = [hi, lo].map(|p| simd::Plane {
             q: p.q.get(part(1)).unwrap_or_default(),
             sums: [p.sums[0].get(part(16)).unwrap_or_default(), p.sums[1].get(part(32)).unwrap_or_default()],
             totals: p.totals.get(part(32)).unwrap_or_default(),
         });
-        simd::Rows { count: rows.len(), cols, planes, scale: &scale[part(*block)] }
+        simd::Rows { count: rows, cols, planes, scale: &scale[part(*block)] }
     }
 
     /// Row `row` of a buffer of `cols` elements as a matrix product reads it.
@@ -466,7 +489,7 @@ impl Backend for Cpu {
         match listener {
             None => self.run(&batch, true, |_, _, _| {})?,
             Some(listener) => self.run(&batch, false, |cpu, steps, rows| {
-                steps.iter().for_each(|step| listener(step, &cpu.output(step, &batch, rows.clone())));
+                steps.iter().for_each(|step| listener(step, &cpu.output(step, &batch, rows)));
             })?,
         }
         Ok(&self.memory.float(self.plan.logits)[..wanted])

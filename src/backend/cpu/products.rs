@@ -6,10 +6,9 @@ use super::isa::Isa;
 use super::panels::{self, Kind, Matrix, Panels, ROWS};
 use super::pool::{Disjoint, Pool};
 use super::{Cpu, Memory, Storage, simd, vector};
-use crate::model::Model;
 use crate::numerics::{ActivationRow, Precision};
 use crate::ops;
-use crate::plan::{BufferId, Op, Plan, Step, WeightId};
+use crate::plan::{BufferId, Op, Plan, Step, WeightId, WeightSource};
 use crate::quant::{CHUNK, DOT_ROWS, Format};
 
 /// Weight rows per task of a scalar matrix product.
@@ -17,14 +16,12 @@ const ROWS_PER_TASK: usize = 16;
 
 impl Cpu {
     /// Products of the same activations with one or more matrices.
-    pub(super) fn matmuls(&mut self, x: BufferId, products: &[Step], rows: Range<usize>) {
+    pub(super) fn matmuls(&mut self, x: BufferId, products: &[Step], rows: usize) {
         let mut results = Vec::with_capacity(products.len());
         for step in products {
             let Op::Matmul { weight, bias, out, .. } = step.op else { continue };
             let w = &self.plan.weights[weight.0];
-            // Logits are stored from row 0 on; everything else where the activations stand.
-            let out_row = if out == self.plan.logits { 0 } else { rows.start };
-            results.push(Product { weight, bias, out, out_row, width: w.rows, y: self.memory.take_float(out) });
+            results.push(Product { weight, bias, out, width: w.rows, y: self.memory.take_float(out) });
         }
         let cols = self.plan.buffers[x.0].width;
         if results.iter().all(|p| self.memory.panels[p.weight.0].is_some()) {
@@ -34,13 +31,13 @@ impl Cpu {
         }
         for mut product in results {
             let w = &self.plan.weights[product.weight.0];
-            let data = self.model.data(w);
-            scalar_products(&mut self.pool, &self.memory, w.format, data, (x, cols, rows.clone()), &mut product);
+            let data = self.weights.data(w);
+            scalar_products(&mut self.pool, &self.memory, w.format, data, (x, cols, rows), &mut product);
             self.memory.put_float(product.out, product.y);
         }
     }
 
-    fn panel_products(&mut self, x: BufferId, cols: usize, rows: Range<usize>, products: &mut [Product]) {
+    fn panel_products(&mut self, x: BufferId, cols: usize, rows: usize, products: &mut [Product]) {
         let mut rounded = std::mem::take(&mut self.memory.rounded);
         let mut tiles = std::mem::take(&mut self.memory.tiles);
         let mut ordered = std::mem::take(&mut self.memory.ordered);
@@ -49,29 +46,29 @@ impl Cpu {
         if let (Storage::Float(values), Some(p)) = (&memory.buffers[x.0], products.first()) {
             // Every matrix that reads plain numbers has the same kind of them, or its own step.
             let exact = self.plan.weights[p.weight.0].format.bytes == 2;
-            rounded.resize(rounded.len().max(rows.len() * padded), 0.0);
-            for (row, out) in rows.clone().zip(rounded.chunks_exact_mut(padded)) {
+            rounded.resize(rounded.len().max(rows * padded), 0.0);
+            for (row, out) in values.chunks_exact(cols).take(rows).zip(rounded.chunks_exact_mut(padded)) {
                 out[cols..].fill(0.0);
-                vector::prepare(self.isa, &values[row * cols..][..cols], exact, out);
+                vector::prepare(self.isa, row, exact, out);
             }
         }
-        let mut quantized = memory.rows(x, rows.clone(), cols);
-        let floats: Vec<_> = rounded.chunks_exact(padded).take(rows.len()).collect();
+        let mut quantized = memory.rows(x, rows, cols);
+        let floats: Vec<_> = rounded.chunks_exact(padded).take(rows).collect();
         let (isa, precise) = (self.isa, self.plan.precision == Precision::Precise);
-        let in_tiles = isa == Isa::Amx && !precise && quantized.count > 0 && simd::Tiles::pay(rows.len());
+        let in_tiles = isa == Isa::Amx && !precise && quantized.count > 0 && simd::Tiles::pay(rows);
         if in_tiles {
             tiles.fill(&quantized, &mut self.pool);
         } else if quantized.count > 1 {
             quantized = ordered.fill(&quantized, &mut self.pool);
         }
         // One row of activations meets several panels at once.
-        let step = if rows.len() == 1 { simd::PANELS } else { 1 };
+        let step = if rows == 1 { simd::PANELS } else { 1 };
         let parts: Vec<_> = products
             .iter_mut()
             .filter_map(|p| {
                 let panels = memory.panels[p.weight.0].as_ref()?;
                 let bias = p.bias.map_or(&[][..], |b| &memory.vectors[b.0]);
-                Some(Part { isa, panels, bias, out_row: p.out_row, cells: Disjoint::new(&mut p.y) })
+                Some(Part { isa, panels, bias, cells: Disjoint::new(&mut p.y) })
             })
             .collect();
         let tasks = shares(parts.iter().map(|p| p.panels.count()), step, self.pool.threads());
@@ -87,8 +84,8 @@ impl Cpu {
                     continue;
                 }
                 let some = first..(first + step).min(range.end);
-                for tile in (0..rows.len()).step_by(simd::TOKENS) {
-                    let tokens = tile..(tile + simd::TOKENS).min(rows.len());
+                for tile in (0..rows).step_by(simd::TOKENS) {
+                    let tokens = tile..(tile + simd::TOKENS).min(rows);
                     let count = tokens.len();
                     match part.panels.kind {
                         Kind::Blocks(_) => {
@@ -109,7 +106,6 @@ struct Part<'a> {
     isa: Isa,
     panels: &'a Panels,
     bias: &'a [f32],
-    out_row: usize,
     cells: Disjoint<f32>,
 }
 
@@ -122,7 +118,7 @@ impl Part<'_> {
         let width = self.panels.rows;
         let columns = panel * ROWS..((panel + 1) * ROWS).min(width);
         let bias = self.bias.get(columns.clone()).unwrap_or_default();
-        for (i, y) in (self.out_row + row..).zip(y) {
+        for (i, y) in (row..).zip(y) {
             // SAFETY: the caller's.
             let cells = unsafe { self.cells.slice(i * width + columns.start..i * width + columns.end) };
             vector::store(self.isa, y, bias, cells);
@@ -153,8 +149,6 @@ struct Product {
     weight: WeightId,
     bias: Option<WeightId>,
     out: BufferId,
-    /// The row of `y` that the first row of activations gives.
-    out_row: usize,
     width: usize,
     y: Vec<f32>,
 }
@@ -165,24 +159,24 @@ fn scalar_products(
     memory: &Memory,
     format: &Format,
     data: &[u8],
-    (x, cols, rows): (BufferId, usize, Range<usize>),
+    (x, cols, rows): (BufferId, usize, usize),
     product: &mut Product,
 ) {
     let bytes = format.row_bytes(cols);
-    let (width, out_row) = (product.width, product.out_row);
+    let width = product.width;
     let cells = Disjoint::new(&mut product.y);
     let bias = product.bias.map(|b| &memory.vectors[b.0]);
     pool.run(width.div_ceil(ROWS_PER_TASK), |task| {
-        for first in (0..rows.len()).step_by(DOT_ROWS) {
-            let count = DOT_ROWS.min(rows.len() - first);
-            let row = |i: usize| memory.activations(x, rows.start + first + i.min(count - 1), cols);
+        for first in (0..rows).step_by(DOT_ROWS) {
+            let count = DOT_ROWS.min(rows - first);
+            let row = |i: usize| memory.activations(x, first + i.min(count - 1), cols);
             let xs: [ActivationRow<'_>; DOT_ROWS] = std::array::from_fn(row);
             for n in task * ROWS_PER_TASK..((task + 1) * ROWS_PER_TASK).min(width) {
                 let mut y = [0.0; DOT_ROWS];
                 let raw = &data[n * bytes..][..bytes];
                 ops::matmul::cpu(format, raw, &xs[..count], bias.map(|b| b[n]), &mut y[..count]);
                 for (i, y) in y[..count].iter().enumerate() {
-                    let at = (out_row + first + i) * width + n;
+                    let at = (first + i) * width + n;
                     // SAFETY: column `n` belongs to this task alone.
                     let cell = unsafe { cells.slice(at..at + 1) };
                     cell[0] = *y;
@@ -204,14 +198,14 @@ pub(super) fn same_activations<'a>(plan: &Plan, steps: &'a [Step]) -> &'a [Step]
 }
 
 /// Panels of every matrix that is multiplied with, for the vector paths.
-pub(super) fn repack(model: &Model, plan: &Plan, isa: Isa, pool: &mut Pool) -> Vec<Option<Panels>> {
+pub(super) fn repack(weights: &dyn WeightSource, plan: &Plan, isa: Isa, pool: &mut Pool) -> Vec<Option<Panels>> {
     let mut panels: Vec<_> = plan.weights.iter().map(|_| None).collect();
     if isa == Isa::Scalar {
         return panels;
     }
-    let looked_up = |id| plan.steps().any(|s| matches!(s.op, Op::Embedding { weight, .. } if weight == id));
+    let looked_up = |id| plan.steps.iter().any(|s| matches!(s.op, Op::Embedding { weight, .. } if weight == id));
     let mut ids = Vec::new();
-    for step in plan.steps() {
+    for step in &plan.steps {
         if let Op::Matmul { weight, .. } = step.op
             && !ids.contains(&weight)
         {
@@ -220,12 +214,12 @@ pub(super) fn repack(model: &Model, plan: &Plan, isa: Isa, pool: &mut Pool) -> V
     }
     let matrix = |id: &WeightId| {
         let w = &plan.weights[id.0];
-        Matrix { format: w.format, raw: model.data(w), rows: w.rows, cols: w.cols }
+        Matrix { format: w.format, raw: weights.data(w), rows: w.rows, cols: w.cols }
     };
     let matrices: Vec<_> = ids.iter().map(matrix).collect();
     let done = |i: usize| {
         if !looked_up(ids[i]) {
-            model.release(&plan.weights[ids[i].0]);
+            weights.release(&plan.weights[ids[i].0]);
         }
     };
     // Without the memory the file's bytes are read, by the definition.

@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use super::State;
 use super::device::{Device, STATE_BYTES};
-use super::fused::{Fusing, Made, Place, Stage, item_word, some};
+use super::fused::{Fusing, Token};
+use super::group::Group;
 use super::lower::{Dispatch, Resources, ready};
 use super::timing::{KernelTime, times};
 use crate::backend::{BackendError, Chooser, Chosen, Counters, Lane};
 use crate::ops::draw;
-use crate::plan::{Plan, Step};
+use crate::plan::Plan;
 
 /// Tokens per submission.
 const TOKENS: usize = 8;
@@ -23,14 +24,14 @@ const AHEAD: usize = 2;
 /// Places for ids: those of all submissions under way, and the one before them.
 const IDS: usize = 32;
 
-/// The fused stages of a plan and what they read and write.
+/// The groups of a token and what they read and write.
 pub(super) struct Decoder {
-    stages: Vec<Stage>,
+    pub token: Token,
     states: wgpu::Buffer,
     /// Bytes from a state to the next.
     stride: usize,
     ids: wgpu::Buffer,
-    /// What replaces the last stage where tokens are drawn; its options, and a number for each place of `ids`.
+    /// What replaces the last group where tokens are drawn; its options, and a number for each place of `ids`.
     draw: Dispatch,
     options: wgpu::Buffer,
     draws: wgpu::Buffer,
@@ -51,8 +52,8 @@ struct Flight {
 }
 
 impl Decoder {
-    /// The decoder of a plan, or why it has none: some step has no fused kernel.
-    pub fn new(device: &mut Device, plan: &Plan, resources: &Resources) -> Made<Self> {
+    /// The decoder of a plan.
+    pub fn new(device: &mut Device, plan: &Plan, resources: &Resources) -> Result<Self, BackendError> {
         let stride =
             (STATE_BYTES as usize).next_multiple_of(device.limits.min_storage_buffer_offset_alignment as usize);
         let vocabulary = plan.vocabulary();
@@ -60,23 +61,34 @@ impl Decoder {
         let ids = device.storage("token ids", 4 * IDS as u64)?;
         let logits = device.storage("token logits", (4 * TOKENS * vocabulary) as u64)?;
         let mut fusing = Fusing { device, plan, resources, states: &states, ids: &ids, logits: &logits };
-        let stages = some!(fusing.stages()?);
+        let token = fusing.groups()?;
         let options = fusing.device.storage("draw options", size_of::<draw::Options>() as u64)?;
         let draws = fusing.device.storage("draws", 4 * IDS as u64)?;
         let draw = fusing.draw(&options, &draws)?;
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let bytes = 4 * (IDS + TOKENS * vocabulary) as u64;
         let staging = (0..=AHEAD).map(|_| device.buffer("token staging", bytes, usage)).collect::<Result<_, _>>()?;
-        let counters = Cell::default();
-        Ok(Ok(Self { stages, states, stride, ids, draw, options, draws, logits, staging, vocabulary, counters }))
+        Ok(Self {
+            token,
+            states,
+            stride,
+            ids,
+            draw,
+            options,
+            draws,
+            logits,
+            staging,
+            vocabulary,
+            counters: Cell::default(),
+        })
     }
 
-    /// Writes what the kernels of a single token read, and gives its stages.
-    pub fn prepare(&self, device: &Device, token: u32, position: usize) -> &[Stage] {
+    /// Writes what the kernels of a single token read, and gives its groups.
+    pub fn prepare(&self, device: &Device, token: u32, position: usize) -> &[Group] {
         device.write(&self.ids, bytemuck::bytes_of(&token));
         let state = State { position: position as u32, rows: 1, next: 1, ..State::default() };
         device.write(&self.states, bytemuck::bytes_of(&state));
-        &self.stages
+        &self.token.groups
     }
 
     /// What was submitted so far.
@@ -89,54 +101,21 @@ impl Decoder {
         self.at(position).count()
     }
 
-    /// Runs the token `id` at `position` stage by stage; `hear` is told the step whose output a stage leaves, and its words.
-    pub fn listen(
-        &self,
-        device: &Device,
-        resources: &Resources,
-        plan: &Plan,
-        (id, position): (u32, usize),
-        hear: &mut dyn FnMut(&Step, &[u32]),
-    ) -> Result<(), BackendError> {
-        for stage in self.prepare(device, id, position) {
-            let mut encoder = device.device.create_command_encoder(&Default::default());
-            {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
-                stage.at(position).iter().try_for_each(|d| d.record(&mut pass, 0, position, 1))?;
-            }
-            device.queue.submit([encoder.finish()]);
-            for output in &stage.outputs {
-                let Some(step) = plan.steps().find(|s| s.name == output.step) else { continue };
-                let width = step.op.output().map_or(0, |b| plan.buffers[b.0].width);
-                let words = match &output.place {
-                    Place::Row(buffer) => device.read(buffer, 0, width)?,
-                    Place::Items(buffer) => {
-                        let placed = device.read(buffer, 0, width)?;
-                        (0..width).map(|i| placed[item_word(i, width / 16)]).collect()
-                    }
-                    Place::Cache(cache) => resources.cached(device, plan, *cache, position, 1)?,
-                };
-                hear(step, &words);
-            }
-        }
-        device.check()
-    }
-
     /// The dispatches of a token at a position.
     pub fn at(&self, position: usize) -> impl Iterator<Item = &Dispatch> {
-        self.stages.iter().flat_map(move |s| s.at(position))
+        self.token.groups.iter().flat_map(move |s| s.at(position))
     }
 
     /// The dispatches of a token that is drawn, or else the likeliest.
     fn choosing(&self, position: usize, drawn: bool) -> impl Iterator<Item = &Dispatch> {
-        let n = self.stages.len() - usize::from(drawn);
+        let n = self.token.groups.len() - usize::from(drawn);
         let draw = drawn.then_some(&self.draw);
-        self.stages[..n].iter().flat_map(move |s| s.at(position)).chain(draw)
+        self.token.groups[..n].iter().flat_map(move |s| s.at(position)).chain(draw)
     }
 
     /// All dispatches at positions below `context`.
     pub fn below(&self, context: usize) -> impl Iterator<Item = &Dispatch> {
-        self.stages.iter().flat_map(move |s| s.below(context))
+        self.token.groups.iter().flat_map(move |s| s.below(context))
     }
 
     /// Seconds of each kernel in one token at `position`.

@@ -1,133 +1,60 @@
-//! Fused kernels: neighbouring steps of a single row in one dispatch, with the bits of the steps one after the other.
+//! Single tokens: the groups of their pieces, with the bits of the steps one after the other.
 //!
-//! A layer takes five dispatches: norm, quantisation, q/k/v, RoPE and cache; attention; output projection and residual;
-//! norm, quantisation, gate/up and activation; down projection and residual. Rows between them lie in the *layout of
-//! items* (`wgsl/lib/layout.wgsl`).
+//! A layer of llama takes five dispatches: norm, quantisation, q/k/v, RoPE and cache; attention; output projection and residual;
+//! norm, quantisation, gate/up and activation; down projection and residual. What fused kernels give each other lies in the *layout
+//! of items* (`wgsl/lib/layout.wgsl`). A step without a fused kernel is one plain dispatch within the token; the rows that it reads
+//! and writes are in order, and a dispatch brings a row from one layout to the other where both are asked for.
+
+use std::ops::Range;
 
 use bytemuck::bytes_of;
 
+use super::cut::{End, Norm, Piece, Product, Work, layer, pieces, shapes, unfused};
 use super::device::Device;
-use super::layer::{Layer, Layers, Norm, Product};
-use super::lower::{Dispatch, Grid, Resources, dispatch, shards, vector};
+use super::group::{Group, Kernels, Output, Place, item_word};
+use super::lower::{Dispatch, Grid, Lowering, Resources, dispatch, shards, vector};
 use super::pipelines::Kernel;
 use super::shape::Shape;
 use super::weights::Shard;
+use super::{attend, row_words};
 use crate::backend::BackendError;
 use crate::numerics::{Precision, WEIGHT_FLOOR, flush};
 use crate::ops;
-use crate::plan::{CacheId, Op, Plan, Step, StepName, WeightId};
+use crate::plan::{BufferId, Op, Plan, WeightId};
 use crate::quant::{CHUNK, Format};
-use crate::shaders::params::Matvec as Params;
-use crate::shaders::{GATE_UP, LOGITS, QKV, RESIDUAL};
+use crate::shaders::params::{Matvec as Params, Place as PlaceParams};
+use crate::shaders::{PLACE, Shader};
 
-/// What a stage leaves behind, as the step of the plan whose output it is.
-pub(super) struct Output {
-    /// The step's name.
-    pub step: StepName,
-    pub place: Place,
+/// Where the row of a buffer is while a token is computed.
+struct Value {
+    /// In order.
+    row: wgpu::Buffer,
+    /// In the layout of items, where a fused kernel asked for that.
+    items: Option<wgpu::Buffer>,
+    /// Which of the two hold what was written last.
+    in_row: bool,
+    in_items: bool,
 }
 
-impl Output {
-    fn new(step: &Step, place: Place) -> Self {
-        Self { step: step.name.clone(), place }
-    }
+/// Some rows of one matrix or of several that lie behind each other.
+struct Run<'a> {
+    format: &'static Format,
+    shard: &'a Shard,
+    cols: usize,
+    rows: Vec<usize>,
 }
 
-/// Where an output is.
-pub(super) enum Place {
-    /// A row in order.
-    Row(wgpu::Buffer),
-    /// A row in the layout of items.
-    Items(wgpu::Buffer),
-    /// The newest position of a cache.
-    Cache(CacheId),
+/// One dispatch of a kernel made of the matvec core, but for its buffers.
+struct Call<'a> {
+    kernel: Kernel,
+    params: Params,
+    groups: u32,
+    run: Run<'a>,
+    /// Which products it makes.
+    products: Range<usize>,
 }
 
-/// A stage of a token.
-pub(super) struct Stage {
-    pub kernels: Kernels,
-    pub outputs: Vec<Output>,
-}
-
-/// The dispatches of a stage.
-pub(super) enum Kernels {
-    /// The same dispatch at every position.
-    Fixed(Dispatch),
-    /// Attention, by the length of the cache.
-    Attention {
-        /// With the longest cache each takes: a workgroup for a head and some dimensions.
-        short: Vec<(usize, Dispatch)>,
-        /// A workgroup a tile for the scores, then one for a head and some dimensions.
-        long: [Dispatch; 2],
-    },
-}
-
-impl Stage {
-    fn new(kernel: Dispatch, step: &Step, place: Place) -> Self {
-        Self { kernels: Kernels::Fixed(kernel), outputs: vec![Output::new(step, place)] }
-    }
-
-    /// Dispatches that make `outputs` together: the last leaves them.
-    fn all(dispatches: Vec<Dispatch>, outputs: Vec<Output>) -> Vec<Self> {
-        let fixed = |d| Self { kernels: Kernels::Fixed(d), outputs: Vec::new() };
-        let mut stages: Vec<_> = dispatches.into_iter().map(fixed).collect();
-        if let Some(stage) = stages.last_mut() {
-            stage.outputs = outputs;
-        }
-        stages
-    }
-
-    /// The dispatches at a position.
-    pub fn at(&self, position: usize) -> &[Dispatch] {
-        match &self.kernels {
-            Kernels::Fixed(d) => std::slice::from_ref(d),
-            Kernels::Attention { short, long } => {
-                short.iter().find(|s| position < s.0).map_or(long, |s| std::slice::from_ref(&s.1))
-            }
-        }
-    }
-
-    /// The positions from which on there are other dispatches.
-    fn changes(&self) -> Vec<usize> {
-        match &self.kernels {
-            Kernels::Fixed(_) => vec![0],
-            Kernels::Attention { short, .. } => [0].into_iter().chain(short.iter().map(|s| s.0)).collect(),
-        }
-    }
-
-    /// All dispatches at positions below `context`.
-    pub fn below(&self, context: usize) -> impl Iterator<Item = &Dispatch> {
-        self.changes().into_iter().filter(move |c| *c < context).flat_map(|c| self.at(c))
-    }
-}
-
-/// The word of element `i` of a row in the layout of items (`item_word` in `wgsl/lib/layout.wgsl`).
-pub(super) fn item_word(i: usize, items: usize) -> usize {
-    let quad = i / 4 % 8;
-    (quad / 2 * items + 2 * (i / 32) + quad % 2) * 4 + i % 4
-}
-
-/// The rows of a token between dispatches.
-pub(super) struct Rows {
-    x: wgpu::Buffer,
-    pub q: wgpu::Buffer,
-    pub attention: wgpu::Buffer,
-    hidden: wgpu::Buffer,
-    pub scores: wgpu::Buffer,
-    pub tops: wgpu::Buffer,
-    /// Stand-ins for what a dispatch of q, k and v could write, but does not: for each dispatch its own.
-    unwritten: [[wgpu::Buffer; 3]; 3],
-}
-
-/// Fails unless rows of so many elements are whole chunks of 32.
-fn whole_chunks(name: &str, elements: usize) -> Result<(), String> {
-    match elements % CHUNK {
-        0 => Ok(()),
-        _ => Err(format!("'{name}' has rows of {elements} elements, no multiple of {CHUNK}")),
-    }
-}
-
-/// Makes the stages of a token of a plan, or says why the plan runs step by step.
+/// Makes the groups of a token of a plan.
 pub(super) struct Fusing<'a> {
     pub device: &'a mut Device,
     pub plan: &'a Plan,
@@ -140,265 +67,42 @@ pub(super) struct Fusing<'a> {
     pub logits: &'a wgpu::Buffer,
 }
 
-/// Some rows of one matrix or of several that lie behind each other.
-struct Run<'a> {
-    format: &'static Format,
-    shard: &'a Shard,
-    cols: usize,
-    rows: Vec<usize>,
+/// The groups of a token.
+pub(super) struct Token {
+    pub groups: Vec<Group>,
+    /// The steps that no fused kernel takes.
+    pub unfused: Option<String>,
+    /// The kernels of a layer.
+    pub layer: String,
 }
-
-/// A fused kernel or what else was made; or why there is none.
-pub(super) type Made<T> = Result<Result<T, String>, BackendError>;
-
-/// Unwraps `Ok`, or returns why there is no fused kernel.
-macro_rules! some {
-    ($e:expr) => {
-        match $e {
-            Ok(value) => value,
-            Err(reason) => return Ok(Err(reason)),
-        }
-    };
-}
-pub(super) use some;
 
 impl<'a> Fusing<'a> {
-    /// All stages: embedding, layers, output, choice of the next token.
-    pub fn stages(&mut self) -> Made<Vec<Stage>> {
-        let found = some!(Layers::of(self.plan));
-        let rows = self.rows(&found)?;
-        let mut stages = Vec::new();
-        let (step, weight) = found.embedding;
-        let place = Place::Items(rows.x.clone());
-        stages.extend(Stage::all(self.embedding(&rows, weight)?, vec![Output::new(step, place)]));
-        for layer in &found.layers {
-            let [queries, stored, attended, residual, hidden, last] = layer.leaves;
-            let items = |buffer: &wgpu::Buffer| Place::Items(buffer.clone());
-            let qkv = some!(self.qkv(&rows, layer)?);
-            let outputs =
-                vec![Output::new(queries, Place::Row(rows.q.clone())), Output::new(stored, Place::Cache(layer.cache))];
-            stages.extend(Stage::all(qkv, outputs));
-            let attention = some!(self.attention(&rows, layer.attention)?);
-            stages.push(Stage { kernels: attention, outputs: vec![Output::new(attended, items(&rows.attention))] });
-            let projection = some!(self.residual(&rows.attention, &rows, layer.projection)?);
-            stages.push(Stage::new(projection, residual, items(&rows.x)));
-            let gate_up = some!(self.gate_up(&rows, layer)?);
-            stages.push(Stage::new(gate_up, hidden, items(&rows.hidden)));
-            let down = some!(self.residual(&rows.hidden, &rows, layer.down)?);
-            stages.push(Stage::new(down, last, items(&rows.x)));
-        }
-        let (step, weight) = found.output;
-        stages.extend(Stage::all(some!(self.output(&rows, weight, found.norm)?), Vec::new()));
-        stages.push(Stage::new(self.choice()?, step, Place::Row(self.logits.clone())));
-        Ok(Ok(stages))
-    }
-
-    fn rows(&self, found: &Layers<'_>) -> Result<Rows, BackendError> {
-        let width = |step: &Step| step.op.output().map_or(0, |b| self.plan.buffers[b.0].width);
-        let (mut q, mut hidden, mut heads) = (0, 0, 1);
-        for layer in &found.layers {
-            q = q.max(width(layer.leaves[2]));
-            hidden = hidden.max(width(layer.leaves[4]));
-            if let Op::Attention { heads: h, .. } = layer.attention {
-                heads = heads.max(*h);
-            }
-        }
-        let tiles = if found.layers.is_empty() { 1 } else { self.resources.sizes.context.div_ceil(32) };
-        let words = |name: &str, n: usize| self.device.storage(name, 4 * n as u64);
-        let three = || Ok::<_, BackendError>([words("unwritten", 4)?, words("unwritten", 4)?, words("unwritten", 4)?]);
-        Ok(Rows {
-            x: words("token x", width(found.embedding.0))?,
-            q: words("token q", q)?,
-            attention: words("token attention", q)?,
-            hidden: words("token hidden", hidden)?,
-            scores: words("token scores", heads * tiles * 32)?,
-            tops: words("token tops", heads * tiles)?,
-            unwritten: [three()?, three()?, three()?],
-        })
-    }
-
-    fn precise(&self) -> bool {
-        self.plan.precision == Precision::Precise
-    }
-
-    /// The matrices `ids` as runs that are stored behind each other, in order.
-    fn runs(&self, ids: &[WeightId]) -> Result<Vec<Run<'a>>, String> {
-        let mut runs: Vec<Run<'a>> = Vec::new();
-        for id in ids {
-            let weight = &self.plan.weights[id.0];
-            let [shard] = shards(self.resources, *id) else {
-                return Err(format!("'{}' does not fit one binding of the device", weight.name));
-            };
-            whole_chunks(&weight.name, weight.cols)?;
-            match runs.last_mut() {
-                Some(run)
-                    if run.shard.buffer == shard.buffer
-                        && run.shard.first + run.rows.iter().sum::<usize>() == shard.first =>
-                {
-                    run.rows.push(weight.rows);
+    /// All groups: those of the plan and the choice of the next token.
+    pub fn groups(&mut self) -> Result<Token, BackendError> {
+        let plan = self.plan;
+        let pieces = {
+            let (device, resources) = (&*self.device, self.resources);
+            let takes = |work: &Work| {
+                shapes(plan, work)?;
+                match work {
+                    Work::Products { norm, products, end, .. } => {
+                        calls(device, plan, resources, *norm, products, *end).map(drop)
+                    }
+                    Work::Attention { cache, heads, .. } => attend::fits(device, *heads, plan.caches[cache.0]),
+                    _ => Ok(()),
                 }
-                _ => runs.push(Run { format: weight.format, shard, cols: weight.cols, rows: vec![weight.rows] }),
-            }
-        }
-        Ok(runs)
-    }
-
-    fn params(&self, run: &Run<'_>, eps: f32) -> Params {
-        Params {
-            streams: run.shard.streams,
-            rows: run.rows.iter().sum::<usize>() as u32,
-            first: run.shard.first as u32,
-            eps,
-            inverse_width: 1.0 / run.cols as f32,
-            steps: self.plan.precision.steps(),
-            inverse_steps: self.plan.precision.inverse_steps(),
-            ..Params::default()
-        }
-    }
-
-    /// One dispatch of a kernel made of the matvec core: `x` and `norm` come before `buffers`.
-    fn product(
-        &mut self,
-        kernel: Kernel,
-        params: &Params,
-        groups: u32,
-        run: &Run<'_>,
-        buffers: &[&wgpu::Buffer],
-    ) -> Made<Dispatch> {
-        let limits = &self.device.limits;
-        // State and two views of the weights come on top.
-        let bindings = buffers.len() as u32 + 3;
-        if bindings > limits.max_storage_buffers_per_shader_stage {
-            let has = limits.max_storage_buffers_per_shader_stage;
-            return Ok(Err(format!("{} binds {bindings} buffers, the device allows {has}", kernel.shader.name)));
-        }
-        if groups > limits.max_compute_workgroups_per_dimension {
-            return Ok(Err(format!("{} needs {groups} workgroups, more than the device allows", kernel.shader.name)));
-        }
-        let all = [&[&run.shard.buffer, &run.shard.buffer], buffers].concat();
-        dispatch(self.device, kernel, self.states, bytes_of(params), Grid::Fixed([groups, 1]), &all).map(Ok)
-    }
-
-    fn embedding(&mut self, rows: &Rows, weight: WeightId) -> Result<Vec<Dispatch>, BackendError> {
-        let w = &self.plan.weights[weight.0];
-        let items = if w.cols.is_multiple_of(CHUNK) { w.cols / 16 } else { 0 };
-        let mut all = Vec::new();
-        for shard in shards(self.resources, weight) {
-            let p = ops::embedding::Params::new(w.format, w.cols, shard.row_base, shard.rows, shard.streams);
-            let kernel = Kernel::new(&ops::embedding::SHADER).format(w.format).with("ITEMS", items as u32);
-            let groups = ops::embedding::workgroups(&p, 1);
-            let buffers = [&shard.buffer, &shard.buffer, self.ids, &rows.x];
-            all.push(dispatch(self.device, kernel, self.states, bytes_of(&p), Grid::Fixed([groups[0], 1]), &buffers)?);
-        }
-        Ok(all)
-    }
-
-    fn qkv(&mut self, rows: &Rows, layer: &Layer<'_>) -> Made<Vec<Dispatch>> {
-        let (weights, biases) = (layer.qkv.map(|p| p.weight), layer.qkv.map(|p| p.bias));
-        let resources = self.resources;
-        let cache = self.plan.caches[layer.cache.0];
-        let runs = some!(self.runs(&weights));
-        let mut all = Vec::new();
-        let mut matrix = 0;
-        for run in &runs {
-            let range = matrix..matrix + run.rows.len();
-            let count = |i: usize| if range.contains(&i) { self.plan.weights[weights[i].0].rows as u32 } else { 0 };
-            let params = Params {
-                second: count(0),
-                third: count(1),
-                head_dim: cache.head_dim as u32,
-                pairs: self.plan.angles[layer.angles.0].len() as u32,
-                kv_width: cache.width() as u32,
-                ..self.params(run, layer.attention_norm.eps)
             };
-            let bias: Vec<f32> = range.clone().flat_map(|i| self.bias(biases[i], weights[i])).collect();
-            let has_bias = biases[range.clone()].iter().any(Option::is_some);
-            let bias = if has_bias {
-                self.device.upload("bias", bytemuck::cast_slice(&bias))?
-            } else {
-                resources.none.clone()
-            };
-            let shape = Shape::new(self.device, run.format, run.cols, params.rows as usize, 1);
-            let kernel = some!(shape.kernel(self.device, &QKV, run.format, self.precise()));
-            let rotates = range.start < 2;
-            let kernel = kernel.with("HAS_BIAS", u32::from(has_bias)).with("ROTATES", u32::from(rotates));
-            let norm = self.norm(layer.attention_norm.weight)?;
-            let [k_cache, v_cache] = &resources.caches[layer.cache.0];
-            // Each dispatch binds only what it writes, so that nothing keeps it from running beside the others.
-            let mut written = [&rows.q, k_cache, v_cache];
-            for (i, buffer) in written.iter_mut().enumerate().filter(|(i, _)| !range.contains(i)) {
-                *buffer = &rows.unwritten[all.len()][i];
-            }
-            let [q, k, v] = written;
-            let buffers = [&rows.x, &norm, q, k, v, &resources.angles[layer.angles.0], &bias];
-            let groups = params.rows.div_ceil(shape.slots());
-            all.push(some!(self.product(kernel, &params, groups, run, &buffers)?));
-            matrix = range.end;
-        }
-        Ok(Ok(all))
-    }
-
-    /// A bias, or as many zeros as the matrix has rows.
-    fn bias(&self, bias: Option<WeightId>, matrix: WeightId) -> Vec<f32> {
-        let rows = self.plan.weights[matrix.0].rows;
-        bias.and_then(|b| self.resources.vectors.get(&b.0).cloned()).unwrap_or_else(|| vec![0.0; rows])
-    }
-
-    /// A norm's weights in the layout of items, flushed as `rms_norm` does.
-    fn norm(&self, id: WeightId) -> Result<wgpu::Buffer, BackendError> {
-        let values = self.resources.vectors.get(&id.0).map(Vec::as_slice).unwrap_or_default();
-        let items = values.len() / 16;
-        let mut placed = vec![0.0f32; values.len()];
-        for (i, value) in values.iter().enumerate() {
-            placed[item_word(i, items)] = flush(*value, WEIGHT_FLOOR);
-        }
-        self.device.upload("norm", bytemuck::cast_slice(&placed))
-    }
-
-    fn residual(&mut self, x: &wgpu::Buffer, rows: &Rows, Product { weight, bias }: Product) -> Made<Dispatch> {
-        let runs = some!(self.runs(&[weight]));
-        let run = &runs[0];
-        let params = self.params(run, 0.0);
-        some!(whole_chunks(&self.plan.weights[weight.0].name, params.rows as usize));
-        let shape = Shape::new(self.device, run.format, run.cols, params.rows as usize, 1);
-        let kernel = some!(shape.kernel(self.device, &RESIDUAL, run.format, self.precise()));
-        let kernel = kernel.with("HAS_BIAS", u32::from(bias.is_some()));
-        let bias = bias.map_or(&self.resources.none, |b| vector(self.resources, b));
-        let groups = params.rows.div_ceil(shape.slots());
-        self.product(kernel, &params, groups, run, &[x, &self.resources.none, &rows.x, bias])
-    }
-
-    fn gate_up(&mut self, rows: &Rows, layer: &Layer<'_>) -> Made<Dispatch> {
-        let (gate, up, norm) = (layer.gate, layer.up, layer.feed_forward_norm);
-        let runs = some!(self.runs(&[gate, up]));
-        let name = &self.plan.weights[gate.0].name;
-        let [run] = &runs[..] else { return Ok(Err(format!("'{name}' and its partner have different formats"))) };
-        let each = self.plan.weights[gate.0].rows as u32;
-        let second = (run.shard.first + run.rows[0]) as u32;
-        let params = Params { rows: each, second, ..self.params(run, norm.eps) };
-        some!(whole_chunks(name, each as usize));
-        let shape = Shape::new(self.device, run.format, run.cols, each as usize, 2);
-        let kernel = some!(shape.kernel(self.device, &GATE_UP, run.format, self.precise()));
-        let norm = self.norm(norm.weight)?;
-        let groups = each.div_ceil(shape.slots() / 2);
-        self.product(kernel, &params, groups, run, &[&rows.x, &norm, &rows.hidden])
-    }
-
-    fn output(&mut self, rows: &Rows, weight: WeightId, Norm { weight: norm, eps }: Norm) -> Made<Vec<Dispatch>> {
-        let w = &self.plan.weights[weight.0];
-        some!(whole_chunks(&w.name, w.cols));
-        let norm = self.norm(norm)?;
-        let mut all = Vec::new();
-        for shard in shards(self.resources, weight) {
-            let run = Run { format: w.format, shard, cols: w.cols, rows: vec![shard.rows] };
-            let params =
-                Params { out_first: shard.row_base as u32, out_width: w.rows as u32, ..self.params(&run, eps) };
-            let shape = Shape::new(self.device, w.format, w.cols, shard.rows, 1);
-            let kernel = some!(shape.kernel(self.device, &LOGITS, w.format, self.precise()));
-            let groups = params.rows.div_ceil(shape.slots());
-            all.push(some!(self.product(kernel, &params, groups, &run, &[&rows.x, &norm, self.logits])?));
-        }
-        Ok(Ok(all))
+            pieces(plan, &takes)
+        };
+        let values = plan.buffers.iter().zip(&self.resources.buffers);
+        let values = values.map(|(_, row)| Value { row: row.clone(), items: None, in_row: false, in_items: false });
+        let mut making = Making { values: values.collect(), groups: Vec::new(), scratch: None, fusing: self };
+        pieces.iter().try_for_each(|piece| making.piece(piece))?;
+        making.logits()?;
+        let mut groups = making.groups;
+        let choice = self.choice()?;
+        groups.push(Group { steps: Vec::new(), kernels: Kernels::Fixed(vec![choice]), outputs: Vec::new() });
+        Ok(Token { groups, unfused: unfused(plan, &pieces), layer: layer(plan, &pieces) })
     }
 
     /// One workgroup looks through all logits: as many threads as it can have.
@@ -410,14 +114,427 @@ impl<'a> Fusing<'a> {
     fn choice(&mut self) -> Result<Dispatch, BackendError> {
         let p = ops::argmax::Params { width: self.plan.vocabulary() as u32 };
         let kernel = Kernel::new(&ops::argmax::SHADER).with("THREADS", self.choosing_threads());
-        dispatch(self.device, kernel, self.states, bytes_of(&p), Grid::Fixed([1, 1]), &[self.logits, self.ids])
+        self.dispatch(kernel, bytes_of(&p), Grid::Fixed([1, 1]), &[self.logits, self.ids])
     }
 
     /// The next id is drawn by `options` and that of `draws` which has its place.
     pub fn draw(&mut self, options: &wgpu::Buffer, draws: &wgpu::Buffer) -> Result<Dispatch, BackendError> {
         let p = ops::draw::Params { width: self.plan.vocabulary() as u32 };
         let kernel = Kernel::new(&ops::draw::SHADER).with("THREADS", self.choosing_threads());
-        let buffers = [self.logits, self.ids, options, draws];
-        dispatch(self.device, kernel, self.states, bytes_of(&p), Grid::Fixed([1, 1]), &buffers)
+        self.dispatch(kernel, bytes_of(&p), Grid::Fixed([1, 1]), &[self.logits, self.ids, options, draws])
     }
+
+    pub(super) fn dispatch(
+        &mut self,
+        kernel: Kernel,
+        params: &[u8],
+        grid: Grid,
+        buffers: &[&wgpu::Buffer],
+    ) -> Result<Dispatch, BackendError> {
+        dispatch(self.device, kernel, self.states, params, grid, buffers)
+    }
+}
+
+/// What has been made so far.
+struct Making<'a, 'b> {
+    fusing: &'b mut Fusing<'a>,
+    /// By buffer of the plan.
+    values: Vec<Value>,
+    groups: Vec<Group>,
+    /// What attention over a long cache keeps between its dispatches.
+    scratch: Option<attend::Scratch>,
+}
+
+impl Making<'_, '_> {
+    fn width(&self, id: BufferId) -> usize {
+        self.fusing.plan.buffers[id.0].width
+    }
+
+    fn push(&mut self, piece: &Piece, kernels: Kernels) {
+        let outputs = piece.leaves.iter().filter_map(|&step| Some(Output { step, place: self.place(step)? })).collect();
+        self.groups.push(Group { steps: piece.steps.clone().collect(), kernels, outputs });
+    }
+
+    /// Where the output of a step is, once it was made.
+    fn place(&self, step: usize) -> Option<Place> {
+        let op = &self.fusing.plan.steps[step].op;
+        if let Op::KvStore { cache, .. } = *op {
+            return Some(Place::Cache(cache));
+        }
+        let out = op.output()?;
+        let value = &self.values[out.0];
+        match &value.items {
+            Some(items) if !value.in_row => Some(Place::Items(items.clone(), self.width(out))),
+            _ => Some(Place::Rows(value.row.clone(), row_words(self.fusing.plan, out))),
+        }
+    }
+
+    /// A row that the next dispatch writes in order.
+    fn write_row(&mut self, id: BufferId) -> wgpu::Buffer {
+        let value = &mut self.values[id.0];
+        (value.in_row, value.in_items) = (true, false);
+        value.row.clone()
+    }
+
+    /// A row that the next dispatch writes in the layout of items.
+    fn write_items(&mut self, id: BufferId) -> Result<wgpu::Buffer, BackendError> {
+        let items = self.items(id)?;
+        let value = &mut self.values[id.0];
+        (value.in_row, value.in_items) = (false, true);
+        Ok(items)
+    }
+
+    fn items(&mut self, id: BufferId) -> Result<wgpu::Buffer, BackendError> {
+        if let Some(items) = &self.values[id.0].items {
+            return Ok(items.clone());
+        }
+        let name = format!("token {}", self.fusing.plan.buffers[id.0].name);
+        let items = self.fusing.device.storage(&name, 4 * self.width(id) as u64)?;
+        self.values[id.0].items = Some(items.clone());
+        Ok(items)
+    }
+
+    /// A row in order, brought there where it is not.
+    fn read_row(&mut self, id: BufferId) -> Result<wgpu::Buffer, BackendError> {
+        let (value, row) = (&self.values[id.0], self.values[id.0].row.clone());
+        if let (false, true, Some(items)) = (value.in_row, value.in_items, value.items.clone()) {
+            self.move_row(id, Some("FROM_ITEMS"), [&items, &row], 0)?;
+            self.values[id.0].in_row = true;
+        }
+        Ok(row)
+    }
+
+    /// A row in the layout of items, brought there where it is not.
+    fn read_items(&mut self, id: BufferId) -> Result<wgpu::Buffer, BackendError> {
+        let items = self.items(id)?;
+        if !self.values[id.0].in_items {
+            let row = self.values[id.0].row.clone();
+            self.move_row(id, Some("TO_ITEMS"), [&row, &items], 0)?;
+            self.values[id.0].in_items = true;
+        }
+        Ok(items)
+    }
+
+    fn move_row(
+        &mut self,
+        id: BufferId,
+        how: Option<&'static str>,
+        buffers: [&wgpu::Buffer; 2],
+        stride: u32,
+    ) -> Result<(), BackendError> {
+        let p = PlaceParams { width: self.width(id) as u32, stride };
+        let kernel = how.into_iter().fold(Kernel::new(&PLACE), |kernel, how| kernel.with(how, 1));
+        let grid = Grid::Fixed([p.width.div_ceil(ops::THREADS), 1]);
+        let moved = self.fusing.dispatch(kernel, bytes_of(&p), grid, &buffers)?;
+        self.groups.push(Group { steps: Vec::new(), kernels: Kernels::Fixed(vec![moved]), outputs: Vec::new() });
+        Ok(())
+    }
+
+    /// The logits where several tokens of a submission have place, if the last piece has not put them there.
+    fn logits(&mut self) -> Result<(), BackendError> {
+        let id = self.fusing.plan.logits;
+        if !self.values[id.0].in_row && !self.values[id.0].in_items {
+            return Ok(());
+        }
+        let (row, logits, stride) = (self.read_row(id)?, self.fusing.logits.clone(), self.width(id) as u32);
+        self.move_row(id, None, [&row, &logits], stride)
+    }
+
+    fn piece(&mut self, piece: &Piece) -> Result<(), BackendError> {
+        match &piece.work {
+            Work::Nothing => {}
+            Work::Same { x, out } => {
+                let Value { row, items, in_row, in_items } = &self.values[x.0];
+                let same = Value { row: row.clone(), items: items.clone(), in_row: *in_row, in_items: *in_items };
+                self.values[out.0] = same;
+            }
+            Work::Embedding { weight, out } => {
+                let dispatches = self.embedding(*weight, *out)?;
+                self.push(piece, Kernels::Fixed(dispatches));
+            }
+            Work::Attention { q, out, cache, heads } => {
+                let (q, cache) = (self.read_row(*q)?, *cache);
+                let out = self.write_items(*out)?;
+                let kernels = attend::kernels(self.fusing, &mut self.scratch, *heads, cache, [&q, &out])?;
+                self.push(piece, kernels);
+            }
+            Work::Products { x, norm, products, end } => self.products(piece, *x, *norm, products, *end)?,
+            Work::Plain => self.plain(piece)?,
+        }
+        Ok(())
+    }
+
+    fn plain(&mut self, piece: &Piece) -> Result<(), BackendError> {
+        let op = &self.fusing.plan.steps[piece.steps.start].op;
+        for id in op.reads() {
+            self.read_row(id)?;
+        }
+        if let Some(out) = op.output() {
+            self.write_row(out);
+        }
+        let rows: Vec<_> = self.values.iter().map(|v| v.row.clone()).collect();
+        let f = &mut *self.fusing;
+        // The only row is the wanted one: number 0, as `none` holds it.
+        let mut lowering = Lowering {
+            device: f.device,
+            plan: f.plan,
+            resources: f.resources,
+            rows: &rows,
+            states: [f.states; 2],
+            wanted: &f.resources.none,
+            ids: f.ids,
+        };
+        let dispatches = lowering.plain(op)?;
+        self.push(piece, Kernels::Fixed(dispatches));
+        Ok(())
+    }
+
+    fn embedding(&mut self, weight: WeightId, out: BufferId) -> Result<Vec<Dispatch>, BackendError> {
+        let w = &self.fusing.plan.weights[weight.0];
+        let items = if w.cols.is_multiple_of(CHUNK) { w.cols / 16 } else { 0 };
+        let out = if items > 0 { self.write_items(out)? } else { self.write_row(out) };
+        let mut all = Vec::new();
+        for shard in shards(self.fusing.resources, weight) {
+            let p = ops::embedding::Params::new(w.format, w.cols, shard.row_base, shard.rows, shard.streams);
+            let kernel = Kernel::new(&ops::embedding::SHADER).format(w.format).with("ITEMS", items as u32);
+            let grid = Grid::Fixed([ops::embedding::workgroups(&p, 1)[0], 1]);
+            let buffers = [&shard.buffer, &shard.buffer, self.fusing.ids, &out];
+            all.push(self.fusing.dispatch(kernel, bytes_of(&p), grid, &buffers)?);
+        }
+        Ok(all)
+    }
+
+    fn products(
+        &mut self,
+        piece: &Piece,
+        x: BufferId,
+        norm: Option<Norm>,
+        products: &[Product],
+        end: End,
+    ) -> Result<(), BackendError> {
+        let (plan, r) = (self.fusing.plan, self.fusing.resources);
+        let made = calls(self.fusing.device, plan, r, norm, products, end);
+        let made =
+            made.map_err(|what| BackendError::Unsupported { device: self.fusing.device.info.name.clone(), what })?;
+        let x = self.read_items(x)?;
+        let weights = match norm {
+            Some(norm) => self.norm(norm.weight)?,
+            None => r.none.clone(),
+        };
+        let mut dispatches = Vec::new();
+        for call in made {
+            let some = &products[call.products.clone()];
+            let bias = self.bias(some)?;
+            let written: Vec<wgpu::Buffer> = match end {
+                // The last product of the plan has a row for every token of a submission.
+                End::Rows if call.params.stride > 0 => {
+                    self.values[plan.logits.0].in_row = false;
+                    self.values[plan.logits.0].in_items = false;
+                    vec![self.fusing.logits.clone(), bias]
+                }
+                End::Rows => vec![self.write_row(some[0].out), bias],
+                End::Residual { x } => {
+                    self.read_items(x)?;
+                    vec![self.write_items(x)?, bias]
+                }
+                End::Gate { out } => vec![self.write_items(out)?],
+                End::Heads { angles, cache } => {
+                    let [k_cache, v_cache] = &r.caches[cache.0];
+                    let mut all = vec![self.write_row(products[0].out), k_cache.clone(), v_cache.clone()];
+                    // Each dispatch binds only what it writes, so that nothing keeps it from running beside the others.
+                    for (i, buffer) in all.iter_mut().enumerate().filter(|(i, _)| !call.products.contains(i)) {
+                        let name = format!("unwritten {i}");
+                        *buffer = self.fusing.device.storage(&name, 16)?;
+                    }
+                    [all, vec![r.angles[angles.0].clone(), bias]].concat()
+                }
+            };
+            let shard = &call.run.shard.buffer;
+            let buffers: Vec<_> = [shard, shard, &x, &weights].into_iter().chain(&written).collect();
+            let grid = Grid::Fixed([call.groups, 1]);
+            dispatches.push(self.fusing.dispatch(call.kernel, bytes_of(&call.params), grid, &buffers)?);
+        }
+        self.push(piece, Kernels::Fixed(dispatches));
+        if let Some(output) = self.groups.last_mut().and_then(|g| g.outputs.last_mut())
+            && is_last(plan, output.step)
+        {
+            output.place = Place::Rows(self.fusing.logits.clone(), plan.vocabulary());
+        }
+        Ok(())
+    }
+
+    /// The biases of products, with zeros where there is none; nothing where no product has one.
+    fn bias(&self, products: &[Product]) -> Result<wgpu::Buffer, BackendError> {
+        let r = self.fusing.resources;
+        match products {
+            all if all.iter().all(|p| p.bias.is_none()) => Ok(r.none.clone()),
+            [Product { bias: Some(bias), .. }] => Ok(vector(r, *bias).clone()),
+            _ => {
+                let rows = |p: &Product| self.fusing.plan.weights[p.weight.0].rows;
+                let values = |p: &Product| {
+                    p.bias.and_then(|b| r.vectors.get(&b.0).cloned()).unwrap_or_else(|| vec![0.0; rows(p)])
+                };
+                let all: Vec<f32> = products.iter().flat_map(values).collect();
+                self.fusing.device.upload("bias", bytemuck::cast_slice(&all))
+            }
+        }
+    }
+
+    /// A norm's weights in the layout of items, flushed as `rms_norm` does.
+    fn norm(&self, id: WeightId) -> Result<wgpu::Buffer, BackendError> {
+        let values = self.fusing.resources.vectors.get(&id.0).map(Vec::as_slice).unwrap_or_default();
+        let items = values.len() / 16;
+        let mut placed = vec![0.0f32; values.len()];
+        for (i, value) in values.iter().enumerate() {
+            placed[item_word(i, items)] = flush(*value, WEIGHT_FLOOR);
+        }
+        self.fusing.device.upload("norm", bytemuck::cast_slice(&placed))
+    }
+}
+
+/// Whether a step is the last, which makes the logits.
+fn is_last(plan: &Plan, step: usize) -> bool {
+    step + 1 == plan.steps.len()
+}
+
+/// The dispatches of products, or why there are none.
+fn calls<'a>(
+    device: &Device,
+    plan: &Plan,
+    resources: &'a Resources,
+    norm: Option<Norm>,
+    products: &[Product],
+    end: End,
+) -> Result<Vec<Call<'a>>, String> {
+    let calling = Calling { device, plan, norm };
+    let weight = |p: &Product| &plan.weights[p.weight.0];
+    let mut calls = Vec::new();
+    if end == End::Rows {
+        for (i, p) in products.iter().enumerate() {
+            for shard in shards(resources, p.weight) {
+                let run = Run { format: weight(p).format, shard, cols: weight(p).cols, rows: vec![shard.rows] };
+                let stride = if is_last(plan, p.step) { plan.vocabulary() as u32 } else { 0 };
+                let params = Params { out_first: shard.row_base as u32, stride, ..calling.params(&run) };
+                calls.push(calling.call(end.shader(), params, run, 1, &products[i..=i], i..i + 1, 2)?);
+            }
+        }
+        return Ok(calls);
+    }
+    let runs = runs(plan, resources, products)?;
+    if runs.len() > 1 && !matches!(end, End::Heads { .. }) {
+        return Err(format!("'{}' and its partner have different formats", weight(&products[0]).name));
+    }
+    let mut first = 0;
+    for run in runs {
+        let range = first..first + run.rows.len();
+        first = range.end;
+        let some = &products[range.clone()];
+        calls.push(match end {
+            End::Gate { .. } => {
+                let second = (run.shard.first + run.rows[0]) as u32;
+                let params = Params { rows: run.rows[0] as u32, second, ..calling.params(&run) };
+                calling.call(end.shader(), params, run, 2, some, range, 1)?
+            }
+            End::Heads { angles, cache } => {
+                let count = |i: usize| if range.contains(&i) { weight(&products[i]).rows as u32 } else { 0 };
+                let spec = plan.caches[cache.0];
+                let params = Params {
+                    second: count(0),
+                    third: count(1),
+                    head_dim: spec.head_dim as u32,
+                    pairs: plan.angles[angles.0].len() as u32,
+                    kv_width: spec.width() as u32,
+                    ..calling.params(&run)
+                };
+                let rotates = u32::from(range.start < 2);
+                let mut call = calling.call(end.shader(), params, run, 1, some, range, 5)?;
+                call.kernel = call.kernel.with("ROTATES", rotates);
+                call
+            }
+            End::Residual { .. } | End::Rows => {
+                let params = calling.params(&run);
+                calling.call(end.shader(), params, run, 1, some, range, 2)?
+            }
+        });
+    }
+    Ok(calls)
+}
+
+/// What the calls of a piece share.
+struct Calling<'a> {
+    device: &'a Device,
+    plan: &'a Plan,
+    norm: Option<Norm>,
+}
+
+impl Calling<'_> {
+    fn params(&self, run: &Run<'_>) -> Params {
+        Params {
+            streams: run.shard.streams,
+            rows: run.rows.iter().sum::<usize>() as u32,
+            first: run.shard.first as u32,
+            eps: self.norm.map_or(0.0, |n| n.eps),
+            inverse_width: 1.0 / run.cols as f32,
+            steps: self.plan.precision.steps(),
+            inverse_steps: self.plan.precision.inverse_steps(),
+            ..Params::default()
+        }
+    }
+
+    /// A call of a kernel for rows of `matrices` matrices, which binds so many buffers behind the weights, the row and the norm.
+    fn call<'r>(
+        &self,
+        shader: &'static Shader,
+        params: Params,
+        run: Run<'r>,
+        matrices: u32,
+        some: &[Product],
+        products: Range<usize>,
+        buffers: u32,
+    ) -> Result<Call<'r>, String> {
+        let shape = Shape::new(self.device, run.format, run.cols, params.rows as usize, matrices);
+        let kernel = shape.kernel(
+            self.device,
+            shader,
+            run.format,
+            self.plan.precision == Precision::Precise,
+            self.norm.is_some(),
+        )?;
+        let kernel = match some.iter().any(|p| p.bias.is_some()) {
+            true => kernel.with("HAS_BIAS", 1),
+            false => kernel,
+        };
+        let groups = params.rows.div_ceil(shape.slots() / matrices);
+        let limits = &self.device.limits;
+        // The state, two views of the weights, the row and the norm come first.
+        let (bindings, has) = (buffers + 5, limits.max_storage_buffers_per_shader_stage);
+        if bindings > has {
+            return Err(format!("{} binds {bindings} buffers, the device allows {has}", shader.name));
+        }
+        if groups > limits.max_compute_workgroups_per_dimension {
+            return Err(format!("{} needs {groups} workgroups, more than the device allows", shader.name));
+        }
+        Ok(Call { kernel, params, groups, run, products })
+    }
+}
+
+/// The matrices of products as runs that are stored behind each other, in order.
+fn runs<'a>(plan: &Plan, resources: &'a Resources, products: &[Product]) -> Result<Vec<Run<'a>>, String> {
+    let mut runs: Vec<Run<'a>> = Vec::new();
+    for product in products {
+        let weight = &plan.weights[product.weight.0];
+        let [shard] = shards(resources, product.weight) else {
+            return Err(format!("'{}' does not fit one binding of the device", weight.name));
+        };
+        match runs.last_mut() {
+            Some(run)
+                if run.shard.buffer == shard.buffer
+                    && run.shard.first + run.rows.iter().sum::<usize>() == shard.first =>
+            {
+                run.rows.push(weight.rows);
+            }
+            _ => runs.push(Run { format: weight.format, shard, cols: weight.cols, rows: vec![weight.rows] }),
+        }
+    }
+    Ok(runs)
 }

@@ -6,16 +6,20 @@ use std::sync::Arc;
 use bytemuck::bytes_of;
 
 use super::device::Device;
+use super::group::{Group, Kernels, Output, Place};
 use super::matrix::Halves;
 use super::pipelines::{self, Kernel, Pipeline};
+use super::row_words;
 use super::tiled::{self, Quantize};
 use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
 use crate::numerics::Precision;
 use crate::ops;
-use crate::plan::{BufferId, BufferKind, CacheId, CacheSpec, Op, Plan, Step, WeightId};
+use crate::plan::{BufferId, BufferKind, CacheId, CacheSpec, Op, Plan, Weight, WeightId};
+use crate::quant::CHUNK;
 
 /// A recorded dispatch.
+#[derive(Clone)]
 pub(super) struct Dispatch {
     /// The kernel and its format.
     pub name: String,
@@ -75,21 +79,6 @@ pub(super) fn ready<'a>(dispatches: impl Iterator<Item = &'a Dispatch>) -> Resul
     pipelines::compile(dispatches.map(|d| &*d.pipeline), || Ok(()))
 }
 
-/// A step's dispatches.
-pub(super) struct Lowered {
-    pub step: Step,
-    pub dispatches: Vec<Dispatch>,
-    /// Those for many rows, where there are others.
-    pub tiled: Vec<Dispatch>,
-}
-
-impl Lowered {
-    /// The dispatches for so many rows.
-    pub fn at(&self, rows: usize) -> &[Dispatch] {
-        if rows < tiled::MIN_ROWS || self.tiled.is_empty() { &self.dispatches } else { &self.tiled }
-    }
-}
-
 /// A weight on the GPU.
 pub(super) enum Resident {
     /// A matrix in its format.
@@ -101,9 +90,12 @@ pub(super) enum Resident {
 /// All buffers of a plan on the GPU.
 pub(super) struct Resources {
     pub sizes: Sizes,
-    pub body_state: wgpu::Buffer,
-    pub head_state: wgpu::Buffer,
+    /// The state of steps for every row, and of those for wanted rows.
+    pub state: wgpu::Buffer,
+    pub wanted_state: wgpu::Buffer,
     pub ids: wgpu::Buffer,
+    /// The wanted rows.
+    pub wanted: wgpu::Buffer,
     pub buffers: Vec<wgpu::Buffer>,
     pub caches: Vec<[wgpu::Buffer; 2]>,
     /// Cosines and sines, by table of angles.
@@ -149,173 +141,222 @@ pub(super) struct Lowering<'a> {
     pub device: &'a mut Device,
     pub plan: &'a Plan,
     pub resources: &'a Resources,
+    /// The rows of each buffer of the plan.
+    pub rows: &'a [wgpu::Buffer],
+    /// The state of steps for every row, and of those for wanted rows.
+    pub states: [&'a wgpu::Buffer; 2],
+    /// Ids of the tokens.
+    pub ids: &'a wgpu::Buffer,
+    /// The wanted rows.
+    pub wanted: &'a wgpu::Buffer,
 }
 
-/// What runs many rows: steps as they are, or one kernel for several.
-pub(super) enum Group {
-    /// The step at this place.
-    Step(usize),
-    /// So many steps from this place on.
-    #[allow(missing_docs)]
-    Together { first: usize, steps: usize, dispatch: Dispatch },
-}
+impl<'a> Lowering<'a> {
+    /// The groups of steps for few rows: each step by itself.
+    pub fn few(&mut self) -> Result<Vec<Group>, BackendError> {
+        (0..self.plan.steps.len())
+            .map(|at| {
+                let op = &self.plan.steps[at].op;
+                let kernels = Kernels::Fixed(self.plain(op)?);
+                let place = match (op, op.output()) {
+                    (Op::KvStore { cache, .. }, _) => Some(Place::Cache(*cache)),
+                    (_, out) => out.map(|out| Place::Rows(self.rows[out.0].clone(), row_words(self.plan, out))),
+                };
+                let outputs = place.into_iter().map(|place| Output { step: at, place }).collect();
+                Ok(Group { steps: vec![at], kernels, outputs })
+            })
+            .collect()
+    }
 
-impl Lowering<'_> {
-    /// The groups of the body's steps for many rows.
-    pub fn groups(&mut self) -> Result<Vec<Group>, BackendError> {
-        let (r, steps) = (self.resources, &self.plan.body);
-        let state = &r.body_state;
+    /// The groups of steps for many rows, made of those for few where there is nothing better.
+    pub fn many(&mut self, few: &[Group]) -> Result<Vec<Group>, BackendError> {
         let mut groups = Vec::new();
         let mut at = 0;
-        while at < steps.len() {
+        while at < self.plan.steps.len() {
+            let op = &self.plan.steps[at].op;
             let found = Quantize::find(self.plan, at);
-            let dispatch = found.as_ref().map(|f| self.quantize(f, state)).transpose()?.flatten();
-            let (Some(Quantize { steps, .. }), Some(dispatch)) = (found, dispatch) else {
-                groups.push(Group::Step(at));
-                at += 1;
-                continue;
+            let together = found.as_ref().map(|f| self.quantize(f)).transpose()?.flatten();
+            let (steps, dispatches) = match (found, together) {
+                (Some(found), Some(dispatch)) => (found.steps, vec![dispatch]),
+                _ => (1, self.tiled(op)?),
             };
-            groups.push(Group::Together { first: at, steps, dispatch });
+            let dispatches = if dispatches.is_empty() { few[at].at(0).to_vec() } else { dispatches };
+            groups.push(Group {
+                steps: (at..at + steps).collect(),
+                kernels: Kernels::Fixed(dispatches),
+                outputs: Vec::new(),
+            });
             at += steps;
         }
         Ok(groups)
     }
 
-    /// The dispatch of a quantisation of many rows and what comes before it; `None` where the device has too little memory.
-    fn quantize(&mut self, q: &Quantize, state: &wgpu::Buffer) -> Result<Option<Dispatch>, BackendError> {
-        let r = self.resources;
-        let buffer = |b: BufferId| &r.buffers[b.0];
-        let halves = r.halves.activations(q.out);
-        let Some((kernel, p)) = q.kernel(self.device, self.plan, halves.map(|h| h.1)) else { return Ok(None) };
-        let y = q.residual.or(q.gate).map_or(&r.none, buffer);
-        let norm = q.norm.map_or(&r.none, |n| vector(r, n.0));
-        let halves = halves.map_or(r.halves.none(), |h| h.0);
-        let buffers = [buffer(q.x), y, norm, buffer(q.out), halves];
-        let grid = Grid::Rows { x: 1, each: 1 };
-        dispatch(self.device, kernel, state, bytes_of(&p), grid, &buffers).map(Some)
+    /// The state that a step reads: it says how many rows there are.
+    fn state(&self, op: &Op) -> &'a wgpu::Buffer {
+        self.states[usize::from(self.plan.is_wanted(op))]
     }
 
-    /// The dispatches of a step; `head` tells which state it reads.
-    pub fn lower(&mut self, step: &Step, head: bool) -> Result<Lowered, BackendError> {
-        let (plan, r) = (self.plan, self.resources);
-        let state = if head { &r.head_state } else { &r.body_state };
+    /// The dispatches of a step, for any number of rows.
+    pub fn plain(&mut self, op: &Op) -> Result<Vec<Dispatch>, BackendError> {
+        let (plan, r, rows, state) = (self.plan, self.resources, self.rows, self.state(op));
         let width = |b: BufferId| plan.buffers[b.0].width;
-        let buffer = |b: BufferId| &r.buffers[b.0];
-        let (mut dispatches, mut many) = (Vec::new(), Vec::new());
-        let plain = Kernel::new;
+        let row = |b: BufferId| &rows[b.0];
         let device = &mut *self.device;
-        let mut one =
-            |device: &mut Device, kernel: Kernel, params: &[u8], groups: [u32; 3], buffers: &[&wgpu::Buffer]| {
-                let grid = Grid::Rows { x: groups[0], each: 1 };
-                dispatches.push(dispatch(device, kernel, state, params, grid, buffers)?);
-                Ok::<_, BackendError>(())
-            };
-        match step.op {
+        let mut all = Vec::new();
+        let mut call = |kernel: Kernel, params: &[u8], groups: [u32; 3], buffers: &[&wgpu::Buffer]| {
+            let grid = Grid::Rows { x: groups[0], each: 1 };
+            all.push(dispatch(device, kernel, state, params, grid, buffers)?);
+            Ok::<_, BackendError>(())
+        };
+        let plain = Kernel::new;
+        match *op {
             Op::Embedding { weight, out } => {
                 let w = &plan.weights[weight.0];
                 for shard in shards(r, weight) {
                     let p = ops::embedding::Params::new(w.format, w.cols, shard.row_base, shard.rows, shard.streams);
-                    let kernel = Kernel::new(&ops::embedding::SHADER).format(w.format);
-                    let buffers = [&shard.buffer, &shard.buffer, &r.ids, buffer(out)];
-                    one(device, kernel, bytes_of(&p), ops::embedding::workgroups(&p, 1), &buffers)?;
+                    let kernel = plain(&ops::embedding::SHADER).format(w.format);
+                    let buffers = [&shard.buffer, &shard.buffer, self.ids, row(out)];
+                    call(kernel, bytes_of(&p), ops::embedding::workgroups(&p, 1), &buffers)?;
                 }
             }
             Op::RmsNorm { x, weight, out, eps } => {
                 let p = ops::rms_norm::Params::new(width(x), eps);
-                let groups = ops::rms_norm::workgroups(&p, 1);
-                let buffers = [buffer(x), vector(r, weight), buffer(out)];
-                one(device, plain(&ops::rms_norm::SHADER), bytes_of(&p), groups, &buffers)?;
+                let buffers = [row(x), vector(r, weight), row(out)];
+                call(plain(&ops::rms_norm::SHADER), bytes_of(&p), ops::rms_norm::workgroups(&p, 1), &buffers)?;
             }
             Op::QuantizeActivations { x, out } => {
-                let BufferKind::Quantized(block) = plan.buffers[out.0].kind else { return Ok(none(step)) };
+                // `Plan::check` lets no other kind of buffer through.
+                let BufferKind::Quantized(block) = plan.buffers[out.0].kind else { return Ok(all) };
                 let p = ops::quantize_activations::Params::new(width(x), block, plan.precision);
                 let precise = plan.precision == Precision::Precise;
-                let kernel = Kernel::new(&ops::quantize_activations::SHADER).precise(precise);
-                let groups = ops::quantize_activations::workgroups(&p, 1);
-                one(device, kernel, bytes_of(&p), groups, &[buffer(x), buffer(out)])?;
-                if r.halves.activations(out).is_some() {
-                    many.extend(self.quantize(&Quantize::alone(x, out), state)?);
-                }
+                let kernel = plain(&ops::quantize_activations::SHADER).precise(precise);
+                call(kernel, bytes_of(&p), ops::quantize_activations::workgroups(&p, 1), &[row(x), row(out)])?;
             }
             Op::Matmul { weight, bias, x, out } => {
                 let w = &plan.weights[weight.0];
-                let block = w.format.activation_block();
-                let precise = block.is_some() && plan.precision == Precision::Precise;
+                let kernel = plain(&ops::matmul::SHADER).format(w.format).precise(precise(plan, w));
+                let bias_row = bias.map_or(&r.none, |b| vector(r, b));
                 for shard in shards(r, weight) {
-                    let term = block.unwrap_or(crate::quant::CHUNK);
-                    let p = ops::matmul::Params {
-                        cols: w.cols as u32,
-                        blocks: w.cols.div_ceil(term) as u32,
-                        block: term as u32,
-                        x_stride: match block {
-                            Some(b) => ops::quantize_activations::stride(w.cols, b, plan.precision),
-                            None => w.cols,
-                        } as u32,
-                        rows: shard.rows as u32,
-                        row_base: shard.row_base as u32,
-                        out_width: w.rows as u32,
-                        has_bias: u32::from(bias.is_some()),
-                        streams: shard.streams,
-                        out_row0: u32::from(out == plan.logits),
-                        first: shard.first as u32,
-                    };
-                    let kernel = Kernel::new(&ops::matmul::SHADER).format(w.format).precise(precise);
-                    let bias = bias.map_or(&r.none, |b| vector(r, b));
-                    let buffers = [&shard.buffer, &shard.buffer, buffer(x), buffer(x), bias, buffer(out)];
-                    one(device, kernel, bytes_of(&p), ops::matmul::workgroups(&p, 1), &buffers)?;
-                    let on_units = [&shard.buffer, bias, buffer(out)];
-                    if let Some(product) = r.halves.product(device, state, w.format, &p, x, on_units)? {
-                        many.extend(product);
-                    } else if let Some((kernel, width)) = tiled::matmul(device, w.format, w.rows, precise)
-                        .or_else(|| tiled::floats(device, w.format, w.cols))
-                    {
-                        let grid = Grid::Rows { x: p.rows.div_ceil(width), each: tiled::MATMUL_ROWS };
-                        many.push(dispatch(device, kernel, state, bytes_of(&p), grid, &buffers)?);
-                    }
+                    let p = product(plan, w, shard, bias.is_some());
+                    let buffers = [&shard.buffer, &shard.buffer, row(x), row(x), bias_row, row(out)];
+                    call(kernel.clone(), bytes_of(&p), ops::matmul::workgroups(&p, 1), &buffers)?;
                 }
             }
             Op::Rope { x, head_dim, angles, neox } => {
                 let pairs = plan.angles[angles.0].len();
                 let (head_dim, pairs, neox) = (head_dim as u32, pairs as u32, u32::from(neox));
                 let p = ops::rope::Params { width: width(x) as u32, head_dim, pairs, neox };
-                let groups = ops::rope::workgroups(&p, 1);
-                one(device, plain(&ops::rope::SHADER), bytes_of(&p), groups, &[&r.angles[angles.0], buffer(x)])?;
+                let buffers = [&r.angles[angles.0], row(x)];
+                call(plain(&ops::rope::SHADER), bytes_of(&p), ops::rope::workgroups(&p, 1), &buffers)?;
             }
             Op::KvStore { k, v, cache } => {
                 let p = ops::kv_store::Params { width: plan.caches[cache.0].width() as u32 };
                 let [k_cache, v_cache] = &r.caches[cache.0];
-                let buffers = [buffer(k), buffer(v), k_cache, v_cache];
-                one(device, plain(&ops::kv_store::SHADER), bytes_of(&p), ops::kv_store::workgroups(&p, 1), &buffers)?;
+                let buffers = [row(k), row(v), k_cache, v_cache];
+                call(plain(&ops::kv_store::SHADER), bytes_of(&p), ops::kv_store::workgroups(&p, 1), &buffers)?;
             }
             Op::Attention { q, out, cache, heads } => {
                 let CacheSpec { kv_heads, head_dim } = plan.caches[cache.0];
                 let p = ops::attention::Params::new(heads, kv_heads, head_dim, r.sizes.context);
                 let [k_cache, v_cache] = &r.caches[cache.0];
-                let buffers = [buffer(q), k_cache, v_cache, &r.scores, buffer(out)];
-                one(device, plain(&ops::attention::SHADER), bytes_of(&p), ops::attention::workgroups(&p, 1), &buffers)?;
-                if let Some((kernel, p)) = tiled::attention(device, plan, &step.op) {
-                    let grid = Grid::Rows { x: heads as u32, each: tiled::ATTENTION_ROWS };
-                    let buffers = [buffer(q), k_cache, v_cache, buffer(out)];
-                    many.push(dispatch(device, kernel, state, bytes_of(&p), grid, &buffers)?);
-                }
+                let buffers = [row(q), k_cache, v_cache, &r.scores, row(out)];
+                call(plain(&ops::attention::SHADER), bytes_of(&p), ops::attention::workgroups(&p, 1), &buffers)?;
             }
             Op::SiluMul { a, b, out } => {
                 let p = ops::silu_mul::Params { width: width(out) as u32 };
-                let buffers = [buffer(a), buffer(b), buffer(out)];
-                one(device, plain(&ops::silu_mul::SHADER), bytes_of(&p), ops::silu_mul::workgroups(&p, 1), &buffers)?;
+                let buffers = [row(a), row(b), row(out)];
+                call(plain(&ops::silu_mul::SHADER), bytes_of(&p), ops::silu_mul::workgroups(&p, 1), &buffers)?;
+            }
+            Op::Gather { x, out } => {
+                let p = ops::gather::Params { width: width(x) as u32 };
+                let buffers = [self.wanted, row(x), row(out)];
+                call(plain(&ops::gather::SHADER), bytes_of(&p), ops::gather::workgroups(&p, 1), &buffers)?;
             }
             Op::Add { x, b } => {
                 let p = ops::add::Params { width: width(x) as u32 };
-                let groups = ops::add::workgroups(&p, 1);
-                one(device, plain(&ops::add::SHADER), bytes_of(&p), groups, &[buffer(x), buffer(b)])?;
+                call(plain(&ops::add::SHADER), bytes_of(&p), ops::add::workgroups(&p, 1), &[row(x), row(b)])?;
             }
         }
-        Ok(Lowered { step: step.clone(), dispatches, tiled: many })
+        Ok(all)
+    }
+
+    /// The dispatches of a step for many rows, where there are others.
+    fn tiled(&mut self, op: &Op) -> Result<Vec<Dispatch>, BackendError> {
+        let (plan, r, rows, state) = (self.plan, self.resources, self.rows, self.state(op));
+        let row = |b: BufferId| &rows[b.0];
+        let device = &mut *self.device;
+        let mut all = Vec::new();
+        match *op {
+            Op::Matmul { weight, bias, x, out } => {
+                let w = &plan.weights[weight.0];
+                let bias_row = bias.map_or(&r.none, |b| vector(r, b));
+                for shard in shards(r, weight) {
+                    let p = product(plan, w, shard, bias.is_some());
+                    let on_units = [&shard.buffer, bias_row, row(out)];
+                    if let Some(product) = r.halves.product(device, state, w.format, &p, x, on_units)? {
+                        all.extend(product);
+                    } else if let Some((kernel, width)) = tiled::matmul(device, w.format, w.rows, precise(plan, w))
+                        .or_else(|| tiled::floats(device, w.format, w.cols))
+                    {
+                        let grid = Grid::Rows { x: p.rows.div_ceil(width), each: tiled::MATMUL_ROWS };
+                        let buffers = [&shard.buffer, &shard.buffer, row(x), row(x), bias_row, row(out)];
+                        all.push(dispatch(device, kernel, state, bytes_of(&p), grid, &buffers)?);
+                    }
+                }
+            }
+            Op::Attention { q, out, cache, heads } => {
+                if let Some((kernel, p)) = tiled::attention(device, plan, op) {
+                    let [k_cache, v_cache] = &r.caches[cache.0];
+                    let grid = Grid::Rows { x: heads as u32, each: tiled::ATTENTION_ROWS };
+                    let buffers = [row(q), k_cache, v_cache, row(out)];
+                    all.push(dispatch(device, kernel, state, bytes_of(&p), grid, &buffers)?);
+                }
+            }
+            _ => {}
+        }
+        Ok(all)
+    }
+
+    /// The dispatch of a quantisation of many rows and what comes before it; `None` where the device has too little memory.
+    fn quantize(&mut self, q: &Quantize) -> Result<Option<Dispatch>, BackendError> {
+        let r = self.resources;
+        let state = self.states[usize::from(self.plan.buffers[q.out.0].wanted)];
+        let row = |b: BufferId| &self.rows[b.0];
+        let halves = r.halves.activations(q.out);
+        let Some((kernel, p)) = q.kernel(self.device, self.plan, halves.map(|h| h.1)) else { return Ok(None) };
+        let y = q.residual.or(q.gate).map_or(&r.none, row);
+        let norm = q.norm.map_or(&r.none, |n| vector(r, n.0));
+        let halves = halves.map_or(r.halves.none(), |h| h.0);
+        let buffers = [row(q.x), y, norm, row(q.out), halves];
+        let grid = Grid::Rows { x: 1, each: 1 };
+        dispatch(self.device, kernel, state, bytes_of(&p), grid, &buffers).map(Some)
     }
 }
 
-fn none(step: &Step) -> Lowered {
-    Lowered { step: step.clone(), dispatches: Vec::new(), tiled: Vec::new() }
+/// Whether a matrix is multiplied with activations of two planes.
+fn precise(plan: &Plan, w: &Weight) -> bool {
+    w.format.activation_block().is_some() && plan.precision == Precision::Precise
+}
+
+/// The parameters of a product with a shard of a matrix.
+fn product(plan: &Plan, w: &Weight, shard: &Shard, has_bias: bool) -> ops::matmul::Params {
+    let block = w.format.activation_block();
+    let term = block.unwrap_or(CHUNK);
+    ops::matmul::Params {
+        cols: w.cols as u32,
+        blocks: w.cols.div_ceil(term) as u32,
+        block: term as u32,
+        x_stride: match block {
+            Some(b) => ops::quantize_activations::stride(w.cols, b, plan.precision),
+            None => w.cols,
+        } as u32,
+        rows: shard.rows as u32,
+        row_base: shard.row_base as u32,
+        out_width: w.rows as u32,
+        has_bias: u32::from(has_bias),
+        streams: shard.streams,
+        first: shard.first as u32,
+    }
 }
 
 /// A matrix's shards.

@@ -97,8 +97,7 @@ pub(super) struct Halves {
 impl Halves {
     /// For all products of a plan that the device's matrix units can take.
     pub fn new(device: &Device, plan: &Plan, sizes: Sizes) -> Result<Self, BackendError> {
-        // The last tile begins anywhere in the batch.
-        let places = sizes.batch.next_multiple_of(TOKENS) + TOKENS;
+        let places = sizes.batch.next_multiple_of(TOKENS);
         let none = device.storage("no halves", 16)?;
         let mut all = Self { activations: HashMap::new(), weights: None, places, none };
         let limits = &device.limits;
@@ -108,7 +107,7 @@ impl Halves {
         }
         let limit = limits.max_storage_buffer_binding_size as usize / 4;
         let mut largest = 0;
-        for step in plan.steps() {
+        for step in &plan.steps {
             let Op::Matmul { weight, x, .. } = step.op else { continue };
             let weight = &plan.weights[weight.0];
             let Some((units, part)) = Units::part(device, weight.format, weight.rows, weight.cols) else { continue };
@@ -179,7 +178,6 @@ impl Halves {
                 row_base: p.row_base + first,
                 out_width: p.out_width,
                 has_bias: p.has_bias,
-                out_row0: p.out_row0,
             };
             let grid = Grid::Rows { x: rows.div_ceil(ROWS as u32), each: TOKENS as u32 };
             let buffers = [halves, halves, x, x, bias, out];

@@ -1,10 +1,10 @@
-//! How long each step takes: timestamps at the boundaries of passes, one pass per step; where the adapter has none, the
-//! clock of the host with a wait per step. Fused kernels go by their own
-//! names and those of the steps whose outputs they leave.
+//! How long each group of steps takes: timestamps at the boundaries of passes, one pass per group; where the adapter has none, the
+//! clock of the host with a wait per group. The groups of single tokens go by their kernels' names.
 
 use std::time::{Duration, Instant};
 
 use super::Gpu;
+use super::group::Group;
 use super::lower::{Dispatch, ready};
 use crate::backend::{BackendError, Batch, StepTime};
 use crate::plan::StepName;
@@ -16,7 +16,7 @@ const STEPS_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
 pub(super) struct Timed<'a> {
     op: &'a str,
     steps: Vec<&'a StepName>,
-    pub dispatches: Vec<&'a Dispatch>,
+    pub dispatches: &'a [Dispatch],
     pub position: usize,
     pub rows: usize,
 }
@@ -32,7 +32,7 @@ impl Gpu {
     pub(super) fn time_steps(&mut self, batch: Batch<'_>) -> Result<Vec<StepTime>, BackendError> {
         batch.is_for(&self.limits)?;
         let steps = self.timed(&batch);
-        ready(steps.iter().flat_map(|s| s.dispatches.iter().copied()))?;
+        ready(steps.iter().flat_map(|s| s.dispatches))?;
         let mut times = Vec::with_capacity(steps.len());
         if self.device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             for some in steps.chunks(STEPS_PER_SET) {
@@ -54,33 +54,29 @@ impl Gpu {
 
     /// The dispatches that run a batch, with everything written that they read.
     pub(super) fn timed(&self, batch: &Batch<'_>) -> Vec<Timed<'_>> {
-        let (position, rows, head_rows) = (batch.position(), batch.rows(), batch.wanted().len());
-        if let (Ok(decoder), &[token], 1) = (&self.decoder, batch.ids(), head_rows) {
-            let mut timed = Vec::new();
-            for stage in decoder.prepare(&self.device, token, position) {
-                for d in stage.at(position) {
-                    let steps = stage.outputs.iter().map(|o| &o.step).collect();
-                    timed.push(Timed { op: &d.name, steps, dispatches: vec![d], position, rows });
-                }
+        let (position, rows, wanted) = (batch.position(), batch.rows(), batch.wanted().len());
+        let token = match (&self.decoder, batch.ids()) {
+            (Some(decoder), &[token]) if wanted == 1 => Some(decoder.prepare(&self.device, token, position)),
+            _ => None,
+        };
+        let groups: Vec<(&Group, usize)> = match token {
+            Some(groups) => groups.iter().map(|group| (group, 1)).collect(),
+            None => {
+                self.prepare(batch);
+                self.groups(rows, wanted).collect()
             }
-            return timed;
+        };
+        let mut timed = Vec::new();
+        for (group, rows) in groups {
+            let (dispatches, steps) = (group.at(position), &group.steps[..]);
+            let op = match (token, steps) {
+                (None, &[step]) => self.plan.steps[step].op.name(),
+                _ => dispatches.first().map_or("", |d| &d.name),
+            };
+            let steps = steps.iter().map(|&step| &self.plan.steps[step].name).collect();
+            timed.push(Timed { op, steps, dispatches, position, rows });
         }
-        self.prepare(batch);
-        let body = self.body_for(rows).into_iter().map(|(steps, dispatches)| (steps, dispatches, rows));
-        let head = self.head.iter().filter(|_| head_rows > 0);
-        let head = head.map(|l| (std::slice::from_ref(l), l.at(head_rows), head_rows));
-        body.chain(head)
-            .map(|(steps, dispatches, rows)| Timed {
-                op: match steps {
-                    [step] => step.step.op.name(),
-                    _ => dispatches.first().map_or("", |d| &d.name),
-                },
-                steps: steps.iter().map(|s| &s.step.name).collect(),
-                dispatches: dispatches.iter().collect(),
-                position,
-                rows,
-            })
-            .collect()
+        timed
     }
 
     /// The device's own clock before and after each step.
@@ -142,7 +138,7 @@ mod tests {
         let model = Model::stories().unwrap();
         let sizes = Sizes { context: 8, batch: 4, logits_rows: 1 };
         let plan = model.plan(Precision::Fast).unwrap();
-        let count = plan.steps().count();
+        let count = plan.steps.len();
         let gpu = Gpu::new(Device::open(&Choice::default()).unwrap(), &model, plan, sizes, &mut |_| {}).unwrap();
         let batch = Batch::checked(&[1, 2, 3], 0, Rows::Last, &gpu.limits).unwrap();
         let steps = gpu.timed(&batch);

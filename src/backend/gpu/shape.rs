@@ -53,6 +53,7 @@ impl Shape {
         shader: &'static Shader,
         format: &'static Format,
         precise: bool,
+        norm: bool,
     ) -> Result<Kernel, String> {
         let kernel = Kernel::new(shader)
             .format(format)
@@ -61,7 +62,8 @@ impl Shape {
             .with("CHUNKS", self.chunks)
             .with("ACROSS", self.across)
             .with("LOOPS", self.loops)
-            .with("DEPTH", self.depth);
+            .with("DEPTH", self.depth)
+            .with("NORM", u32::from(norm));
         match kernel.lacks(&device.limits) {
             None => Ok(kernel),
             Some(why) => Err(why),

@@ -73,13 +73,13 @@ impl Quantize {
         Self { steps: 1, x, out, residual: None, norm: None, gate: None }
     }
 
-    /// The steps of the body from `at` on that one kernel can take: up to a quantisation whose input nothing else reads.
+    /// The steps from `at` on that one kernel can take: up to a quantisation whose input nothing else reads.
     pub fn find(plan: &Plan, at: usize) -> Option<Self> {
         let none = |x, out, steps| Self { steps, ..Self::alone(x, out) };
-        let ops: Vec<&Op> = plan.body[at..].iter().take(3).map(|s| &s.op).collect();
+        let ops: Vec<&Op> = plan.steps[at..].iter().take(3).map(|s| &s.op).collect();
         // Whether no step behind these reads what the buffer holds now.
         let only = |buffer: BufferId, behind: usize| {
-            for step in plan.steps().skip(at + behind) {
+            for step in plan.steps.iter().skip(at + behind) {
                 if step.op.reads().any(|b| b == buffer) {
                     return false;
                 }

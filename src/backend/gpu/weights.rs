@@ -10,8 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::device::Device;
 use crate::backend::BackendError;
-use crate::model::Model;
-use crate::plan::Weight;
+use crate::plan::{Weight, WeightSource};
 use crate::quant::Format;
 
 /// Some rows of a matrix in one buffer.
@@ -56,13 +55,13 @@ impl Contents {
     }
 
     /// The bytes of some blocks, as they lie in the file.
-    fn raw<'a>(&self, model: &'a Model, blocks: &Range<usize>) -> Vec<&'a [u8]> {
+    fn raw<'a>(&self, source: &'a dyn WeightSource, blocks: &Range<usize>) -> Vec<&'a [u8]> {
         let (start, end) = (blocks.start * self.format.bytes, blocks.end * self.format.bytes);
         let mut at = 0;
         let mut raw = Vec::new();
         for (weight, bytes) in &self.parts {
             let inside = |x: usize| bytes.start + x.clamp(at, at + bytes.len()) - at;
-            raw.push(&model.data(weight)[inside(start)..inside(end)]);
+            raw.push(&source.data(weight)[inside(start)..inside(end)]);
             at += bytes.len();
         }
         raw
@@ -123,7 +122,12 @@ impl Uploads {
     }
 
     /// Fills all buffers; `progress` hears how many more bytes of the file are done. Its pages are given back to the system.
-    pub fn run(self, device: &Device, model: &Model, progress: &mut dyn FnMut(u64)) -> Result<(), BackendError> {
+    pub fn run(
+        self,
+        device: &Device,
+        source: &dyn WeightSource,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), BackendError> {
         let mut pieces = Vec::new();
         for (i, contents) in self.0.iter().enumerate() {
             // Four blocks are whole words of any stream.
@@ -136,7 +140,7 @@ impl Uploads {
         let mut left: Vec<usize> = self.0.iter().map(Contents::blocks).collect();
         std::thread::scope(|scope| {
             let (send, done) = channel();
-            let start = |send: Sender<usize>| scope.spawn(|| self.work(device, model, &pieces, &next, send));
+            let start = |send: Sender<usize>| scope.spawn(|| self.work(device, source, &pieces, &next, send));
             let workers: Vec<_> = (0..threads).map(|_| start(send.clone())).collect();
             drop(send);
             for piece in done.into_iter().map(|i| &pieces[i]) {
@@ -144,7 +148,7 @@ impl Uploads {
                 progress((piece.blocks.len() * contents.format.bytes) as u64);
                 left[piece.contents] -= piece.blocks.len();
                 if left[piece.contents] == 0 {
-                    contents.parts.iter().for_each(|(weight, _)| model.release(weight));
+                    contents.parts.iter().for_each(|(weight, _)| source.release(weight));
                 }
             }
             workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
@@ -155,7 +159,7 @@ impl Uploads {
     fn work(
         &self,
         device: &Device,
-        model: &Model,
+        source: &dyn WeightSource,
         pieces: &[Piece],
         next: &AtomicUsize,
         done: Sender<usize>,
@@ -169,7 +173,7 @@ impl Uploads {
                 staging.push(Staging::new(device)?);
             }
             let contents = &self.0[piece.contents];
-            let raw = contents.raw(model, &piece.blocks);
+            let raw = contents.raw(source, &piece.blocks);
             staging[turn % 2].copy(device, contents, &raw, piece.blocks.start, &mut split)?;
             // Nobody listens only where another thread's error ends the upload.
             let _ = done.send(number);

@@ -180,12 +180,12 @@ impl Pool {
         &mut self,
         out: &mut [f32],
         width: usize,
-        rows: Range<usize>,
+        rows: usize,
         f: impl Fn(Range<usize>, &mut [f32]) + Sync,
     ) {
         let cells = Disjoint::new(out);
-        self.run(rows.len(), |i| {
-            let at = (rows.start + i) * width..(rows.start + i + 1) * width;
+        self.run(rows, |row| {
+            let at = row * width..(row + 1) * width;
             // SAFETY: each task has its own row.
             let out = unsafe { cells.slice(at.clone()) };
             f(at, out);

@@ -1,0 +1,333 @@
+//! A plan cut into pieces, for single tokens: the steps that a fused kernel computes at once.
+//!
+//! What belongs to a piece is found by the data flow alone: a step joins only if what it would no longer leave behind is read by
+//! nobody else. A step that belongs to no larger piece is a piece by itself, and runs by its plain kernel.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::plan::{AnglesId, BufferId, CacheId, Op, Plan, StepName, WeightId};
+use crate::quant::CHUNK;
+
+/// A product with a matrix, and its bias.
+#[derive(Clone, Debug)]
+pub(super) struct Product {
+    pub step: usize,
+    pub weight: WeightId,
+    pub bias: Option<WeightId>,
+    pub out: BufferId,
+}
+
+/// A norm: its weights and epsilon.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Norm {
+    pub weight: WeightId,
+    pub eps: f32,
+}
+
+/// What happens to products before they are stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum End {
+    /// Nothing.
+    Rows,
+    /// They are queries, keys and values: the first two are rotated, the last two go to a cache.
+    Heads { angles: AnglesId, cache: CacheId },
+    /// `out = silu(first) * second`.
+    Gate { out: BufferId },
+    /// `x = x + product`.
+    Residual { x: BufferId },
+}
+
+/// What a piece computes.
+#[derive(Clone, Debug)]
+pub(super) enum Work {
+    /// A quantisation whose readers make it themselves.
+    Nothing,
+    /// A row of a matrix by the token's id.
+    Embedding { weight: WeightId, out: BufferId },
+    /// Products of one row, behind a norm or not.
+    Products { x: BufferId, norm: Option<Norm>, products: Vec<Product>, end: End },
+    /// Attention.
+    Attention { q: BufferId, out: BufferId, cache: CacheId, heads: usize },
+    /// The only row is the wanted one: `out` is another name for `x`.
+    Same { x: BufferId, out: BufferId },
+    /// A step by its plain kernel.
+    Plain,
+}
+
+/// Steps that are computed at once.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub steps: Range<usize>,
+    /// Those of them whose outputs it leaves.
+    pub leaves: Vec<usize>,
+    pub work: Work,
+}
+
+/// Whether there are kernels for some work, or why not.
+pub(super) type Takes<'a> = &'a dyn Fn(&Work) -> Result<(), String>;
+
+/// Whether the fused kernels are made for the shapes of some work, on any device.
+///
+/// # Errors
+/// Why not.
+pub(super) fn shapes(plan: &Plan, work: &Work) -> Result<(), String> {
+    let whole = |name: &str, elements: usize| match elements % CHUNK {
+        0 => Ok(()),
+        _ => Err(format!("'{name}' has rows of {elements} elements, no multiple of {CHUNK}")),
+    };
+    match work {
+        Work::Products { products, end, .. } => products.iter().try_for_each(|p| {
+            let w = &plan.weights[p.weight.0];
+            whole(&w.name, w.cols)?;
+            if matches!(end, End::Gate { .. } | End::Residual { .. }) { whole("the result", w.rows) } else { Ok(()) }
+        }),
+        Work::Attention { cache, .. } => match plan.caches[cache.0].head_dim {
+            d if d.is_multiple_of(CHUNK) && d <= 256 => Ok(()),
+            d => Err(format!("the head size is {d}, no multiple of {CHUNK} up to 256")),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// The pieces of a plan, in order.
+pub(super) fn pieces(plan: &Plan, takes: Takes<'_>) -> Vec<Piece> {
+    let mut cutter = Cutter { plan, takes, sources: Vec::new(), made: Vec::new() };
+    cutter.sources = cutter.sources();
+    cutter.made = cutter.made();
+    let mut pieces: Vec<Piece> = Vec::new();
+    while let Some(piece) = cutter.next(pieces.last().map_or(0, |p| p.steps.end)) {
+        pieces.push(piece);
+    }
+    pieces
+}
+
+/// The steps that no fused kernel takes, by their parts: `10 × attn_q.rope, …`; `None` if there are none.
+pub(super) fn unfused(plan: &Plan, pieces: &[Piece]) -> Option<String> {
+    let mut parts: Vec<(&str, usize)> = Vec::new();
+    for piece in pieces.iter().filter(|p| matches!(p.work, Work::Plain)) {
+        let part = plan.steps[piece.steps.start].name.part.as_str();
+        match parts.iter_mut().find(|p| p.0 == part) {
+            Some(known) => known.1 += 1,
+            None => parts.push((part, 1)),
+        }
+    }
+    let said: Vec<_> =
+        parts.iter().map(|(part, n)| if *n == 1 { part.to_string() } else { format!("{n} × {part}") }).collect();
+    (!said.is_empty()).then(|| said.join(", "))
+}
+
+/// The steps of a single token that no fused kernel takes on any GPU, by their parts; `None` if all are taken on a device that is
+/// large enough.
+pub fn unfused_because(plan: &Plan) -> Option<String> {
+    unfused(plan, &pieces(plan, &|work| shapes(plan, work)))
+}
+
+/// The kernels that a single token runs by, in order, on a device that is large enough for the fused ones, and the steps of each.
+pub fn groups(plan: &Plan) -> Vec<(&'static str, Vec<StepName>)> {
+    let names = |steps: &Range<usize>| plan.steps[steps.clone()].iter().map(|s| s.name.clone()).collect();
+    let pieces = pieces(plan, &|work| shapes(plan, work));
+    pieces.iter().filter_map(|p| Some((p.kernel(plan)?, names(&p.steps)))).collect()
+}
+
+/// The kernels of a layer, as a token meets them.
+pub(super) fn layer(plan: &Plan, pieces: &[Piece]) -> String {
+    let first = plan.steps.iter().find_map(|s| s.name.layer);
+    let here = pieces.iter().filter(|p| first.is_some() && plan.steps[p.steps.start].name.layer == first);
+    here.filter_map(|p| p.kernel(plan)).collect::<Vec<_>>().join(" ")
+}
+
+impl Piece {
+    /// The kernel that computes it; none where there is nothing to do.
+    fn kernel(&self, plan: &Plan) -> Option<&'static str> {
+        match self.work {
+            Work::Nothing | Work::Same { .. } => None,
+            _ => Some(self.work.kernel().unwrap_or(plan.steps[self.steps.start].op.name())),
+        }
+    }
+}
+
+impl Work {
+    /// The fused kernel that computes it.
+    fn kernel(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Products { end, .. } => end.shader().name,
+            Self::Attention { .. } => crate::shaders::ATTEND.name,
+            Self::Embedding { .. } | Self::Nothing | Self::Same { .. } | Self::Plain => return None,
+        })
+    }
+}
+
+impl End {
+    /// The kernel of products with this end.
+    pub fn shader(self) -> &'static crate::shaders::Shader {
+        match self {
+            Self::Rows => &crate::shaders::PRODUCTS,
+            Self::Heads { .. } => &crate::shaders::QKV,
+            Self::Gate { .. } => &crate::shaders::GATE_UP,
+            Self::Residual { .. } => &crate::shaders::RESIDUAL,
+        }
+    }
+}
+
+struct Cutter<'a> {
+    plan: &'a Plan,
+    takes: Takes<'a>,
+    /// For every product that a fused kernel can make: the f32 row that it is made of.
+    sources: Vec<Option<BufferId>>,
+    /// For every quantisation: whether it is made, because a plain kernel reads it.
+    made: Vec<bool>,
+}
+
+impl Cutter<'_> {
+    fn sources(&self) -> Vec<Option<BufferId>> {
+        let mut quantized: HashMap<BufferId, BufferId> = HashMap::new();
+        let mut sources = Vec::new();
+        for (i, step) in self.plan.steps.iter().enumerate() {
+            sources.push(match step.op {
+                Op::Matmul { weight, bias, x, out } => {
+                    let float = self.plan.weights[weight.0].format.activation_block().is_none();
+                    let source = if float { Some(x) } else { quantized.get(&x).copied() };
+                    source.filter(|x| {
+                        let products = vec![Product { step: i, weight, bias, out }];
+                        *x != out
+                            && (self.takes)(&Work::Products { x: *x, norm: None, products, end: End::Rows }).is_ok()
+                    })
+                }
+                _ => None,
+            });
+            // What was quantised of a row is no longer what the row holds.
+            quantized.retain(|_, x| step.op.output() != Some(*x));
+            if let Op::QuantizeActivations { x, out } = step.op {
+                quantized.insert(out, x);
+            }
+        }
+        sources
+    }
+
+    fn made(&self) -> Vec<bool> {
+        let read = |i: usize, out: BufferId| {
+            let behind = self.plan.steps.iter().enumerate().skip(i + 1);
+            let until = behind.take_while(|(_, s)| !matches!(s.op, Op::QuantizeActivations { out: o, .. } if o == out));
+            until.into_iter().any(|(i, s)| s.op.reads().any(|b| b == out) && self.sources[i].is_none())
+        };
+        let steps = self.plan.steps.iter().enumerate();
+        steps.map(|(i, s)| matches!(s.op, Op::QuantizeActivations { out, .. } if read(i, out))).collect()
+    }
+
+    /// Whether a step is a quantisation that nothing makes.
+    fn is_nothing(&self, i: usize) -> bool {
+        matches!(self.plan.steps[i].op, Op::QuantizeActivations { .. }) && !self.made[i]
+    }
+
+    /// Whether nobody behind the step `last` reads what the buffer holds then.
+    fn is_over(&self, buffer: BufferId, last: usize) -> bool {
+        for (i, step) in self.plan.steps.iter().enumerate().skip(last + 1) {
+            if self.is_nothing(i) {
+                continue;
+            }
+            let reads = match self.sources[i] {
+                Some(x) => x == buffer,
+                None => step.op.reads().any(|b| b == buffer),
+            };
+            if reads {
+                return false;
+            }
+            if step.op.output() == Some(buffer) {
+                return true;
+            }
+        }
+        buffer != self.plan.logits
+    }
+
+    /// The piece that begins at a step.
+    fn next(&self, at: usize) -> Option<Piece> {
+        let step = self.plan.steps.get(at)?;
+        let one = |work, leaves: &[usize]| Piece { steps: at..at + 1, leaves: leaves.to_vec(), work };
+        Some(match step.op {
+            _ if self.is_nothing(at) => one(Work::Nothing, &[]),
+            Op::Embedding { weight, out } => one(Work::Embedding { weight, out }, &[at]),
+            Op::Gather { x, out } if !self.plan.steps[at + 1..].iter().any(|s| s.op.touches(x)) => {
+                one(Work::Same { x, out }, &[at])
+            }
+            Op::Attention { q, out, cache, heads } => {
+                let work = Work::Attention { q, out, cache, heads };
+                let taken = (self.takes)(&work).is_ok();
+                one(if taken { work } else { Work::Plain }, &[at])
+            }
+            Op::RmsNorm { x, weight, out, eps } => {
+                self.products(at, x, Some((out, Norm { weight, eps }))).unwrap_or_else(|| one(Work::Plain, &[at]))
+            }
+            Op::Matmul { .. } => {
+                let source = self.sources[at].and_then(|x| self.products(at, x, None));
+                source.unwrap_or_else(|| one(Work::Plain, &[at]))
+            }
+            _ => one(Work::Plain, &[at]),
+        })
+    }
+
+    /// The products of `x` from a step on, behind a norm or not, with the longest end that there is a kernel for.
+    fn products(&self, first: usize, x: BufferId, norm: Option<(BufferId, Norm)>) -> Option<Piece> {
+        let row = norm.map_or(x, |n| n.0);
+        let (mut products, mut end) = (Vec::new(), first);
+        for (i, step) in self.plan.steps.iter().enumerate().skip(first + usize::from(norm.is_some())) {
+            match step.op {
+                Op::Matmul { weight, bias, out, .. }
+                    if self.sources[i] == Some(row) && out != x && products.iter().all(|p: &Product| p.out != out) =>
+                {
+                    products.push(Product { step: i, weight, bias, out });
+                    end = i + 1;
+                }
+                Op::QuantizeActivations { x, .. } if x == row && self.is_nothing(i) => {}
+                _ => break,
+            }
+        }
+        let rows = (End::Rows, 0, products.iter().map(|p| p.step).collect::<Vec<_>>());
+        self.ends([x, row], &products, end).into_iter().chain([rows]).find_map(|(ends, more, leaves)| {
+            let last = end + more - 1;
+            // What joins the products leaves only its result; a norm leaves nothing.
+            let inner = products.iter().map(|p| p.out).filter(|out| match ends {
+                End::Rows => false,
+                End::Heads { .. } => *out != products[0].out,
+                End::Gate { .. } | End::Residual { .. } => true,
+            });
+            if products.is_empty() || !inner.chain(norm.map(|n| n.0)).all(|b| self.is_over(b, last)) {
+                return None;
+            }
+            let norm = norm.map(|n| n.1);
+            let work = Work::Products { x, norm, products: products.clone(), end: ends };
+            (self.takes)(&work).ok()?;
+            Some(Piece { steps: first..last + 1, leaves, work })
+        })
+    }
+
+    /// What the steps from `at` on make of products `from` a row, and what its norm is of, before they are stored: how, how many steps these are, and which of them
+    /// leave an output.
+    fn ends(&self, from: [BufferId; 2], products: &[Product], at: usize) -> Option<(End, usize, Vec<usize>)> {
+        let ops: Vec<&Op> = self.plan.steps[at..].iter().take(3).map(|s| &s.op).collect();
+        match (products, &ops[..]) {
+            (
+                [q, k, v],
+                [
+                    Op::Rope { x: q1, head_dim, angles, neox: false },
+                    Op::Rope { x: k1, head_dim: k_dim, angles: k_angles, neox: false },
+                    Op::KvStore { k: k2, v: v1, cache },
+                ],
+            ) if [*q1, *k1, *k2, *v1] == [q.out, k.out, k.out, v.out]
+                && [*head_dim, *k_dim] == [self.plan.caches[cache.0].head_dim; 2]
+                && k_angles == angles =>
+            {
+                Some((End::Heads { angles: *angles, cache: *cache }, 3, vec![at, at + 2]))
+            }
+            ([a, b], [Op::SiluMul { a: a1, b: b1, out }, ..])
+                if [*a1, *b1] == [a.out, b.out] && !from.contains(out) && a.bias.is_none() && b.bias.is_none() =>
+            {
+                Some((End::Gate { out: *out }, 1, vec![at]))
+            }
+            ([p], [Op::Add { x: to, b }, ..]) if *b == p.out && !from.contains(to) => {
+                Some((End::Residual { x: *to }, 1, vec![at]))
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Steps that run as one: their dispatches, and where their outputs are. Plans become lists of groups, for a few rows, for many and
+//! for single tokens; running, listening to and timing them is the same for all.
+
+use super::device::Device;
+use super::lower::{Dispatch, Resources};
+use crate::backend::BackendError;
+use crate::plan::{CacheId, Plan, Step};
+
+/// Steps that run as one.
+pub(super) struct Group {
+    /// Places of the steps in the plan.
+    pub steps: Vec<usize>,
+    pub kernels: Kernels,
+    pub outputs: Vec<Output>,
+}
+
+/// What a group leaves behind: the output of a step.
+pub(super) struct Output {
+    /// The step's place in the plan.
+    pub step: usize,
+    pub place: Place,
+}
+
+/// Where an output is.
+pub(super) enum Place {
+    /// Rows of so many words in order.
+    Rows(wgpu::Buffer, usize),
+    /// A row of so many elements in the layout of items.
+    Items(wgpu::Buffer, usize),
+    /// The newest positions of a cache.
+    Cache(CacheId),
+}
+
+/// The dispatches of a group.
+pub(super) enum Kernels {
+    /// The same at every position.
+    Fixed(Vec<Dispatch>),
+    /// Attention of a single token, by the length of the cache.
+    Attention {
+        /// With the longest cache each takes: a workgroup for a head and some dimensions.
+        short: Vec<(usize, Dispatch)>,
+        /// A workgroup a tile for the scores, then one for a head and some dimensions.
+        long: [Dispatch; 2],
+    },
+}
+
+impl Group {
+    /// The dispatches at a position.
+    pub fn at(&self, position: usize) -> &[Dispatch] {
+        match &self.kernels {
+            Kernels::Fixed(dispatches) => dispatches,
+            Kernels::Attention { short, long } => {
+                short.iter().find(|s| position < s.0).map_or(long, |s| std::slice::from_ref(&s.1))
+            }
+        }
+    }
+
+    /// The positions from which on there are other dispatches.
+    fn changes(&self) -> Vec<usize> {
+        match &self.kernels {
+            Kernels::Fixed(_) => vec![0],
+            Kernels::Attention { short, .. } => [0].into_iter().chain(short.iter().map(|s| s.0)).collect(),
+        }
+    }
+
+    /// All dispatches at positions below `context`.
+    pub fn below(&self, context: usize) -> impl Iterator<Item = &Dispatch> {
+        self.changes().into_iter().filter(move |c| *c < context).flat_map(|c| self.at(c))
+    }
+
+    /// Runs it alone for `rows` rows from `position` on, and tells the outputs it leaves.
+    pub fn listen(
+        &self,
+        device: &Device,
+        resources: &Resources,
+        plan: &Plan,
+        position: usize,
+        rows: usize,
+        hear: &mut dyn FnMut(&Step, &[u32]),
+    ) -> Result<(), BackendError> {
+        let mut encoder = device.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            self.at(position).iter().try_for_each(|d| d.record(&mut pass, 0, position, rows))?;
+        }
+        device.queue.submit([encoder.finish()]);
+        for output in &self.outputs {
+            let words = match &output.place {
+                Place::Rows(buffer, words) => device.read(buffer, 0, rows * words)?,
+                Place::Items(buffer, width) => {
+                    let placed = device.read(buffer, 0, *width)?;
+                    (0..*width).map(|i| placed[item_word(i, width / 16)]).collect()
+                }
+                Place::Cache(cache) => resources.cached(device, plan, *cache, position, rows)?,
+            };
+            hear(&plan.steps[output.step], &words);
+        }
+        Ok(())
+    }
+}
+
+/// The word of element `i` of a row in the layout of items (`item_word` in `wgsl/lib/layout.wgsl`).
+pub(super) fn item_word(i: usize, items: usize) -> usize {
+    let quad = i / 4 % 8;
+    (quad / 2 * items + 2 * (i / 32) + quad % 2) * 4 + i % 4
+}

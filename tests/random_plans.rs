@@ -1,0 +1,319 @@
+//! Plans made at random from the ops: every plan that [`Plan::check`] accepts has the same bits step by step and fused, for one row,
+//! a few and many, on the CPU's scalar and vector paths and on the GPU.
+//!
+//! `SAMEBITS_PLANS` is how many plans are tried (default 10), `SAMEBITS_PLANS_SEED` the first seed. A failure names its seed.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod common;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use common::{Random, bits, device, sizes, turn};
+use samebits::backend::cpu::{Cpu, Isa};
+use samebits::backend::gpu::Gpu;
+use samebits::backend::{Backend, Batch, Rows};
+use samebits::numerics::Precision;
+use samebits::plan::{AnglesId, BufferId, Builder, CacheId, CacheSpec, Op, Plan, Step, Weight, WeightId, WeightSource};
+use samebits::quant::{FORMATS, Format};
+
+const CONTEXT: usize = 40;
+const TOKENS: usize = 19;
+
+/// Weights that are in no file.
+#[derive(Clone, Default)]
+struct Made(Arc<HashMap<String, Vec<u8>>>);
+
+impl WeightSource for Made {
+    fn data(&self, weight: &Weight) -> &[u8] {
+        self.0.get(&weight.name).map_or(&[], Vec::as_slice)
+    }
+
+    fn release(&self, _: &Weight) {}
+}
+
+/// A plan that grows at random.
+struct Maker {
+    random: Random,
+    plan: Builder,
+    weights: HashMap<String, Vec<u8>>,
+    /// What was chosen, for reports.
+    story: Vec<String>,
+    /// Steps that are none of the usual ones have a number in their names.
+    extra: usize,
+}
+
+impl Maker {
+    fn new(seed: u64) -> (Self, Precision) {
+        let mut random = Random(seed);
+        let precision = if random.word().is_multiple_of(3) { Precision::Precise } else { Precision::Fast };
+        let plan = Builder::new(precision);
+        (Self { random, plan, weights: HashMap::new(), story: vec![format!("{precision:?}")], extra: 0 }, precision)
+    }
+
+    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.random.word() as usize % from.len()]
+    }
+
+    fn chance(&mut self, percent: u32) -> bool {
+        self.random.word() % 100 < percent
+    }
+
+    /// A format that rows of so many elements can have.
+    fn format(&mut self, cols: usize) -> &'static Format {
+        let all: Vec<_> = FORMATS.iter().copied().filter(|f| cols.is_multiple_of(f.block)).collect();
+        self.pick(&all)
+    }
+
+    fn weight(&mut self, name: &str, format: &'static Format, rows: usize, cols: usize) -> WeightId {
+        let name = format!("{}.{name}", self.weights.len());
+        // Numbers that keep what flows through a few layers between overflow and zero.
+        let high = if rows == 1 { 1 } else { -1 - cols.ilog2() as i32 / 2 };
+        let values = self.random.floats(rows * cols, high - 4, high);
+        let mut raw = vec![0; rows * format.row_bytes(cols)];
+        for (x, raw) in values.chunks(cols).zip(raw.chunks_mut(format.row_bytes(cols))) {
+            format.quantize(x, raw);
+        }
+        self.weights.insert(name.clone(), raw);
+        self.plan.weight(Weight { name, format, rows, cols })
+    }
+
+    fn vector(&mut self, name: &str, elements: usize) -> WeightId {
+        let format = samebits::quant::format_by_name("F32").unwrap();
+        self.weight(name, format, 1, elements)
+    }
+
+    /// `x` behind a norm, or as it is.
+    fn normed(&mut self, at: &str, x: BufferId, width: usize, wanted: bool) -> BufferId {
+        if self.chance(20) {
+            self.story.push(format!("{at}: no norm"));
+            return x;
+        }
+        let name = format!("{at}.norm");
+        let out = if wanted { self.plan.wanted_buffer(&name, width) } else { self.plan.buffer(&name, width) };
+        let weight = self.vector(&name, width);
+        let eps = self.pick(&[1e-6, 1e-5, 1e-2]);
+        self.plan.step(name, Op::RmsNorm { x, weight, out, eps });
+        out
+    }
+
+    /// Products of one row with matrices of so many rows; each in its own format, or all in one.
+    fn products(&mut self, at: &str, x: BufferId, cols: usize, outs: &[(&'static str, usize, BufferId)]) {
+        let same = self.chance(50).then(|| self.format(cols));
+        let mut products = Vec::new();
+        for &(name, rows, out) in outs {
+            let format = same.unwrap_or_else(|| self.format(cols));
+            let weight = self.weight(&format!("{at}.{name}"), format, rows, cols);
+            let bias = self.chance(30).then(|| self.vector(&format!("{at}.{name}.bias"), rows));
+            self.story.push(format!("{at}.{name} {}{}", format.name, if bias.is_some() { " + bias" } else { "" }));
+            products.push((name, weight, bias, out));
+        }
+        self.plan.matmuls(x, at, products);
+    }
+
+    /// Now and then a plain step in between, that reads what others think they have to themselves.
+    fn disturb(&mut self, percent: u32, x: BufferId, b: BufferId) {
+        if x != b && self.chance(percent) {
+            self.extra += 1;
+            let name = format!("extra.{}", self.extra);
+            self.story.push(name.clone());
+            self.plan.step(name, Op::Add { x, b });
+        }
+    }
+
+    fn attention(
+        &mut self,
+        x: BufferId,
+        width: usize,
+        tables: &mut Vec<(AnglesId, usize)>,
+        caches: &mut Vec<(CacheId, CacheSpec)>,
+    ) {
+        let head_dim = self.pick(&[32, 48, 64, 80, 96, 112, 128, 256]);
+        let (kv_heads, group) = (self.pick(&[1, 2, 3]), self.pick(&[1, 2, 4]));
+        let heads = kv_heads * group;
+        let spec = CacheSpec { kv_heads, head_dim };
+        let (q_width, kv_width) = (heads * head_dim, kv_heads * head_dim);
+        let pairs = self.pick(&[head_dim / 2, head_dim / 4]);
+        let neox = self.chance(40);
+        self.story.push(format!(
+            "{heads} heads on {kv_heads} of {head_dim}, {pairs} pairs{}",
+            if neox { ", halves" } else { "" }
+        ));
+        let n = self.normed("attn", x, width, false);
+        // Buffers are shared between layers only where their widths are the same.
+        let [q, att] = ["q", "att"].map(|b| self.plan.buffer(&format!("{b}{q_width}"), q_width));
+        let [k, v] = ["k", "v"].map(|b| self.plan.buffer(&format!("{b}{kv_width}"), kv_width));
+        let shared = caches.iter().find(|(_, s)| *s == spec).map(|c| c.0).filter(|_| self.chance(50));
+        match shared {
+            Some(_) => {
+                self.story.push("an earlier cache".to_owned());
+                self.products("attn", n, width, &[("q", q_width, q)]);
+            }
+            None => self.products("attn", n, width, &[("q", q_width, q), ("k", kv_width, k), ("v", kv_width, v)]),
+        }
+        self.disturb(15, x, n);
+        let angles = match tables.iter().find(|t| t.1 == pairs).copied() {
+            Some(known) if self.chance(70) => known.0,
+            _ => {
+                let base = self.pick(&[0.9f64, 0.7]);
+                let table = self.plan.angles((0..pairs).map(|i| base.powi(i as i32)).collect());
+                tables.push((table, pairs));
+                table
+            }
+        };
+        if self.chance(90) {
+            self.plan.step("q.rope", Op::Rope { x: q, head_dim, angles, neox });
+        }
+        let cache = shared.unwrap_or_else(|| {
+            if self.chance(90) {
+                self.plan.step("k.rope", Op::Rope { x: k, head_dim, angles, neox });
+            }
+            let cache = self.plan.cache(spec);
+            self.plan.step("cache", Op::KvStore { k, v, cache });
+            caches.push((cache, spec));
+            cache
+        });
+        if q_width == kv_width && shared.is_none() {
+            self.disturb(20, q, k);
+        }
+        self.plan.step("attend", Op::Attention { q, out: att, cache, heads });
+        self.branch("attn_out", att, q_width, x, width);
+    }
+
+    /// A product that comes back to the stream, behind a norm or not.
+    fn branch(&mut self, name: &'static str, from: BufferId, cols: usize, x: BufferId, width: usize) {
+        let out = self.plan.buffer("branch", width);
+        self.products(name, from, cols, &[(name, width, out)]);
+        if self.chance(25) {
+            self.story.push(format!("{name}: a norm behind"));
+            let normed = self.plan.buffer("post", width);
+            let weight = self.vector("post", width);
+            self.plan.step(format!("{name}.post"), Op::RmsNorm { x: out, weight, out: normed, eps: 1e-5 });
+            self.plan.step(format!("{name}.add"), Op::Add { x, b: normed });
+        } else {
+            self.plan.step(format!("{name}.add"), Op::Add { x, b: out });
+        }
+        self.disturb(15, x, out);
+    }
+
+    fn feed_forward(&mut self, x: BufferId, width: usize) {
+        let hidden_width = self.pick(&[32, 96, 256, 320, 48]);
+        let n = self.normed("ffn", x, width, false);
+        let [gate, up, hidden] =
+            ["gate", "up", "hidden"].map(|b| self.plan.buffer(&format!("{b}{hidden_width}"), hidden_width));
+        self.products("ffn", n, width, &[("gate", hidden_width, gate), ("up", hidden_width, up)]);
+        self.disturb(15, x, n);
+        let swapped = self.chance(15);
+        let (a, b) = if swapped { (up, gate) } else { (gate, up) };
+        self.plan.step("ffn.silu", Op::SiluMul { a, b, out: hidden });
+        self.disturb(10, hidden, gate);
+        self.branch("ffn_out", hidden, hidden_width, x, width);
+    }
+}
+
+/// A plan of random layers, its weights, and what it is.
+fn random_plan(seed: u64) -> (Plan, Made, String) {
+    let (mut m, _) = Maker::new(seed);
+    let width = m.pick(&[32, 64, 96, 256, 48, 30]);
+    let vocabulary = m.pick(&[33, 64, 100]);
+    m.story.push(format!("width {width}, {vocabulary} tokens"));
+    let x = m.plan.buffer("x", width);
+    let format = m.format(width);
+    let embedding = m.weight("embedding", format, vocabulary, width);
+    m.plan.step("embedding", Op::Embedding { weight: embedding, out: x });
+    let (mut tables, mut caches) = (Vec::new(), Vec::new());
+    for layer in 0..1 + m.random.word() as usize % 2 {
+        m.plan.layer(Some(layer));
+        m.story.push(format!("layer {layer}:"));
+        if m.chance(85) {
+            m.attention(x, width, &mut tables, &mut caches);
+        }
+        if m.chance(85) {
+            m.feed_forward(x, width);
+        }
+    }
+    m.plan.layer(None);
+    let last = m.plan.wanted_buffer("last", width);
+    m.plan.step("rows", Op::Gather { x, out: last });
+    let n = m.normed("output", last, width, true);
+    let logits = m.plan.wanted_buffer("logits", vocabulary);
+    let other = m.plan.wanted_buffer("other", vocabulary);
+    if m.chance(25) {
+        m.products("head", n, width, &[("logits", vocabulary, logits), ("other", vocabulary, other)]);
+        m.plan.step("sum", Op::Add { x: logits, b: other });
+    } else {
+        m.products("head", n, width, &[("logits", vocabulary, logits)]);
+    }
+    let plan = m.plan.finish(logits).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    (plan, Made(Arc::new(m.weights)), m.story.join("; "))
+}
+
+/// The logits of all tokens, in batches of so many.
+fn logits(backend: &mut dyn Backend, rows: usize) -> Vec<u32> {
+    let limits = backend.limits();
+    let ids: Vec<u32> = (0..TOKENS as u32).map(|i| i * 7 % limits.vocabulary as u32).collect();
+    let mut all = Vec::new();
+    for (i, ids) in ids.chunks(rows).enumerate() {
+        let batch = Batch::checked(ids, i * rows, Rows::All, &limits).unwrap();
+        all.extend(bits(backend.forward(batch, None).unwrap()));
+    }
+    all
+}
+
+/// The first step of the first token, all tokens one by one, whose output differs between two backends.
+fn first_difference(a: &mut dyn Backend, b: &mut dyn Backend) -> String {
+    let limits = a.limits();
+    for position in 0..TOKENS {
+        let id = [position as u32 * 7 % limits.vocabulary as u32];
+        let hear = |backend: &mut dyn Backend| {
+            let batch = Batch::checked(&id, position, Rows::All, &backend.limits()).unwrap();
+            let mut outputs = Vec::new();
+            let mut keep = |step: &Step, words: &[u32]| outputs.push((step.name.to_string(), words.to_vec()));
+            backend.forward(batch, Some(&mut keep)).unwrap();
+            outputs
+        };
+        let (a, b) = (hear(a), hear(b));
+        if let Some((a, _)) = a.iter().zip(&b).find(|(a, b)| a != b) {
+            return format!("token {position}, step '{}'", a.0);
+        }
+    }
+    "no step that runs by itself".to_owned()
+}
+
+fn check(seed: u64) -> Option<usize> {
+    let (plan, weights, story) = random_plan(seed);
+    let mut scalar = Cpu::with_isa(&weights, plan.clone(), sizes(CONTEXT, 32), 1, Isa::Scalar).unwrap();
+    let expected = logits(&mut scalar, 1);
+    let finite = expected.iter().all(|w| f32::from_bits(*w).is_finite());
+    assert!(finite, "seed {seed}: the numbers of the test are too large: {story}");
+    let mut vector = Cpu::new(&weights, plan.clone(), sizes(CONTEXT, 32), 2).unwrap();
+    for rows in [1, 3, TOKENS] {
+        assert!(logits(&mut scalar, rows) == expected, "seed {seed}: CPU, scalar, {rows} rows: {story}");
+        assert!(logits(&mut vector, rows) == expected, "seed {seed}: CPU, vectors, {rows} rows: {story}");
+    }
+    let _turn = turn();
+    let open = || Gpu::new(device(), &weights, plan.clone(), sizes(CONTEXT, 32), &mut |_| {}).unwrap();
+    let mut gpu = open();
+    let unfused = gpu.unfused_because().map(str::to_owned);
+    for rows in [1, 3, TOKENS] {
+        if logits(&mut gpu, rows) != expected {
+            let place = first_difference(&mut scalar, &mut gpu);
+            panic!("seed {seed}: GPU, {rows} rows, unfused {unfused:?}, first difference: {place}: {story}");
+        }
+    }
+    let token = gpu.dispatches_per_token(0);
+    let mut gpu = open().unfused();
+    assert!(logits(&mut gpu, 1) == expected, "seed {seed}: GPU, step by step: {story}");
+    unfused.is_none().then_some(token)
+}
+
+fn variable(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |text| text.parse().unwrap())
+}
+
+#[test]
+fn random_plans_have_the_same_bits_on_every_path() {
+    let (first, count) = (variable("SAMEBITS_PLANS_SEED", 1), variable("SAMEBITS_PLANS", 10));
+    let fused: Vec<_> = (first..first + count).filter_map(check).collect();
+    println!("{count} plans, {} of them fused throughout", fused.len());
+}
