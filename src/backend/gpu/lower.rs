@@ -154,41 +154,53 @@ pub(super) struct Lowering<'a> {
 impl<'a> Lowering<'a> {
     /// The groups of steps for few rows: each step by itself.
     pub fn few(&mut self) -> Result<Vec<Group>, BackendError> {
-        (0..self.plan.steps.len())
-            .map(|at| {
-                let op = &self.plan.steps[at].op;
-                let kernels = Kernels::Fixed(self.plain(op)?);
-                let place = match (op, op.output()) {
-                    (Op::KvStore { cache, .. }, _) => Some(Place::Cache(*cache)),
-                    (_, out) => out.map(|out| Place::Rows(self.rows[out.0].clone(), row_words(self.plan, out))),
-                };
-                let outputs = place.into_iter().map(|place| Output { step: at, place }).collect();
-                Ok(Group { steps: vec![at], kernels, outputs })
+        let count = self.plan.steps.len();
+        let one = |at: usize| {
+            let dispatches = self.plain(&self.plan.steps[at].op)?;
+            Ok(self.alone(at, dispatches))
+        };
+        (0..count).map(one).collect()
+    }
+
+    /// The same for many rows, made of those for few where there is nothing better.
+    pub fn many_alone(&mut self, few: &[Group]) -> Result<Vec<Group>, BackendError> {
+        few.iter()
+            .enumerate()
+            .map(|(at, few)| {
+                let tiled = self.tiled(&self.plan.steps[at].op)?;
+                Ok(self.alone(at, if tiled.is_empty() { few.at(0).to_vec() } else { tiled }))
             })
             .collect()
     }
 
-    /// The groups of steps for many rows, made of those for few where there is nothing better.
-    pub fn many(&mut self, few: &[Group]) -> Result<Vec<Group>, BackendError> {
+    /// The groups of steps for many rows: what comes before a quantisation joins it.
+    pub fn many(&mut self, alone: &[Group]) -> Result<Vec<Group>, BackendError> {
         let mut groups = Vec::new();
         let mut at = 0;
-        while at < self.plan.steps.len() {
-            let op = &self.plan.steps[at].op;
+        while at < alone.len() {
             let found = Quantize::find(self.plan, at);
             let together = found.as_ref().map(|f| self.quantize(f)).transpose()?.flatten();
-            let (steps, dispatches) = match (found, together) {
-                (Some(found), Some(dispatch)) => (found.steps, vec![dispatch]),
-                _ => (1, self.tiled(op)?),
-            };
-            let dispatches = if dispatches.is_empty() { few[at].at(0).to_vec() } else { dispatches };
-            groups.push(Group {
-                steps: (at..at + steps).collect(),
-                kernels: Kernels::Fixed(dispatches),
-                outputs: Vec::new(),
+            groups.push(match (&found, together) {
+                (Some(found), Some(dispatch)) => {
+                    let steps = (at..at + found.steps).collect();
+                    Group { steps, kernels: Kernels::Fixed(vec![dispatch]), outputs: Vec::new() }
+                }
+                _ => self.alone(at, alone[at].at(0).to_vec()),
             });
-            at += steps;
+            at += groups.last().map_or(1, |group| group.steps.len());
         }
         Ok(groups)
+    }
+
+    /// The group of one step.
+    fn alone(&self, step: usize, dispatches: Vec<Dispatch>) -> Group {
+        let op = &self.plan.steps[step].op;
+        let place = match (op, op.output()) {
+            (Op::KvStore { cache, .. }, _) => Some(Place::Cache(*cache)),
+            (_, out) => out.map(|out| Place::Rows(self.rows[out.0].clone(), row_words(self.plan, out))),
+        };
+        let outputs = place.into_iter().map(|place| Output { step, place }).collect();
+        Group { steps: vec![step], kernels: Kernels::Fixed(dispatches), outputs }
     }
 
     /// The state that a step reads: it says how many rows there are.
@@ -282,6 +294,12 @@ impl<'a> Lowering<'a> {
 
     /// The dispatches of a step for many rows, where there are others.
     fn tiled(&mut self, op: &Op) -> Result<Vec<Dispatch>, BackendError> {
+        // What is multiplied on matrix units is stored as halves, too.
+        if let Op::QuantizeActivations { x, out } = *op
+            && self.resources.halves.activations(out).is_some()
+        {
+            return Ok(self.quantize(&Quantize::alone(x, out))?.into_iter().collect());
+        }
         let (plan, r, rows, state) = (self.plan, self.resources, self.rows, self.state(op));
         let row = |b: BufferId| &rows[b.0];
         let device = &mut *self.device;

@@ -58,7 +58,8 @@ pub struct Gpu {
     resources: Resources,
     /// The groups for few rows, each of one step.
     few: Vec<Group>,
-    /// The groups for many rows.
+    /// The groups for many rows, each of one step, and what runs faster.
+    many_alone: Vec<Group>,
     many: Vec<Group>,
     /// The groups for single tokens; `None` where they were not asked for.
     decoder: Option<Decoder>,
@@ -101,7 +102,8 @@ impl Gpu {
             wanted: &resources.wanted,
         };
         let few = lowering.few()?;
-        let many = lowering.many(&few)?;
+        let many_alone = lowering.many_alone(&few)?;
+        let many = lowering.many(&many_alone)?;
         let logits = vec![0.0; sizes.logits_rows * plan.vocabulary()];
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = device.buffer("logits staging", logits.len() as u64 * 4, usage)?;
@@ -112,6 +114,7 @@ impl Gpu {
             plan,
             resources,
             few,
+            many_alone,
             many,
             decoder,
             staging,
@@ -366,7 +369,7 @@ impl Backend for Gpu {
             return Ok(&self.logits[..self.plan.vocabulary()]);
         }
         // Every step's output is there only where each runs by itself.
-        let many = if listener.is_some() { &self.few } else { &self.many };
+        let many = if listener.is_some() { &self.many_alone } else { &self.many };
         let groups: Vec<_> = self.groups_of(many, n, rows).collect();
         let position = batch.position();
         let dispatches: Vec<_> = groups.iter().flat_map(|(group, _)| group.at(position)).collect();

@@ -32,8 +32,8 @@ impl Gpu {
     ) -> Result<(), BackendError> {
         batch.is_for(&self.limits)?;
         let steps = self.timed(&batch);
-        ready(steps.iter().flat_map(|s| s.dispatches.iter().copied()))?;
-        for (step, dispatch) in steps.iter().flat_map(|s| s.dispatches.iter().map(move |d| (s, *d))) {
+        ready(steps.iter().flat_map(|s| s.dispatches))?;
+        for (step, dispatch) in steps.iter().flat_map(|s| s.dispatches.iter().map(move |d| (s, d))) {
             let kernel = dispatch.pipeline.kernel();
             let before = if wanted(kernel) { self.contents(dispatch)? } else { Vec::new() };
             let mut encoder = self.device.device.create_command_encoder(&Default::default());
