@@ -12,7 +12,7 @@ use samebits::backend::gpu::{Kernel, weights};
 use samebits::engine::Choice;
 use samebits::model::Model;
 use samebits::numerics::{ActivationRow, Precision, f16_bits};
-use samebits::ops;
+use samebits::ops::{self, examples::examples};
 use samebits::quant::FORMATS;
 use samebits::sample::{Sampler, SamplerOptions};
 
@@ -28,37 +28,18 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn elementwise_norm_softmax_and_argmax(width in 1usize..700, rows in 1usize..4, seed: u64) {
+    fn rows_gather_softmax_and_argmax(width in 1usize..700, rows in 1usize..4, position in 0usize..50, seed: u64) {
         let _turn = turn();
         let mut random = Random(seed);
         let n = width * rows;
-        let (a, b) = (random.floats(n, -50, 6), random.floats(n, -50, 6));
-        let (a_bits, b_bits, zero) = (bits(&a), bits(&b), vec![0u32; n]);
-        #[allow(clippy::type_complexity)]
-        let per_row = |f: &dyn Fn(&[f32], &[f32], &mut [f32])| {
-            let mut out = vec![0.0; n];
-            for r in 0..rows {
-                let at = r * width..(r + 1) * width;
-                f(&a[at.clone()], &b[at.clone()], &mut out[at]);
-            }
-            bits(&out)
-        };
-
-        let p = ops::silu_mul::Params { width: width as u32 };
-        let groups = ops::silu_mul::workgroups(&p, rows as u32);
-        let gpu = run_kernel(plain(&ops::silu_mul::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &b_bits, &zero], 2);
-        prop_assert_eq!(&gpu[..n], per_row(&|a, b, out| ops::silu_mul::cpu(a, b, out)));
-
-        let p = ops::add::Params { width: width as u32 };
-        let gpu = run_kernel(plain(&ops::add::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &b_bits], 0);
-        let sum = per_row(&|a, b, out| { out.copy_from_slice(a); ops::add::cpu(out, b); });
-        prop_assert_eq!(&gpu[..n], sum);
-
-        let p = ops::rms_norm::Params::new(width, 1e-5);
-        let groups = ops::rms_norm::workgroups(&p, rows as u32);
-        let weight = bits(&b[..width]);
-        let gpu = run_kernel(plain(&ops::rms_norm::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &weight, &zero], 2);
-        prop_assert_eq!(&gpu[..n], per_row(&|a, _, out| ops::rms_norm::cpu(&p, a, &b[..width], out)));
+        let a = random.floats(n, -50, 6);
+        let (a_bits, zero) = (bits(&a), vec![0u32; n]);
+        for (op, e) in examples(width, rows, position, &mut |n| random.floats(n, -50, 6)) {
+            let operands: Vec<&[u32]> = e.operands.iter().map(Vec::as_slice).collect();
+            let groups = [e.call.groups, rows as u32, 1];
+            let gpu = run_kernel(plain(e.call.shader), &e.call.params, position as u32, groups, &operands, e.out);
+            prop_assert_eq!(&gpu[..n], e.expected, "{:?}", op);
+        }
 
         let wanted: Vec<u32> = (0..rows as u32).rev().collect();
         let p = ops::gather::Params { width: width as u32 };
@@ -69,8 +50,11 @@ proptest! {
         prop_assert_eq!(&gpu[..n], bits(&gathered));
 
         let p = ops::softmax::Params { width: width as u32 };
+        let groups = ops::softmax::workgroups(&p, rows as u32);
         let gpu = run_kernel(plain(&ops::softmax::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &zero], 1);
-        prop_assert_eq!(&gpu[..n], per_row(&|a, _, out| ops::softmax::cpu(a, out)));
+        let mut weights = vec![0.0; n];
+        a.chunks(width).zip(weights.chunks_mut(width)).for_each(|(a, out)| ops::softmax::cpu(a, out));
+        prop_assert_eq!(&gpu[..n], bits(&weights));
 
         let p = ops::argmax::Params { width: width as u32 };
         let gpu = run_kernel(plain(&ops::argmax::SHADER), bytes_of(&p), 0, groups, &[&a_bits, &zero], 1);
@@ -79,23 +63,11 @@ proptest! {
     }
 
     #[test]
-    fn rope_and_cache(heads in 1usize..5, half in 1usize..40, rows in 1usize..4, position in 0usize..50, neox: bool, seed: u64) {
+    fn cache(heads in 1usize..5, half in 1usize..40, rows in 1usize..4, position in 0usize..50, seed: u64) {
         let _turn = turn();
         let mut random = Random(seed);
-        let (head_dim, pairs) = (2 * half, half - half / 3);
-        let width = heads * head_dim;
+        let width = heads * 2 * half;
         let x = random.floats(rows * width, -70, 8);
-        let frequencies: Vec<f64> = (0..pairs).map(|i| 0.9f64.powi(i as i32)).collect();
-        let table = ops::rope::table(position + rows, &frequencies);
-        let p = ops::rope::Params { width: width as u32, head_dim: head_dim as u32, pairs: pairs as u32, neox: neox.into() };
-        let groups = ops::rope::workgroups(&p, rows as u32);
-        let gpu = run_kernel(plain(&ops::rope::SHADER), bytes_of(&p), position as u32, groups, &[&bits(&table), &bits(&x)], 1);
-        let mut cpu = x.clone();
-        for (r, row) in cpu.chunks_mut(width).enumerate() {
-            ops::rope::cpu(&p, &table[(position + r) * 2 * pairs..][..2 * pairs], row);
-        }
-        prop_assert_eq!(&gpu[..cpu.len()], bits(&cpu));
-
         let p = ops::kv_store::Params { width: width as u32 };
         let groups = ops::kv_store::workgroups(&p, rows as u32);
         let cache = vec![0u32; ops::kv_store::cache_words(position + rows, width)];

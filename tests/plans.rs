@@ -12,6 +12,7 @@ use samebits::backend::{Backend, BackendError, Batch, BatchError, Interrupt, Lan
 use samebits::engine::Session;
 use samebits::model::Model;
 use samebits::numerics::Precision;
+use samebits::ops;
 use samebits::plan::{Op, Plan, Step, StepName, WeightId};
 
 const CONTEXT: usize = 64;
@@ -71,7 +72,7 @@ fn norms_with_their_own_epsilon() {
     let mut plan = model.plan(Precision::Fast).unwrap();
     let mut n = 0.0;
     change(&mut plan, |_, op| {
-        if let Op::RmsNorm { eps, .. } = op {
+        if let Op::RmsNorm(ops::RmsNorm { eps, .. }) = op {
             n += 1.0;
             *eps = 1e-5 + 1e-2 * n;
         }
@@ -86,7 +87,7 @@ fn a_second_reader_of_a_norm_gets_what_the_norm_is() {
         let mut plan = model.plan(Precision::Fast).unwrap();
         let (mut steps, mut x) = (Vec::new(), None);
         for step in std::mem::take(&mut plan.steps) {
-            if let Op::RmsNorm { x: from, out, .. } = step.op
+            if let Op::RmsNorm(ops::RmsNorm { x: from, out, .. }) = step.op
                 && step.name.part == norm
             {
                 x = Some((from, out));
@@ -95,7 +96,7 @@ fn a_second_reader_of_a_norm_gets_what_the_norm_is() {
             let name = StepName { part: format!("{}.again", step.name.part), ..step.name.clone() };
             steps.push(step);
             if let (true, Some((x, norm))) = (last, x) {
-                steps.push(Step { name, op: Op::Add { x, b: norm } });
+                steps.push(Step { name, op: Op::Add(ops::Add { x, b: norm }) });
             }
         }
         plan.steps = steps;
@@ -109,13 +110,13 @@ fn what_is_read_behind_the_layers_is_kept() {
     let model = stories();
     let mut plan = model.plan(Precision::Fast).unwrap();
     let norm = plan.steps.iter().find_map(|s| match s.op {
-        Op::RmsNorm { out, .. } => Some(out),
+        Op::RmsNorm(ops::RmsNorm { out, .. }) => Some(out),
         _ => None,
     });
     let gather = plan.first_wanted();
-    let Op::Gather { x, .. } = plan.steps[gather].op else { panic!("no wanted rows") };
+    let Op::Gather(ops::Gather { x, .. }) = plan.steps[gather].op else { panic!("no wanted rows") };
     let name = StepName { layer: None, part: "again".to_owned() };
-    plan.steps.insert(gather, Step { name, op: Op::Add { x, b: norm.unwrap() } });
+    plan.steps.insert(gather, Step { name, op: Op::Add(ops::Add { x, b: norm.unwrap() }) });
     plan.check().unwrap();
     assert!(!same_bits(&model, &plan, 20));
 }
@@ -125,7 +126,7 @@ fn pairs_of_halves_run_unfused_and_say_so() {
     let model = stories();
     let mut plan = model.plan(Precision::Fast).unwrap();
     change(&mut plan, |_, op| {
-        if let Op::Rope { neox, .. } = op {
+        if let Op::Rope(ops::Rope { neox, .. }) = op {
             *neox = true;
         }
     });
@@ -146,24 +147,24 @@ fn rewired(plan: &Plan, which: usize, with: usize) -> Plan {
     // The operands of the first two layers: every kind of step is there.
     for step in plan.steps.iter_mut().take(44) {
         match &mut step.op {
-            Op::Embedding { out, .. } => visit(out),
-            Op::RmsNorm { x, out, .. }
-            | Op::QuantizeActivations { x, out }
-            | Op::Matmul { x, out, .. }
-            | Op::Gather { x, out } => {
+            Op::Embedding(ops::Embedding { out, .. }) => visit(out),
+            Op::RmsNorm(ops::RmsNorm { x, out, .. })
+            | Op::QuantizeActivations(ops::QuantizeActivations { x, out })
+            | Op::Matmul(ops::Matmul { x, out, .. })
+            | Op::Gather(ops::Gather { x, out }) => {
                 visit(x);
                 visit(out);
             }
-            Op::Rope { x, .. } => visit(x),
-            Op::KvStore { k: a, v: b, .. } | Op::Add { x: a, b } => {
+            Op::Rope(ops::Rope { x, .. }) => visit(x),
+            Op::KvStore(ops::KvStore { k: a, v: b, .. }) | Op::Add(ops::Add { x: a, b }) => {
                 visit(a);
                 visit(b);
             }
-            Op::Attention { q, out, .. } => {
+            Op::Attention(ops::Attention { q, out, .. }) => {
                 visit(q);
                 visit(out);
             }
-            Op::SiluMul { a, b, out } => {
+            Op::SiluMul(ops::SiluMul { a, b, out }) => {
                 visit(a);
                 visit(b);
                 visit(out);
@@ -197,21 +198,21 @@ fn plans_that_do_not_fit_together_name_the_step() {
     type Case = (&'static str, &'static str, fn(&mut Plan));
     let broken: [Case; 8] = [
         ("token_embd", "weight 999", |p| {
-            if let Op::Embedding { weight, .. } = &mut p.steps[0].op {
+            if let Op::Embedding(ops::Embedding { weight, .. }) = &mut p.steps[0].op {
                 *weight = WeightId(999);
             }
         }),
         ("blk.0.attn_norm", "before anything is written", |p| drop(p.steps.remove(0))),
         ("blk.0.attention", "among 0 heads", |p| {
             change(p, |_, op| {
-                if let Op::Attention { heads, .. } = op {
+                if let Op::Attention(ops::Attention { heads, .. }) = op {
                     *heads = 0;
                 }
             })
         }),
         ("blk.0.kv_cache", "the cache 7000", |p| {
             change(p, |_, op| {
-                if let Op::KvStore { cache, .. } = op {
+                if let Op::KvStore(ops::KvStore { cache, .. }) = op {
                     cache.0 = 7000;
                 }
             })

@@ -14,6 +14,7 @@ use samebits::backend::cpu::{Cpu, Isa};
 use samebits::backend::gpu::Gpu;
 use samebits::backend::{Backend, Batch, Rows};
 use samebits::numerics::Precision;
+use samebits::ops;
 use samebits::plan::{AnglesId, BufferId, Builder, CacheId, CacheSpec, Op, Plan, Step, Weight, WeightId, WeightSource};
 use samebits::quant::{FORMATS, Format};
 
@@ -93,7 +94,7 @@ impl Maker {
         let out = if wanted { self.plan.wanted_buffer(&name, width) } else { self.plan.buffer(&name, width) };
         let weight = self.vector(&name, width);
         let eps = self.pick(&[1e-6, 1e-5, 1e-2]);
-        self.plan.step(name, Op::RmsNorm { x, weight, out, eps });
+        self.plan.step(name, Op::RmsNorm(ops::RmsNorm { x, weight, out, eps }));
         out
     }
 
@@ -117,7 +118,7 @@ impl Maker {
             self.extra += 1;
             let name = format!("extra.{}", self.extra);
             self.story.push(name.clone());
-            self.plan.step(name, Op::Add { x, b });
+            self.plan.step(name, Op::Add(ops::Add { x, b }));
         }
     }
 
@@ -162,21 +163,21 @@ impl Maker {
             }
         };
         if self.chance(90) {
-            self.plan.step("q.rope", Op::Rope { x: q, head_dim, angles, neox });
+            self.plan.step("q.rope", Op::Rope(ops::Rope { x: q, head_dim, angles, neox }));
         }
         let cache = shared.unwrap_or_else(|| {
             if self.chance(90) {
-                self.plan.step("k.rope", Op::Rope { x: k, head_dim, angles, neox });
+                self.plan.step("k.rope", Op::Rope(ops::Rope { x: k, head_dim, angles, neox }));
             }
             let cache = self.plan.cache(spec);
-            self.plan.step("cache", Op::KvStore { k, v, cache });
+            self.plan.step("cache", Op::KvStore(ops::KvStore { k, v, cache }));
             caches.push((cache, spec));
             cache
         });
         if q_width == kv_width && shared.is_none() {
             self.disturb(20, q, k);
         }
-        self.plan.step("attend", Op::Attention { q, out: att, cache, heads });
+        self.plan.step("attend", Op::Attention(ops::Attention { q, out: att, cache, heads }));
         self.branch("attn_out", att, q_width, x, width);
     }
 
@@ -188,10 +189,11 @@ impl Maker {
             self.story.push(format!("{name}: a norm behind"));
             let normed = self.plan.buffer("post", width);
             let weight = self.vector("post", width);
-            self.plan.step(format!("{name}.post"), Op::RmsNorm { x: out, weight, out: normed, eps: 1e-5 });
-            self.plan.step(format!("{name}.add"), Op::Add { x, b: normed });
+            self.plan
+                .step(format!("{name}.post"), Op::RmsNorm(ops::RmsNorm { x: out, weight, out: normed, eps: 1e-5 }));
+            self.plan.step(format!("{name}.add"), Op::Add(ops::Add { x, b: normed }));
         } else {
-            self.plan.step(format!("{name}.add"), Op::Add { x, b: out });
+            self.plan.step(format!("{name}.add"), Op::Add(ops::Add { x, b: out }));
         }
         self.disturb(15, x, out);
     }
@@ -205,7 +207,7 @@ impl Maker {
         self.disturb(15, x, n);
         let swapped = self.chance(15);
         let (a, b) = if swapped { (up, gate) } else { (gate, up) };
-        self.plan.step("ffn.silu", Op::SiluMul { a, b, out: hidden });
+        self.plan.step("ffn.silu", Op::SiluMul(ops::SiluMul { a, b, out: hidden }));
         self.disturb(10, hidden, gate);
         self.branch("ffn_out", hidden, hidden_width, x, width);
     }
@@ -220,7 +222,7 @@ fn random_plan(seed: u64) -> (Plan, Made, String) {
     let x = m.plan.buffer("x", width);
     let format = m.format(width);
     let embedding = m.weight("embedding", format, vocabulary, width);
-    m.plan.step("embedding", Op::Embedding { weight: embedding, out: x });
+    m.plan.step("embedding", Op::Embedding(ops::Embedding { weight: embedding, out: x }));
     let (mut tables, mut caches) = (Vec::new(), Vec::new());
     for layer in 0..1 + m.random.word() as usize % 2 {
         m.plan.layer(Some(layer));
@@ -234,13 +236,13 @@ fn random_plan(seed: u64) -> (Plan, Made, String) {
     }
     m.plan.layer(None);
     let last = m.plan.wanted_buffer("last", width);
-    m.plan.step("rows", Op::Gather { x, out: last });
+    m.plan.step("rows", Op::Gather(ops::Gather { x, out: last }));
     let n = m.normed("output", last, width, true);
     let logits = m.plan.wanted_buffer("logits", vocabulary);
     let other = m.plan.wanted_buffer("other", vocabulary);
     if m.chance(25) {
         m.products("head", n, width, &[("logits", vocabulary, logits), ("other", vocabulary, other)]);
-        m.plan.step("sum", Op::Add { x: logits, b: other });
+        m.plan.step("sum", Op::Add(ops::Add { x: logits, b: other }));
     } else {
         m.products("head", n, width, &[("logits", vocabulary, logits)]);
     }

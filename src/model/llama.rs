@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{Config, ModelError, weight};
 use crate::gguf::{Array, Gguf, Value};
 use crate::numerics::Precision;
+use crate::ops;
 use crate::plan::{Builder, CacheSpec, Op, Plan, WeightId};
 
 /// Keys that are obeyed, after `llama.`.
@@ -197,7 +198,7 @@ pub(super) fn plan(gguf: &Gguf, c: &Config, precision: Precision, layers: Range<
     let [gate, up, hidden] = ["gate", "up", "hidden"].map(|n| b.buffer(n, c.feed_forward_length));
 
     let embedding = required(&mut b, "token_embd.weight", c.vocabulary, c.embedding_length)?;
-    b.step("token_embd", Op::Embedding { weight: embedding, out: x });
+    b.step("token_embd", Op::Embedding(ops::Embedding { weight: embedding, out: x }));
     for layer in layers {
         let tensor = |part: &str| format!("blk.{layer}.{part}");
         let matrix = |b: &mut Builder, part: &str, rows: usize, cols: usize| {
@@ -216,30 +217,30 @@ pub(super) fn plan(gguf: &Gguf, c: &Config, precision: Precision, layers: Range<
         let (wd, bd) = matrix(&mut b, "ffn_down", c.embedding_length, c.feed_forward_length)?;
 
         b.layer(Some(layer));
-        b.step("attn_norm", Op::RmsNorm { x, weight: attn_norm, out: norm, eps: c.rms_eps });
+        b.step("attn_norm", Op::RmsNorm(ops::RmsNorm { x, weight: attn_norm, out: norm, eps: c.rms_eps }));
         let qkv = [("attn_q", wq, bq, q), ("attn_k", wk, bk, k), ("attn_v", wv, bv, v)];
         b.matmuls(norm, "attn_norm", qkv);
         for (name, x) in [("attn_q.rope", q), ("attn_k.rope", k)] {
-            b.step(name, Op::Rope { x, head_dim: c.head_dim, angles, neox: false });
+            b.step(name, Op::Rope(ops::Rope { x, head_dim: c.head_dim, angles, neox: false }));
         }
         let cache = b.cache(CacheSpec { kv_heads: c.head_count_kv, head_dim: c.head_dim });
-        b.step("kv_cache", Op::KvStore { k, v, cache });
-        b.step("attention", Op::Attention { q, out: att, cache, heads: c.head_count });
+        b.step("kv_cache", Op::KvStore(ops::KvStore { k, v, cache }));
+        b.step("attention", Op::Attention(ops::Attention { q, out: att, cache, heads: c.head_count }));
         b.matmuls(att, "attention", [("attn_output", wo, bo, branch)]);
-        b.step("attn_residual", Op::Add { x, b: branch });
+        b.step("attn_residual", Op::Add(ops::Add { x, b: branch }));
 
-        b.step("ffn_norm", Op::RmsNorm { x, weight: ffn_norm, out: norm, eps: c.rms_eps });
+        b.step("ffn_norm", Op::RmsNorm(ops::RmsNorm { x, weight: ffn_norm, out: norm, eps: c.rms_eps }));
         let gate_up = [("ffn_gate", wg, bg, gate), ("ffn_up", wu, bu, up)];
         b.matmuls(norm, "ffn_norm", gate_up);
-        b.step("ffn_silu_mul", Op::SiluMul { a: gate, b: up, out: hidden });
+        b.step("ffn_silu_mul", Op::SiluMul(ops::SiluMul { a: gate, b: up, out: hidden }));
         b.matmuls(hidden, "ffn_silu_mul", [("ffn_down", wd, bd, branch)]);
-        b.step("ffn_residual", Op::Add { x, b: branch });
+        b.step("ffn_residual", Op::Add(ops::Add { x, b: branch }));
     }
     b.layer(None);
     let [last, norm] = ["last", "last norm"].map(|n| b.wanted_buffer(n, c.embedding_length));
     let output_norm = required(&mut b, "output_norm.weight", 1, c.embedding_length)?;
-    b.step("output_rows", Op::Gather { x, out: last });
-    b.step("output_norm", Op::RmsNorm { x: last, weight: output_norm, out: norm, eps: c.rms_eps });
+    b.step("output_rows", Op::Gather(ops::Gather { x, out: last }));
+    b.step("output_norm", Op::RmsNorm(ops::RmsNorm { x: last, weight: output_norm, out: norm, eps: c.rms_eps }));
     let output = optional(&mut b, "output.weight", c.vocabulary, c.embedding_length)?.unwrap_or(embedding);
     let logits = b.wanted_buffer("logits", c.vocabulary);
     b.matmuls(norm, "output_norm", [("output", output, None, logits)]);

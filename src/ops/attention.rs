@@ -1,5 +1,7 @@
 //! Causal attention over the f16 cache: multi-head, grouped-query or multi-query (Ainslie et al. 2023).
 
+use super::shapes::{BufferId, CacheId, CacheSpec, Shapes, ensure, same};
+use super::{Call, Operand, Operation, Part};
 use crate::numerics::{ACTIVATION_FLOOR, exp2, f16_value, flush, r13, recip, s8, settle};
 pub use crate::shaders::{ATTENTION as SHADER, params::Attention as Params};
 
@@ -67,4 +69,51 @@ pub fn weigh(scores: &mut [f32]) -> f32 {
 /// Workgroups for `rows` rows.
 pub fn workgroups(p: &Params, rows: u32) -> [u32; 3] {
     [p.heads, rows, 1]
+}
+
+/// Attends with `heads` query heads over a cache, which every row's keys and values were appended to.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Attention {
+    pub q: BufferId,
+    pub out: BufferId,
+    pub cache: CacheId,
+    pub heads: usize,
+}
+
+impl Operation for Attention {
+    fn reads(&self) -> [Option<BufferId>; 2] {
+        [Some(self.q), None]
+    }
+
+    fn output(&self) -> Option<BufferId> {
+        Some(self.out)
+    }
+
+    fn needs_every_row(&self) -> bool {
+        true
+    }
+
+    fn attends_to(&self) -> Option<CacheId> {
+        Some(self.cache)
+    }
+
+    fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
+        let (CacheSpec { kv_heads, head_dim }, heads) = (shapes.cache(self.cache)?, self.heads);
+        ensure!(
+            kv_heads > 0 && heads > 0 && heads % kv_heads == 0,
+            "shares {kv_heads} keys among {heads} heads"
+        );
+        ensure!(head_dim.is_multiple_of(2), "has heads of odd size {head_dim}");
+        same("queries and heads", shapes.float(self.q)?, heads * head_dim)?;
+        same("an output and heads", shapes.float(self.out)?, heads * head_dim)
+    }
+
+    fn call(&self, shapes: &Shapes<'_>, context: usize, _: &Part) -> Call {
+        let CacheSpec { kv_heads, head_dim } = shapes.caches[self.cache.0];
+        let p = Params::new(self.heads, kv_heads, head_dim, context);
+        let (keys, values) = (Operand::Keys(self.cache), Operand::Values(self.cache));
+        let operands = [Operand::Rows(self.q), keys, values, Operand::Scores, Operand::Rows(self.out)];
+        Call::new(&SHADER, &p, workgroups(&p, 1), operands)
+    }
 }

@@ -1,5 +1,7 @@
 //! The rows whose logits are wanted, one after the other.
 
+use super::shapes::{BufferId, Shapes, same};
+use super::{Call, Operand, Operation, Part};
 pub use crate::shaders::{GATHER as SHADER, params::Gather as Params};
 
 /// Rows of `width` elements: `rows` names those of `x` that `out` gets.
@@ -12,4 +14,32 @@ pub fn cpu(width: usize, rows: &[u32], x: &[f32], out: &mut [f32]) {
 /// Workgroups for `rows` rows.
 pub fn workgroups(p: &Params, rows: u32) -> [u32; 3] {
     [super::groups(p.width), rows, 1]
+}
+
+/// The rows of `x` whose logits are wanted, in order.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Gather {
+    pub x: BufferId,
+    pub out: BufferId,
+}
+
+impl Operation for Gather {
+    fn reads(&self) -> [Option<BufferId>; 2] {
+        [Some(self.x), None]
+    }
+
+    fn output(&self) -> Option<BufferId> {
+        Some(self.out)
+    }
+
+    fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
+        same("an input and an output", shapes.float(self.x)?, shapes.float(self.out)?)
+    }
+
+    fn call(&self, shapes: &Shapes<'_>, _: usize, _: &Part) -> Call {
+        let p = Params { width: shapes.width(self.x) as u32 };
+        let operands = [Operand::Wanted, Operand::Rows(self.x), Operand::Rows(self.out)];
+        Call::new(&SHADER, &p, workgroups(&p, 1), operands)
+    }
 }

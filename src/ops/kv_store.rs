@@ -1,5 +1,7 @@
 //! Appends keys and values to the cache, rounded to f16 in integer code.
 
+use super::shapes::{BufferId, CacheId, Shapes, ensure, same};
+use super::{Call, Operand, Operation, Part, Words};
 use crate::numerics::f16_bits;
 pub use crate::shaders::{KV_STORE as SHADER, params::KvStore as Params};
 
@@ -37,4 +39,50 @@ pub fn cache_from_rows(rows: &[u16], width: usize) -> Vec<u32> {
 /// Workgroups for `rows` rows.
 pub fn workgroups(p: &Params, rows: u32) -> [u32; 3] {
     [super::groups(p.width / 2), rows, 1]
+}
+
+/// Appends `k` and `v` to a cache.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct KvStore {
+    pub k: BufferId,
+    pub v: BufferId,
+    pub cache: CacheId,
+}
+
+impl Operation for KvStore {
+    fn reads(&self) -> [Option<BufferId>; 2] {
+        [Some(self.k), Some(self.v)]
+    }
+
+    fn output(&self) -> Option<BufferId> {
+        None
+    }
+
+    fn words(&self) -> Words {
+        Words::Halves
+    }
+
+    fn needs_every_row(&self) -> bool {
+        true
+    }
+
+    fn appends_to(&self) -> Option<CacheId> {
+        Some(self.cache)
+    }
+
+    fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
+        let width = shapes.cache(self.cache)?.width();
+        same("keys and a cache", shapes.float(self.k)?, width)?;
+        same("values and a cache", shapes.float(self.v)?, width)?;
+        ensure!(width.is_multiple_of(2), "appends to a cache of odd width {width}");
+        Ok(())
+    }
+
+    fn call(&self, shapes: &Shapes<'_>, _: usize, _: &Part) -> Call {
+        let p = Params { width: shapes.caches[self.cache.0].width() as u32 };
+        let rows = Operand::Rows;
+        let operands = [rows(self.k), rows(self.v), Operand::Keys(self.cache), Operand::Values(self.cache)];
+        Call::new(&SHADER, &p, workgroups(&p, 1), operands)
+    }
 }

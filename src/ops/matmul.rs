@@ -1,5 +1,9 @@
 //! Matrix product `y[row, n] = Σ w[n, k] x[row, k] (+ bias[n])` for every weight format.
 
+use super::shapes::{BufferId, BufferKind, Shapes, WeightId, ensure, same};
+use super::{Call, Operand, Operation, Part, quantize_activations};
+use crate::numerics::Precision;
+use crate::quant::CHUNK;
 use crate::numerics::{ActivationRow, settle};
 use crate::quant::Format;
 pub use crate::shaders::{MATMUL as SHADER, params::Product as Params};
@@ -21,4 +25,74 @@ pub fn cpu(format: &Format, raw: &[u8], xs: &[ActivationRow<'_>], bias: Option<f
 /// Workgroups for `rows` activation rows.
 pub fn workgroups(p: &Params, rows: u32) -> [u32; 3] {
     [p.rows.div_ceil(ROWS), rows, 1]
+}
+
+/// Multiplies `x` with the matrix `weight` and adds `bias`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Matmul {
+    pub weight: WeightId,
+    pub bias: Option<WeightId>,
+    pub x: BufferId,
+    pub out: BufferId,
+}
+
+impl Matmul {
+    /// Whether the activations have two planes.
+    pub(crate) fn is_precise(&self, shapes: &Shapes<'_>) -> bool {
+        let integers = shapes.weights[self.weight.0].format.activation_block().is_some();
+        integers && shapes.precision == Precision::Precise
+    }
+
+    /// The parameters of the product with a part of the matrix.
+    pub(crate) fn params(&self, shapes: &Shapes<'_>, part: &Part) -> Params {
+        let w = &shapes.weights[self.weight.0];
+        let block = w.format.activation_block();
+        let term = block.unwrap_or(CHUNK);
+        let stride = block.map_or(w.cols, |b| quantize_activations::stride(w.cols, b, shapes.precision));
+        Params {
+            cols: w.cols as u32,
+            blocks: w.cols.div_ceil(term) as u32,
+            block: term as u32,
+            x_stride: stride as u32,
+            rows: part.rows as u32,
+            row_base: part.row_base as u32,
+            out_width: w.rows as u32,
+            has_bias: u32::from(self.bias.is_some()),
+            streams: part.streams,
+            first: part.first as u32,
+        }
+    }
+}
+
+impl Operation for Matmul {
+    fn reads(&self) -> [Option<BufferId>; 2] {
+        [Some(self.x), None]
+    }
+
+    fn output(&self) -> Option<BufferId> {
+        Some(self.out)
+    }
+
+    fn matrix(&self) -> Option<WeightId> {
+        Some(self.weight)
+    }
+
+    fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
+        let (w, x) = (shapes.weight(self.weight)?, &shapes.buffers[self.x.0]);
+        let kind = w.format.activation_block().map_or(BufferKind::Float, BufferKind::Quantized);
+        ensure!(x.kind == kind, "multiplies '{}' with '{}', which needs {kind:?} activations", x.name, w.name);
+        same("a matrix and an input", w.cols, x.width)?;
+        same("matrix rows and an output", w.rows, shapes.float(self.out)?)?;
+        self.bias.map_or(Ok(()), |bias| shapes.vector(bias, w.rows))
+    }
+
+    fn call(&self, shapes: &Shapes<'_>, _: usize, part: &Part) -> Call {
+        let p = self.params(shapes, part);
+        let rows = Operand::Rows;
+        let operands =
+            [Operand::Matrix, Operand::Matrix, rows(self.x), rows(self.x), Operand::Vector(self.bias), rows(self.out)];
+        let (format, precise) = (Some(shapes.weights[self.weight.0].format), self.is_precise(shapes));
+        Call { format, precise, ..Call::new(&SHADER, &p, workgroups(&p, 1), operands) }
+    }
 }

@@ -1,5 +1,8 @@
 //! Activations to integers with a scale per block, for the integer matrix products.
 
+use super::shapes::{BufferId, BufferKind, Shapes, ensure, same};
+use super::{Call, Operand, Operation, Part, Words};
+use crate::quant::CHUNK;
 use crate::numerics::{Precision, quantize_block};
 pub use crate::shaders::{QUANTIZE_ACTIVATIONS as SHADER, params::QuantizeActivations as Params};
 
@@ -34,4 +37,45 @@ pub fn cpu(block: usize, precision: Precision, x: &[f32], hi: &mut [i8], lo: &mu
 /// Workgroups for `rows` rows.
 pub fn workgroups(p: &Params, rows: u32) -> [u32; 3] {
     [super::groups(p.cols / p.block), rows, 1]
+}
+
+/// Turns `x` into integers.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct QuantizeActivations {
+    pub x: BufferId,
+    pub out: BufferId,
+}
+
+impl Operation for QuantizeActivations {
+    fn reads(&self) -> [Option<BufferId>; 2] {
+        [Some(self.x), None]
+    }
+
+    fn output(&self) -> Option<BufferId> {
+        Some(self.out)
+    }
+
+    fn words(&self) -> Words {
+        Words::Quantized
+    }
+
+    fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
+        let (width, out) = (shapes.float(self.x)?, &shapes.buffers[self.out.0]);
+        let BufferKind::Quantized(block) = out.kind else {
+            return Err(format!("writes integers to '{}', which holds f32", out.name));
+        };
+        ensure!(block > 0 && width.is_multiple_of(block), "has rows of {width}, no multiple of its block {block}");
+        same("an input and an output", width, out.width)
+    }
+
+    fn call(&self, shapes: &Shapes<'_>, _: usize, _: &Part) -> Call {
+        let block = match shapes.buffers[self.out.0].kind {
+            BufferKind::Quantized(block) => block,
+            BufferKind::Float => CHUNK,
+        };
+        let p = Params::new(shapes.width(self.x), block, shapes.precision);
+        let precise = shapes.precision == Precision::Precise;
+        Call { precise, ..Call::new(&SHADER, &p, workgroups(&p, 1), [self.x, self.out].map(Operand::Rows)) }
+    }
 }

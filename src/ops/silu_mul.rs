@@ -1,5 +1,7 @@
 //! The gated activation: `out = silu(a) * b`.
 
+use super::shapes::{BufferId, Shapes, same};
+use super::{Call, Op, Operand, Operation, Part, PerRow, Row};
 use crate::numerics::{WEIGHT_FLOOR, flush, settle, silu};
 pub use crate::shaders::{SILU_MUL as SHADER, params::SiluMul as Params};
 
@@ -14,4 +16,50 @@ pub fn cpu(a: &[f32], b: &[f32], out: &mut [f32]) {
 /// Workgroups for `rows` rows.
 pub fn workgroups(p: &Params, rows: u32) -> [u32; 3] {
     [super::groups(p.width), rows, 1]
+}
+
+/// `out = silu(a) * b`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct SiluMul {
+    pub a: BufferId,
+    pub b: BufferId,
+    pub out: BufferId,
+}
+
+impl Operation for SiluMul {
+    fn reads(&self) -> [Option<BufferId>; 2] {
+        [Some(self.a), Some(self.b)]
+    }
+
+    fn output(&self) -> Option<BufferId> {
+        Some(self.out)
+    }
+
+    fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
+        let width = shapes.float(self.out)?;
+        same("a gate and an output", shapes.float(self.a)?, width)?;
+        same("a factor and an output", shapes.float(self.b)?, width)
+    }
+
+    fn call(&self, shapes: &Shapes<'_>, _: usize, _: &Part) -> Call {
+        let p = Params { width: shapes.width(self.out) as u32 };
+        Call::new(&SHADER, &p, workgroups(&p, 1), [self.a, self.b, self.out].map(Operand::Rows))
+    }
+}
+
+impl PerRow for SiluMul {
+    #[inline(always)]
+    fn row(&self, _: &Shapes<'_>, from: Row<'_, f32>, out: &mut [f32]) {
+        cpu(from.reads[0], from.reads[1], out);
+    }
+
+    fn row64(&self, _: &Shapes<'_>, from: Row<'_, f64>, out: &mut [f64]) {
+        let [a, b] = from.reads;
+        out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = a / (1.0 + (-a).exp()) * b);
+    }
+
+    fn examples(_: usize) -> Vec<Op> {
+        vec![Op::SiluMul(Self { a: BufferId(0), b: BufferId(1), out: BufferId(2) })]
+    }
 }

@@ -5,76 +5,11 @@ mod check;
 use std::fmt;
 
 use crate::numerics::Precision;
-use crate::quant::Format;
+use crate::ops;
 
+pub use crate::ops::shapes::{AnglesId, Buffer, BufferId, BufferKind, CacheId, CacheSpec, Shapes, Weight, WeightId};
+pub use crate::ops::{Op, Words};
 pub use check::PlanError;
-
-/// Index of a buffer in its plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BufferId(pub usize);
-
-/// Index of a weight in its plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct WeightId(pub usize);
-
-/// Index of a cache in its plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CacheId(pub usize);
-
-/// Index of a table of angles in its plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct AnglesId(pub usize);
-
-/// Keys and values of a layer, `[position, kv_heads * head_dim]` each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheSpec {
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Elements per head.
-    pub head_dim: usize,
-}
-
-impl CacheSpec {
-    /// Elements per position of the keys, and of the values.
-    pub fn width(&self) -> usize {
-        self.kv_heads * self.head_dim
-    }
-}
-
-/// A buffer with one row per token.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Buffer {
-    /// Name for reports.
-    pub name: String,
-    /// Elements per row.
-    pub width: usize,
-    /// What the elements are.
-    pub kind: BufferKind,
-    /// Whether it has rows for those tokens only whose logits are wanted; else it has one for every token of a batch.
-    pub wanted: bool,
-}
-
-/// What a buffer holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum BufferKind {
-    /// f32.
-    Float,
-    /// Integers with one scale per block of so many elements.
-    Quantized(usize),
-}
-
-/// A tensor of the model file.
-#[derive(Clone, Debug)]
-pub struct Weight {
-    /// Its name in the file.
-    pub name: String,
-    /// How its bytes are read.
-    pub format: &'static Format,
-    /// Rows; 1 for a vector.
-    pub rows: usize,
-    /// Elements per row.
-    pub cols: usize,
-}
 
 /// Where the bytes of weights are.
 pub trait WeightSource: Send + Sync {
@@ -83,110 +18,6 @@ pub trait WeightSource: Send + Sync {
 
     /// Says that the bytes of a weight will not be needed soon.
     fn release(&self, weight: &Weight);
-}
-
-/// One operation on buffers. All rows of a batch are independent but for attention, which reads the cache.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
-pub enum Op {
-    /// Rows of the matrix `weight` by token id.
-    Embedding { weight: WeightId, out: BufferId },
-    /// Normalises `x` and scales it by the vector `weight`.
-    RmsNorm { x: BufferId, weight: WeightId, out: BufferId, eps: f32 },
-    /// Turns `x` into integers.
-    QuantizeActivations { x: BufferId, out: BufferId },
-    /// Multiplies `x` with the matrix `weight` and adds `bias`.
-    Matmul { weight: WeightId, bias: Option<WeightId>, x: BufferId, out: BufferId },
-    /// Rotates `x` in place: of every head as many pairs as the table has angles per position.
-    Rope { x: BufferId, head_dim: usize, angles: AnglesId, neox: bool },
-    /// Appends `k` and `v` to a cache.
-    KvStore { k: BufferId, v: BufferId, cache: CacheId },
-    /// Attends with `heads` query heads over a cache, which every row's keys and values were appended to.
-    Attention { q: BufferId, out: BufferId, cache: CacheId, heads: usize },
-    /// `out = silu(a) * b`.
-    SiluMul { a: BufferId, b: BufferId, out: BufferId },
-    /// `x = x + b`.
-    Add { x: BufferId, b: BufferId },
-    /// The rows of `x` whose logits are wanted, in order.
-    Gather { x: BufferId, out: BufferId },
-}
-
-impl Op {
-    /// The op's name.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Embedding { .. } => "embedding",
-            Self::RmsNorm { .. } => "rms_norm",
-            Self::QuantizeActivations { .. } => "quantize_activations",
-            Self::Matmul { .. } => "matmul",
-            Self::Rope { .. } => "rope",
-            Self::KvStore { .. } => "kv_store",
-            Self::Attention { .. } => "attention",
-            Self::SiluMul { .. } => "silu_mul",
-            Self::Add { .. } => "add",
-            Self::Gather { .. } => "gather",
-        }
-    }
-
-    /// The buffers the op reads; attention reads a cache, too.
-    pub fn reads(&self) -> impl Iterator<Item = BufferId> {
-        let buffers = match *self {
-            Self::Embedding { .. } => [None, None],
-            Self::RmsNorm { x, .. }
-            | Self::QuantizeActivations { x, .. }
-            | Self::Matmul { x, .. }
-            | Self::Rope { x, .. }
-            | Self::Attention { q: x, .. }
-            | Self::Gather { x, .. } => [Some(x), None],
-            Self::KvStore { k: a, v: b, .. } | Self::SiluMul { a, b, .. } | Self::Add { x: a, b } => [Some(a), Some(b)],
-        };
-        buffers.into_iter().flatten()
-    }
-
-    /// Whether the op reads or writes a buffer.
-    pub fn touches(&self, id: BufferId) -> bool {
-        self.reads().chain(self.output()).any(|b| b == id)
-    }
-
-    /// What the words of its output are.
-    pub fn words(&self) -> Words {
-        match self {
-            Self::KvStore { .. } => Words::Halves,
-            Self::QuantizeActivations { .. } => Words::Quantized,
-            _ => Words::Floats,
-        }
-    }
-
-    /// Whether the op changes a buffer that it reads.
-    pub fn is_in_place(&self) -> bool {
-        matches!(self, Self::Rope { .. } | Self::Add { .. })
-    }
-
-    /// The buffer the op writes; `None` for the cache.
-    pub fn output(&self) -> Option<BufferId> {
-        match *self {
-            Self::Embedding { out, .. }
-            | Self::RmsNorm { out, .. }
-            | Self::QuantizeActivations { out, .. }
-            | Self::Matmul { out, .. }
-            | Self::Attention { out, .. }
-            | Self::SiluMul { out, .. }
-            | Self::Gather { out, .. } => Some(out),
-            Self::Rope { x, .. } | Self::Add { x, .. } => Some(x),
-            Self::KvStore { .. } => None,
-        }
-    }
-}
-
-/// What an op's output words are ([`crate::backend::Listener`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Words {
-    /// The bits of one f32 each.
-    Floats,
-    /// Two f16 each, the first in the low bits.
-    Halves,
-    /// Integers and their scales.
-    Quantized,
 }
 
 /// Where a step stands, written `blk.3.attn_norm` or, outside of the layers, `output_norm`.
@@ -236,6 +67,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The shapes that ops ask for.
+    pub fn shapes(&self) -> Shapes<'_> {
+        let Self { precision, buffers, weights, caches, angles, .. } = self;
+        Shapes { precision: *precision, buffers, weights, caches, angles }
+    }
+
     /// Size of the vocabulary: the width of the logits.
     pub fn vocabulary(&self) -> usize {
         self.buffers[self.logits.0].width
@@ -244,7 +81,7 @@ impl Plan {
     /// Ids below this have a row in every embedding matrix, and a logit.
     pub fn token_ids(&self) -> usize {
         let rows = self.steps.iter().filter_map(|step| match step.op {
-            Op::Embedding { weight, .. } => Some(self.weights[weight.0].rows),
+            Op::Embedding(ops::Embedding { weight, .. }) => Some(self.weights[weight.0].rows),
             _ => None,
         });
         rows.fold(self.vocabulary(), usize::min)
@@ -351,13 +188,13 @@ impl Builder {
             let source = self.plan.buffers[x.0].clone();
             let (name, kind) = (format!("{}.q{block}", source.name), BufferKind::Quantized(block));
             let out = self.add_buffer(&name, source.width, kind, source.wanted);
-            self.step(format!("{part}.q{block}"), Op::QuantizeActivations { x, out });
+            self.step(format!("{part}.q{block}"), Op::QuantizeActivations(ops::QuantizeActivations { x, out }));
             done.push((block, out));
         }
         for (part, weight, bias, out) in products {
             let block = self.plan.weights[weight.0].format.activation_block();
             let x = done.iter().find(|(b, _)| Some(*b) == block).map_or(x, |(_, q)| *q);
-            self.step(part, Op::Matmul { weight, bias, x, out });
+            self.step(part, Op::Matmul(ops::Matmul { weight, bias, x, out }));
         }
     }
 

@@ -80,10 +80,11 @@ fn difference(step: &str, token: Option<usize>, x: &[u32], y: &[u32], floats: bo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops;
     use crate::plan::{BufferId, Op, StepName};
 
     fn run_of(steps: Option<&[(&str, &[f32])]>, logits: &[f32]) -> Run {
-        let op = Op::Add { x: BufferId(0), b: BufferId(1) };
+        let op = Op::Add(ops::Add { x: BufferId(0), b: BufferId(1) });
         let step = |(name, x): &(&str, &[f32])| {
             (
                 Step { name: StepName { layer: None, part: (*name).to_owned() }, op: op.clone() },

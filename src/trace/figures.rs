@@ -3,6 +3,7 @@
 use super::reference::{self, Heads};
 use super::{LayerError, LayerFigures, Reference, StepFigures, Values};
 use crate::model::Model;
+use crate::ops;
 use crate::plan::{CacheSpec, Op, Plan, Words};
 
 /// Figures of every step with float output.
@@ -109,14 +110,14 @@ fn entropy(logits: &[f64], top: f64) -> f64 {
 /// How even the last token's attention is in a layer: 1 where every head weighs all positions alike.
 fn attention(plan: &Plan, values: &[Values], layer: usize, tokens: usize) -> Option<f64> {
     let here = |v: &&Values| v.step.name.layer == Some(layer);
-    let attends = values.iter().position(|v| here(&v) && matches!(v.step.op, Op::Attention { .. }))?;
-    let Op::Attention { q, cache: attended, heads, .. } = values[attends].step.op else {
+    let attends = values.iter().position(|v| here(&v) && matches!(v.step.op, Op::Attention(ops::Attention { .. })))?;
+    let Op::Attention(ops::Attention { q, cache: attended, heads, .. }) = values[attends].step.op else {
         return None;
     };
     // The queries as they are when attention reads them, and the cache that it reads.
     let before = &values[..attends];
     let queries = last(before.iter().rfind(|v| v.step.op.output() == Some(q))?, tokens);
-    let stores = |v: &&Values| matches!(v.step.op, Op::KvStore { cache, .. } if cache == attended);
+    let stores = |v: &&Values| matches!(v.step.op, Op::KvStore(ops::KvStore { cache, .. }) if cache == attended);
     let cache = &before.iter().rfind(stores)?.x;
     let CacheSpec { kv_heads, head_dim } = plan.caches[attended.0];
     let shape = Heads { heads, kv_heads, head_dim };

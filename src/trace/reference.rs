@@ -4,6 +4,7 @@
 //! wrong; where both show the same collapse, the model is.
 
 use crate::model::Model;
+use crate::ops::{self, Row};
 use crate::plan::{BufferId, CacheSpec, Op, Plan, Step, WeightId, WeightSource as _};
 
 use super::Values;
@@ -46,27 +47,21 @@ impl<'a> Machine<'a> {
     fn step(&mut self, step: &Step, ids: &[u32]) -> Vec<f64> {
         let take = |b: BufferId| &self.buffers[b.0];
         let result = match step.op {
-            Op::Embedding { weight, .. } => ids.iter().flat_map(|&id| self.row(weight, id as usize)).collect(),
-            Op::RmsNorm { x, weight, eps, .. } => rms_norm(take(x), &self.row(weight, 0), eps),
-            Op::QuantizeActivations { x, .. } => take(x).clone(),
-            Op::Matmul { weight, bias, x, .. } => {
+            Op::Embedding(ops::Embedding { weight, .. }) => {
+                ids.iter().flat_map(|&id| self.row(weight, id as usize)).collect()
+            }
+            Op::QuantizeActivations(ops::QuantizeActivations { x, .. }) => take(x).clone(),
+            Op::Matmul(ops::Matmul { weight, bias, x, .. }) => {
                 let bias = bias.map(|b| self.row(b, 0));
                 self.products(weight, bias.as_deref(), take(x))
             }
-            Op::Rope { x, head_dim, angles, neox } => {
-                let (width, mut rows) = (self.plan.buffers[x.0].width, take(x).clone());
-                for (position, row) in rows.chunks_mut(width).enumerate() {
-                    rope(row, position, head_dim, neox, &self.plan.angles[angles.0]);
-                }
-                rows
-            }
-            Op::KvStore { k, v, cache } => {
+            Op::KvStore(ops::KvStore { k, v, cache }) => {
                 let (k, v) = (take(k).clone(), take(v).clone());
                 let both = [k.as_slice(), v.as_slice()].concat();
                 self.caches[cache.0] = [k, v];
                 return both;
             }
-            Op::Attention { q, cache, heads, .. } => {
+            Op::Attention(ops::Attention { q, cache, heads, .. }) => {
                 let [k, v] = &self.caches[cache.0];
                 let CacheSpec { kv_heads, head_dim } = self.plan.caches[cache.0];
                 let shape = Heads { heads, kv_heads, head_dim };
@@ -81,12 +76,29 @@ impl<'a> Machine<'a> {
                 }
                 out
             }
-            Op::SiluMul { a, b, .. } => take(a).iter().zip(take(b)).map(|(a, b)| a / (1.0 + (-a).exp()) * b).collect(),
-            Op::Gather { x, .. } => take(x).clone(),
-            Op::Add { x, b } => take(x).iter().zip(take(b)).map(|(x, b)| x + b).collect(),
+            Op::Gather(ops::Gather { x, .. }) => take(x).clone(),
+            ref op => self.per_row(op),
         };
         if let Some(BufferId(out)) = step.op.output() {
             self.buffers[out].clone_from(&result);
+        }
+        result
+    }
+
+    /// All rows of an op that is computed row by row.
+    fn per_row(&self, op: &Op) -> Vec<f64> {
+        let (Some(facts), Some(out), shapes) = (op.per_row(), op.output(), self.plan.shapes()) else {
+            return Vec::new();
+        };
+        let width = shapes.width(out);
+        let reads = facts.reads().map(|id| id.map_or(&[][..], |id| &self.buffers[id.0]));
+        let vector = facts.vector().map_or_else(Vec::new, |id| self.row(id, 0));
+        let mut result = if op.is_in_place() { reads[0].to_vec() } else { vec![0.0; reads[0].len()] };
+        for (position, out) in result.chunks_mut(width).enumerate() {
+            let reads = reads.map(|x| x.get(position * width..(position + 1) * width).unwrap_or_default());
+            let angles = facts.angles().map_or(&[][..], |id| &shapes.angles[id.0]);
+            let angles: Vec<f64> = angles.iter().map(|frequency| position as f64 * frequency).collect();
+            facts.row64(&shapes, Row { reads, vector: &vector, angles: &angles }, out);
         }
         result
     }
@@ -150,27 +162,6 @@ impl Heads {
         let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
         let sum: f64 = weights.iter().sum();
         weights.into_iter().map(|w| w / sum).collect()
-    }
-}
-
-fn rms_norm(x: &[f64], weight: &[f64], eps: f32) -> Vec<f64> {
-    let mut out = Vec::with_capacity(x.len());
-    for row in x.chunks(weight.len()) {
-        let square = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
-        let r = 1.0 / (square + f64::from(eps)).sqrt();
-        out.extend(row.iter().zip(weight).map(|(x, w)| x * r * w));
-    }
-    out
-}
-
-fn rope(row: &mut [f64], position: usize, head_dim: usize, neox: bool, frequencies: &[f64]) {
-    let pairs = frequencies.len();
-    for head in row.chunks_exact_mut(head_dim) {
-        for (pair, frequency) in frequencies.iter().enumerate() {
-            let (i, j) = if neox { (pair, pair + pairs) } else { (2 * pair, 2 * pair + 1) };
-            let (sin, cos) = (position as f64 * frequency).sin_cos();
-            (head[i], head[j]) = (head[i] * cos - head[j] * sin, head[i] * sin + head[j] * cos);
-        }
     }
 }
 

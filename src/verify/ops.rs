@@ -8,7 +8,7 @@ use super::{Difference, Rung, VerifyError};
 use crate::backend::BackendError;
 use crate::backend::gpu::{Device, Kernel, weights};
 use crate::numerics::{ActivationRow, Precision, f16_bits};
-use crate::ops;
+use crate::ops::{self, examples::examples};
 use crate::quant::{FORMATS, Format};
 use crate::shaders::Shader;
 use crate::shaders::params::State;
@@ -128,14 +128,6 @@ fn elementwise(random: &mut Random, width: usize, rows: usize, all: &mut Vec<Cas
         let (kernel, shape, params) = (plain(shader), format!("[{rows}, {width}]"), params.to_vec());
         all.push(Case { kernel, shape, params, position: 0, groups, buffers, out, expected });
     };
-    let p = ops::silu_mul::Params { width: w };
-    let expected = per_row(&|a, b, out| ops::silu_mul::cpu(a, b, out));
-    add(&ops::silu_mul::SHADER, bytes_of(&p), groups(w), vec![bits(&a), bits(&b), zero.clone()], 2, expected);
-    let expected = per_row(&|a, b, out| {
-        out.copy_from_slice(a);
-        ops::add::cpu(out, b);
-    });
-    add(&ops::add::SHADER, bytes_of(&p), groups(w), vec![bits(&a), bits(&b)], 0, expected);
     let p = ops::gather::Params { width: w };
     let wanted: Vec<u32> = (0..rows as u32).rev().collect();
     let mut gathered = vec![0.0; n];
@@ -146,10 +138,19 @@ fn elementwise(random: &mut Random, width: usize, rows: usize, all: &mut Vec<Cas
     add(&ops::softmax::SHADER, bytes_of(&p), [1, rows as u32, 1], vec![bits(&a), zero.clone()], 1, expected);
     let expected = a.chunks(width).map(ops::argmax::cpu).collect();
     add(&ops::argmax::SHADER, bytes_of(&p), [1, rows as u32, 1], vec![bits(&a), zero.clone()], 1, expected);
-    let p = ops::rms_norm::Params::new(width, 1e-5);
-    let expected = per_row(&|a, _, out| ops::rms_norm::cpu(&p, a, &b[..width], out));
-    let buffers = vec![bits(&a), bits(&b[..width]), zero];
-    add(&ops::rms_norm::SHADER, bytes_of(&p), [1, rows as u32, 1], buffers, 2, expected);
+    for (_, example) in examples(width, rows, 37, &mut |n| random.floats(n)) {
+        let kernel = Kernel { format: example.call.format, ..plain(example.call.shader) };
+        all.push(Case {
+            kernel,
+            shape: format!("[{rows}, {width}]"),
+            params: example.call.params,
+            position: 37,
+            groups: [example.call.groups, rows as u32, 1],
+            buffers: example.operands,
+            out: example.out,
+            expected: example.expected,
+        });
+    }
 }
 
 /// Softmax over the last of three dimensions, as attention scores have them: `[heads, tokens, positions]`.
@@ -180,18 +181,6 @@ fn heads(random: &mut Random, kv_heads: usize, group: usize, head_dim: usize, po
         all.push(Case { kernel, shape, params, position: at, groups, buffers, out, expected });
     };
     let x = random.floats(rows * width);
-    for neox in [0, 1] {
-        let pairs = head_dim / 2;
-        let frequencies: Vec<f64> = (0..pairs).map(|i| 0.9f64.powi(i as i32)).collect();
-        let table = ops::rope::table(context, &frequencies);
-        let p = ops::rope::Params { width: width as u32, head_dim: head_dim as u32, pairs: pairs as u32, neox };
-        let mut expected = x.clone();
-        for (r, row) in expected.chunks_mut(width).enumerate() {
-            ops::rope::cpu(&p, &table[(position + r) * 2 * pairs..][..2 * pairs], row);
-        }
-        let groups = ops::rope::workgroups(&p, rows as u32);
-        add(&ops::rope::SHADER, bytes_of(&p), groups, vec![bits(&table), bits(&x)], 1, bits(&expected));
-    }
     let p = ops::kv_store::Params { width: width as u32 };
     let mut cache = vec![0u16; context * width];
     ops::kv_store::cpu(&x, &mut cache[position * width..]);

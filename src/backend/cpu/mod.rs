@@ -25,7 +25,7 @@ use products::{repack, same_activations};
 
 use super::{Backend, BackendError, Batch, Chooser, Chosen, Interrupt, Lane, Limits, Listener, Sizes, StepTime};
 use crate::numerics::{ActivationRow, Precision};
-use crate::ops;
+use crate::ops::{self, Row};
 use crate::plan::{BufferId, BufferKind, CacheId, CacheSpec, Op, Plan, Step, WeightSource};
 
 /// Memory of a plan's buffer.
@@ -211,7 +211,7 @@ impl Cpu {
                 continue;
             }
             match step.op {
-                Op::Matmul { x, .. } => self.matmuls(x, group, rows),
+                Op::Matmul(ops::Matmul { x, .. }) => self.matmuls(x, group, rows),
                 _ => self.step(step, batch, rows),
             }
             after(self, group, rows);
@@ -221,9 +221,9 @@ impl Cpu {
     }
 
     fn step(&mut self, step: &Step, batch: &Batch<'_>, rows: usize) {
-        let (m, isa) = (&mut self.memory, self.isa);
+        let m = &mut self.memory;
         match step.op {
-            Op::Embedding { weight, out } => {
+            Op::Embedding(ops::Embedding { weight, out }) => {
                 let w = &self.plan.weights[weight.0];
                 let (data, bytes) = (self.weights.data(w), w.format.row_bytes(w.cols));
                 let out = m.float_mut(out);
@@ -232,35 +232,9 @@ impl Cpu {
                     ops::embedding::cpu(w.format, &data[id * bytes..][..bytes], &mut out[row * w.cols..][..w.cols]);
                 }
             }
-            Op::RmsNorm { x, weight, out, eps } => {
-                let width = self.plan.buffers[x.0].width;
-                let p = ops::rms_norm::Params::new(width, eps);
-                let mut result = m.take_float(out);
-                let (x, weight) = (m.float(x), &m.vectors[weight.0]);
-                self.pool.rows(&mut result, width, rows, |at, out| {
-                    vector::rms_norm(isa, &p, &x[at], weight, out);
-                });
-                m.put_float(out, result);
-            }
-            Op::QuantizeActivations { x, out } => self.quantize_activations(x, out, rows),
-            Op::Matmul { x, .. } => self.matmuls(x, std::slice::from_ref(step), rows),
-            Op::Rope { x, head_dim, angles, neox } => {
-                let pairs = self.plan.angles[angles.0].len();
-                let width = self.plan.buffers[x.0].width;
-                let p = ops::rope::Params {
-                    width: width as u32,
-                    head_dim: head_dim as u32,
-                    pairs: pairs as u32,
-                    neox: u32::from(neox),
-                };
-                let mut values = m.take_float(x);
-                self.pool.rows(&mut values, width, rows, |at, x| {
-                    let position = batch.position() + at.start / width;
-                    vector::rope(isa, &p, &m.angles[angles.0][position * 2 * pairs..][..2 * pairs], x);
-                });
-                m.put_float(x, values);
-            }
-            Op::KvStore { k, v, cache } => {
+            Op::QuantizeActivations(ops::QuantizeActivations { x, out }) => self.quantize_activations(x, out, rows),
+            Op::Matmul(ops::Matmul { x, .. }) => self.matmuls(x, std::slice::from_ref(step), rows),
+            Op::KvStore(ops::KvStore { k, v, cache }) => {
                 let width = self.plan.caches[cache.0].width();
                 let (n, to) = (rows * width, batch.position() * width);
                 let [k, v] = [k, v].map(|b| match &m.buffers[b.0] {
@@ -279,35 +253,38 @@ impl Cpu {
                     }
                 }
             }
-            Op::Attention { q, out, cache, heads } => {
+            Op::Attention(ops::Attention { q, out, cache, heads }) => {
                 let CacheSpec { kv_heads, head_dim } = self.plan.caches[cache.0];
                 let p = ops::attention::Params::new(heads, kv_heads, head_dim, self.sizes.context);
                 self.attention(&p, q, out, cache, batch.position(), rows);
             }
-            Op::SiluMul { a, b, out } => {
-                let width = self.plan.buffers[out.0].width;
-                let mut result = m.take_float(out);
-                let (a, b) = (m.float(a), m.float(b));
-                self.pool.rows(&mut result, width, rows, |at, out| {
-                    vector::silu_mul(isa, &a[at.clone()], &b[at], out);
-                });
-                m.put_float(out, result);
-            }
-            Op::Gather { x, out } => {
+            Op::Gather(ops::Gather { x, out }) => {
                 let width = self.plan.buffers[x.0].width;
                 let wanted: Vec<u32> = batch.wanted().map(|row| row as u32).collect();
                 let mut result = m.take_float(out);
                 ops::gather::cpu(width, &wanted, m.float(x), &mut result);
                 m.put_float(out, result);
             }
-            Op::Add { x, b } => {
-                let width = self.plan.buffers[x.0].width;
-                let mut result = m.take_float(x);
-                let b = m.float(b);
-                self.pool.rows(&mut result, width, rows, |at, x| vector::add(isa, x, &b[at]));
-                m.put_float(x, result);
-            }
+            ref op => self.per_row(op, batch.position(), rows),
         }
+    }
+
+    /// Rows of an op that is computed row by row.
+    fn per_row(&mut self, op: &Op, position: usize, rows: usize) {
+        let (Some(facts), Some(out), shapes) = (op.per_row(), op.output(), self.plan.shapes()) else { return };
+        let (m, isa, width) = (&mut self.memory, self.isa, shapes.width(out));
+        let mut result = m.take_float(out);
+        let m = &*m;
+        // What is changed in place was taken: its rows are empty here, and the op has them in its output.
+        let reads = facts.reads().map(|id| id.map_or(&[][..], |id| m.float(id)));
+        let vector = facts.vector().map_or(&[][..], |id| &m.vectors[id.0]);
+        let table = facts.angles().map(|id| (&m.angles[id.0], 2 * shapes.angles[id.0].len()));
+        self.pool.rows(&mut result, width, rows, |at, out| {
+            let angles = table.map_or(&[][..], |(table, n)| &table[(position + at.start / width) * n..][..n]);
+            let reads = reads.map(|x| x.get(at.clone()).unwrap_or_default());
+            vector::row(isa, op, &shapes, Row { reads, vector, angles }, out);
+        });
+        self.memory.put_float(out, result);
     }
 
     fn quantize_activations(&mut self, x: BufferId, out: BufferId, rows: usize) {
@@ -383,7 +360,7 @@ impl Cpu {
     /// The words of a step's output (see [`Listener`]).
     fn output(&self, step: &Step, batch: &Batch<'_>, rows: usize) -> Vec<u32> {
         let m = &self.memory;
-        if let Op::KvStore { cache: id, .. } = step.op {
+        if let Op::KvStore(ops::KvStore { cache: id, .. }) = step.op {
             let (cache, width) = (&m.caches[id.0], self.plan.caches[id.0].width());
             let positions = batch.position()..batch.position() + rows;
             let place = |p: usize, i: usize| if cache.tiled { tiled(p, i, width) } else { p * width + i };

@@ -19,7 +19,7 @@ impl Cpu {
     pub(super) fn matmuls(&mut self, x: BufferId, products: &[Step], rows: usize) {
         let mut results = Vec::with_capacity(products.len());
         for step in products {
-            let Op::Matmul { weight, bias, out, .. } = step.op else { continue };
+            let Op::Matmul(ops::Matmul { weight, bias, out, .. }) = step.op else { continue };
             let w = &self.plan.weights[weight.0];
             results.push(Product { weight, bias, out, width: w.rows, y: self.memory.take_float(out) });
         }
@@ -189,7 +189,7 @@ fn scalar_products(
 /// The steps from the first on that multiply the same activations, in formats of the same kind.
 pub(super) fn same_activations<'a>(plan: &Plan, steps: &'a [Step]) -> &'a [Step] {
     let key = |s: &Step| match s.op {
-        Op::Matmul { x, weight, .. } => Some((x, plan.weights[weight.0].format.bytes == 2)),
+        Op::Matmul(ops::Matmul { x, weight, .. }) => Some((x, plan.weights[weight.0].format.bytes == 2)),
         _ => None,
     };
     let first = steps.first().and_then(key);
@@ -203,10 +203,11 @@ pub(super) fn repack(weights: &dyn WeightSource, plan: &Plan, isa: Isa, pool: &m
     if isa == Isa::Scalar {
         return panels;
     }
-    let looked_up = |id| plan.steps.iter().any(|s| matches!(s.op, Op::Embedding { weight, .. } if weight == id));
+    let looked_up =
+        |id| plan.steps.iter().any(|s| matches!(s.op, Op::Embedding(ops::Embedding { weight, .. }) if weight == id));
     let mut ids = Vec::new();
     for step in &plan.steps {
-        if let Op::Matmul { weight, .. } = step.op
+        if let Op::Matmul(ops::Matmul { weight, .. }) = step.op
             && !ids.contains(&weight)
         {
             ids.push(weight);

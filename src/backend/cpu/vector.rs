@@ -3,7 +3,8 @@
 
 use super::isa::Isa;
 use crate::numerics::{ACTIVATION_FLOOR, Precision, RESULT_FLOOR, flush, quantize_block, r13, recip, settle};
-use crate::ops;
+use crate::ops::shapes::Shapes;
+use crate::ops::{self, Op, Row};
 
 /// Defines a function that runs `$body` with a path's instructions.
 macro_rules! vectorized {
@@ -36,24 +37,9 @@ macro_rules! vectorized {
 }
 
 vectorized! {
-    /// `ops::rms_norm::cpu`.
-    fn rms_norm(p: &ops::rms_norm::Params, x: &[f32], weight: &[f32], out: &mut [f32]) {
-        ops::rms_norm::cpu(p, x, weight, out);
-    }
-
-    /// `ops::rope::cpu`.
-    fn rope(p: &ops::rope::Params, angles: &[f32], x: &mut [f32]) {
-        ops::rope::cpu(p, angles, x);
-    }
-
-    /// `ops::silu_mul::cpu`.
-    fn silu_mul(a: &[f32], b: &[f32], out: &mut [f32]) {
-        ops::silu_mul::cpu(a, b, out);
-    }
-
-    /// `ops::add::cpu`.
-    fn add(x: &mut [f32], b: &[f32]) {
-        ops::add::cpu(x, b);
+    /// `Op::row`.
+    fn row(op: &Op, shapes: &Shapes<'_>, from: Row<'_, f32>, out: &mut [f32]) {
+        op.row(shapes, from, out);
     }
 
     /// `ops::attention::weigh`.

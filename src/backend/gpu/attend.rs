@@ -47,7 +47,8 @@ pub(super) struct Scratch {
 impl Scratch {
     /// For every attention of a plan.
     fn new(device: &Device, plan: &Plan, context: usize) -> Result<Self, BackendError> {
-        let heads = plan.steps.iter().map(|s| if let Op::Attention { heads, .. } = s.op { heads } else { 0 });
+        let heads =
+            plan.steps.iter().map(|s| if let Op::Attention(ops::Attention { heads, .. }) = s.op { heads } else { 0 });
         let (heads, tiles) = (heads.max().unwrap_or(0), context.div_ceil(32));
         let scores = device.storage("token scores", (4 * heads * tiles * 32) as u64)?;
         Ok(Self { scores, tops: device.storage("token tops", (4 * heads * tiles) as u64)? })

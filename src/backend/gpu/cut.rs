@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use crate::ops;
 use crate::plan::{AnglesId, BufferId, CacheId, Op, Plan, StepName, WeightId};
 use crate::quant::CHUNK;
 
@@ -185,7 +186,7 @@ impl Cutter<'_> {
         let mut sources = Vec::new();
         for (i, step) in self.plan.steps.iter().enumerate() {
             sources.push(match step.op {
-                Op::Matmul { weight, bias, x, out } => {
+                Op::Matmul(ops::Matmul { weight, bias, x, out }) => {
                     let float = self.plan.weights[weight.0].format.activation_block().is_none();
                     let source = if float { Some(x) } else { quantized.get(&x).copied() };
                     source.filter(|x| {
@@ -198,7 +199,7 @@ impl Cutter<'_> {
             });
             // What was quantised of a row is no longer what the row holds.
             quantized.retain(|_, x| step.op.output() != Some(*x));
-            if let Op::QuantizeActivations { x, out } = step.op {
+            if let Op::QuantizeActivations(ops::QuantizeActivations { x, out }) = step.op {
                 quantized.insert(out, x);
             }
         }
@@ -208,16 +209,20 @@ impl Cutter<'_> {
     fn made(&self) -> Vec<bool> {
         let read = |i: usize, out: BufferId| {
             let behind = self.plan.steps.iter().enumerate().skip(i + 1);
-            let until = behind.take_while(|(_, s)| !matches!(s.op, Op::QuantizeActivations { out: o, .. } if o == out));
+            let until = behind.take_while(
+                |(_, s)| !matches!(s.op, Op::QuantizeActivations(ops::QuantizeActivations { out: o, .. }) if o == out),
+            );
             until.into_iter().any(|(i, s)| s.op.reads().any(|b| b == out) && self.sources[i].is_none())
         };
         let steps = self.plan.steps.iter().enumerate();
-        steps.map(|(i, s)| matches!(s.op, Op::QuantizeActivations { out, .. } if read(i, out))).collect()
+        steps
+            .map(|(i, s)| matches!(s.op, Op::QuantizeActivations(ops::QuantizeActivations { out, .. }) if read(i, out)))
+            .collect()
     }
 
     /// Whether a step is a quantisation that nothing makes.
     fn is_nothing(&self, i: usize) -> bool {
-        matches!(self.plan.steps[i].op, Op::QuantizeActivations { .. }) && !self.made[i]
+        matches!(self.plan.steps[i].op, Op::QuantizeActivations(ops::QuantizeActivations { .. })) && !self.made[i]
     }
 
     /// Whether nobody behind the step `last` reads what the buffer holds then.
@@ -246,19 +251,19 @@ impl Cutter<'_> {
         let one = |work, leaves: &[usize]| Piece { steps: at..at + 1, leaves: leaves.to_vec(), work };
         Some(match step.op {
             _ if self.is_nothing(at) => one(Work::Nothing, &[]),
-            Op::Embedding { weight, out } => one(Work::Embedding { weight, out }, &[at]),
-            Op::Gather { x, out } if !self.plan.steps[at + 1..].iter().any(|s| s.op.touches(x)) => {
+            Op::Embedding(ops::Embedding { weight, out }) => one(Work::Embedding { weight, out }, &[at]),
+            Op::Gather(ops::Gather { x, out }) if !self.plan.steps[at + 1..].iter().any(|s| s.op.touches(x)) => {
                 one(Work::Same { x, out }, &[at])
             }
-            Op::Attention { q, out, cache, heads } => {
+            Op::Attention(ops::Attention { q, out, cache, heads }) => {
                 let work = Work::Attention { q, out, cache, heads };
                 let taken = (self.takes)(&work).is_ok();
                 one(if taken { work } else { Work::Plain }, &[at])
             }
-            Op::RmsNorm { x, weight, out, eps } => {
+            Op::RmsNorm(ops::RmsNorm { x, weight, out, eps }) => {
                 self.products(at, x, Some((out, Norm { weight, eps }))).unwrap_or_else(|| one(Work::Plain, &[at]))
             }
-            Op::Matmul { .. } => {
+            Op::Matmul(ops::Matmul { .. }) => {
                 let source = self.sources[at].and_then(|x| self.products(at, x, None));
                 source.unwrap_or_else(|| one(Work::Plain, &[at]))
             }
@@ -272,13 +277,13 @@ impl Cutter<'_> {
         let (mut products, mut end) = (Vec::new(), first);
         for (i, step) in self.plan.steps.iter().enumerate().skip(first + usize::from(norm.is_some())) {
             match step.op {
-                Op::Matmul { weight, bias, out, .. }
+                Op::Matmul(ops::Matmul { weight, bias, out, .. })
                     if self.sources[i] == Some(row) && out != x && products.iter().all(|p: &Product| p.out != out) =>
                 {
                     products.push(Product { step: i, weight, bias, out });
                     end = i + 1;
                 }
-                Op::QuantizeActivations { x, .. } if x == row && self.is_nothing(i) => {}
+                Op::QuantizeActivations(ops::QuantizeActivations { x, .. }) if x == row && self.is_nothing(i) => {}
                 _ => break,
             }
         }
@@ -309,9 +314,9 @@ impl Cutter<'_> {
             (
                 [q, k, v],
                 [
-                    Op::Rope { x: q1, head_dim, angles, neox: false },
-                    Op::Rope { x: k1, head_dim: k_dim, angles: k_angles, neox: false },
-                    Op::KvStore { k: k2, v: v1, cache },
+                    Op::Rope(ops::Rope { x: q1, head_dim, angles, neox: false }),
+                    Op::Rope(ops::Rope { x: k1, head_dim: k_dim, angles: k_angles, neox: false }),
+                    Op::KvStore(ops::KvStore { k: k2, v: v1, cache }),
                 ],
             ) if [*q1, *k1, *k2, *v1] == [q.out, k.out, k.out, v.out]
                 && [*head_dim, *k_dim] == [self.plan.caches[cache.0].head_dim; 2]
@@ -319,12 +324,12 @@ impl Cutter<'_> {
             {
                 Some((End::Heads { angles: *angles, cache: *cache }, 3, vec![at, at + 2]))
             }
-            ([a, b], [Op::SiluMul { a: a1, b: b1, out }, ..])
+            ([a, b], [Op::SiluMul(ops::SiluMul { a: a1, b: b1, out }), ..])
                 if [*a1, *b1] == [a.out, b.out] && !from.contains(out) && a.bias.is_none() && b.bias.is_none() =>
             {
                 Some((End::Gate { out: *out }, 1, vec![at]))
             }
-            ([p], [Op::Add { x: to, b }, ..]) if *b == p.out && !from.contains(to) => {
+            ([p], [Op::Add(ops::Add { x: to, b }), ..]) if *b == p.out && !from.contains(to) => {
                 Some((End::Residual { x: *to }, 1, vec![at]))
             }
             _ => None,

@@ -158,7 +158,7 @@ impl Making<'_, '_> {
     /// Where the output of a step is, once it was made.
     fn place(&self, step: usize) -> Option<Place> {
         let op = &self.fusing.plan.steps[step].op;
-        if let Op::KvStore { cache, .. } = *op {
+        if let Op::KvStore(ops::KvStore { cache, .. }) = *op {
             return Some(Place::Cache(cache));
         }
         let out = op.output()?;

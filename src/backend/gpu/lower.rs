@@ -13,10 +13,8 @@ use super::row_words;
 use super::tiled::{self, Quantize};
 use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
-use crate::numerics::Precision;
-use crate::ops;
-use crate::plan::{BufferId, BufferKind, CacheId, CacheSpec, Op, Plan, Weight, WeightId};
-use crate::quant::CHUNK;
+use crate::ops::{self, Operand, Part};
+use crate::plan::{BufferId, CacheId, Op, Plan, WeightId};
 
 /// A recorded dispatch.
 #[derive(Clone)]
@@ -196,7 +194,7 @@ impl<'a> Lowering<'a> {
     fn alone(&self, step: usize, dispatches: Vec<Dispatch>) -> Group {
         let op = &self.plan.steps[step].op;
         let place = match (op, op.output()) {
-            (Op::KvStore { cache, .. }, _) => Some(Place::Cache(*cache)),
+            (Op::KvStore(ops::KvStore { cache, .. }), _) => Some(Place::Cache(*cache)),
             (_, out) => out.map(|out| Place::Rows(self.rows[out.0].clone(), row_words(self.plan, out))),
         };
         let outputs = place.into_iter().map(|place| Output { step, place }).collect();
@@ -208,86 +206,31 @@ impl<'a> Lowering<'a> {
         self.states[usize::from(self.plan.is_wanted(op))]
     }
 
-    /// The dispatches of a step, for any number of rows.
+    /// The dispatches of a step, for any number of rows: one for each part of its matrix.
     pub fn plain(&mut self, op: &Op) -> Result<Vec<Dispatch>, BackendError> {
-        let (plan, r, rows, state) = (self.plan, self.resources, self.rows, self.state(op));
-        let width = |b: BufferId| plan.buffers[b.0].width;
-        let row = |b: BufferId| &rows[b.0];
-        let device = &mut *self.device;
-        let mut all = Vec::new();
-        let mut call = |kernel: Kernel, params: &[u8], groups: [u32; 3], buffers: &[&wgpu::Buffer]| {
-            let grid = Grid::Rows { x: groups[0], each: 1 };
-            all.push(dispatch(device, kernel, state, params, grid, buffers)?);
-            Ok::<_, BackendError>(())
+        let (plan, r) = (self.plan, self.resources);
+        let parts: Vec<_> = match op.matrix() {
+            Some(matrix) => shards(r, matrix).iter().map(|shard| (part(shard), &shard.buffer)).collect(),
+            None => vec![(Part::default(), &r.none)],
         };
-        let plain = Kernel::new;
-        match *op {
-            Op::Embedding { weight, out } => {
-                let w = &plan.weights[weight.0];
-                for shard in shards(r, weight) {
-                    let p = ops::embedding::Params::new(w.format, w.cols, shard.row_base, shard.rows, shard.streams);
-                    let kernel = plain(&ops::embedding::SHADER).format(w.format);
-                    let buffers = [&shard.buffer, &shard.buffer, self.ids, row(out)];
-                    call(kernel, bytes_of(&p), ops::embedding::workgroups(&p, 1), &buffers)?;
-                }
-            }
-            Op::RmsNorm { x, weight, out, eps } => {
-                let p = ops::rms_norm::Params::new(width(x), eps);
-                let buffers = [row(x), vector(r, weight), row(out)];
-                call(plain(&ops::rms_norm::SHADER), bytes_of(&p), ops::rms_norm::workgroups(&p, 1), &buffers)?;
-            }
-            Op::QuantizeActivations { x, out } => {
-                // `Plan::check` lets no other kind of buffer through.
-                let BufferKind::Quantized(block) = plan.buffers[out.0].kind else { return Ok(all) };
-                let p = ops::quantize_activations::Params::new(width(x), block, plan.precision);
-                let precise = plan.precision == Precision::Precise;
-                let kernel = plain(&ops::quantize_activations::SHADER).precise(precise);
-                call(kernel, bytes_of(&p), ops::quantize_activations::workgroups(&p, 1), &[row(x), row(out)])?;
-            }
-            Op::Matmul { weight, bias, x, out } => {
-                let w = &plan.weights[weight.0];
-                let kernel = plain(&ops::matmul::SHADER).format(w.format).precise(precise(plan, w));
-                let bias_row = bias.map_or(&r.none, |b| vector(r, b));
-                for shard in shards(r, weight) {
-                    let p = product(plan, w, shard, bias.is_some());
-                    let buffers = [&shard.buffer, &shard.buffer, row(x), row(x), bias_row, row(out)];
-                    call(kernel.clone(), bytes_of(&p), ops::matmul::workgroups(&p, 1), &buffers)?;
-                }
-            }
-            Op::Rope { x, head_dim, angles, neox } => {
-                let pairs = plan.angles[angles.0].len();
-                let (head_dim, pairs, neox) = (head_dim as u32, pairs as u32, u32::from(neox));
-                let p = ops::rope::Params { width: width(x) as u32, head_dim, pairs, neox };
-                let buffers = [&r.angles[angles.0], row(x)];
-                call(plain(&ops::rope::SHADER), bytes_of(&p), ops::rope::workgroups(&p, 1), &buffers)?;
-            }
-            Op::KvStore { k, v, cache } => {
-                let p = ops::kv_store::Params { width: plan.caches[cache.0].width() as u32 };
-                let [k_cache, v_cache] = &r.caches[cache.0];
-                let buffers = [row(k), row(v), k_cache, v_cache];
-                call(plain(&ops::kv_store::SHADER), bytes_of(&p), ops::kv_store::workgroups(&p, 1), &buffers)?;
-            }
-            Op::Attention { q, out, cache, heads } => {
-                let CacheSpec { kv_heads, head_dim } = plan.caches[cache.0];
-                let p = ops::attention::Params::new(heads, kv_heads, head_dim, r.sizes.context);
-                let [k_cache, v_cache] = &r.caches[cache.0];
-                let buffers = [row(q), k_cache, v_cache, &r.scores, row(out)];
-                call(plain(&ops::attention::SHADER), bytes_of(&p), ops::attention::workgroups(&p, 1), &buffers)?;
-            }
-            Op::SiluMul { a, b, out } => {
-                let p = ops::silu_mul::Params { width: width(out) as u32 };
-                let buffers = [row(a), row(b), row(out)];
-                call(plain(&ops::silu_mul::SHADER), bytes_of(&p), ops::silu_mul::workgroups(&p, 1), &buffers)?;
-            }
-            Op::Gather { x, out } => {
-                let p = ops::gather::Params { width: width(x) as u32 };
-                let buffers = [self.wanted, row(x), row(out)];
-                call(plain(&ops::gather::SHADER), bytes_of(&p), ops::gather::workgroups(&p, 1), &buffers)?;
-            }
-            Op::Add { x, b } => {
-                let p = ops::add::Params { width: width(x) as u32 };
-                call(plain(&ops::add::SHADER), bytes_of(&p), ops::add::workgroups(&p, 1), &[row(x), row(b)])?;
-            }
+        let mut all = Vec::new();
+        for (part, matrix) in parts {
+            let call = op.call(&plan.shapes(), r.sizes.context, &part);
+            let bound = |operand: &Operand| match *operand {
+                Operand::Rows(id) => &self.rows[id.0],
+                Operand::Vector(id) => id.map_or(&r.none, |id| vector(r, id)),
+                Operand::Matrix => matrix,
+                Operand::Angles(id) => &r.angles[id.0],
+                Operand::Keys(id) => &r.caches[id.0][0],
+                Operand::Values(id) => &r.caches[id.0][1],
+                Operand::Scores => &r.scores,
+                Operand::Ids => self.ids,
+                Operand::Wanted => self.wanted,
+            };
+            let buffers: Vec<_> = call.operands.iter().map(bound).collect();
+            let kernel = Kernel { format: call.format, ..Kernel::new(call.shader) }.precise(call.precise);
+            let grid = Grid::Rows { x: call.groups, each: 1 };
+            all.push(dispatch(self.device, kernel, self.state(op), &call.params, grid, &buffers)?);
         }
         Ok(all)
     }
@@ -295,7 +238,7 @@ impl<'a> Lowering<'a> {
     /// The dispatches of a step for many rows, where there are others.
     fn tiled(&mut self, op: &Op) -> Result<Vec<Dispatch>, BackendError> {
         // What is multiplied on matrix units is stored as halves, too.
-        if let Op::QuantizeActivations { x, out } = *op
+        if let Op::QuantizeActivations(ops::QuantizeActivations { x, out }) = *op
             && self.resources.halves.activations(out).is_some()
         {
             return Ok(self.quantize(&Quantize::alone(x, out))?.into_iter().collect());
@@ -305,16 +248,18 @@ impl<'a> Lowering<'a> {
         let device = &mut *self.device;
         let mut all = Vec::new();
         match *op {
-            Op::Matmul { weight, bias, x, out } => {
+            Op::Matmul(ref product) => {
+                let (ops::Matmul { weight, bias, x, out }, shapes) = (product.clone(), plan.shapes());
                 let w = &plan.weights[weight.0];
                 let bias_row = bias.map_or(&r.none, |b| vector(r, b));
                 for shard in shards(r, weight) {
-                    let p = product(plan, w, shard, bias.is_some());
+                    let p = product.params(&shapes, &part(shard));
                     let on_units = [&shard.buffer, bias_row, row(out)];
-                    if let Some(product) = r.halves.product(device, state, w.format, &p, x, on_units)? {
-                        all.extend(product);
-                    } else if let Some((kernel, width)) = tiled::matmul(device, w.format, w.rows, precise(plan, w))
-                        .or_else(|| tiled::floats(device, w.format, w.cols))
+                    if let Some(made) = r.halves.product(device, state, w.format, &p, x, on_units)? {
+                        all.extend(made);
+                    } else if let Some((kernel, width)) =
+                        tiled::matmul(device, w.format, w.rows, product.is_precise(&shapes))
+                            .or_else(|| tiled::floats(device, w.format, w.cols))
                     {
                         let grid = Grid::Rows { x: p.rows.div_ceil(width), each: tiled::MATMUL_ROWS };
                         let buffers = [&shard.buffer, &shard.buffer, row(x), row(x), bias_row, row(out)];
@@ -322,7 +267,7 @@ impl<'a> Lowering<'a> {
                     }
                 }
             }
-            Op::Attention { q, out, cache, heads } => {
+            Op::Attention(ops::Attention { q, out, cache, heads }) => {
                 if let Some((kernel, p)) = tiled::attention(device, plan, op) {
                     let [k_cache, v_cache] = &r.caches[cache.0];
                     let grid = Grid::Rows { x: heads as u32, each: tiled::ATTENTION_ROWS };
@@ -351,30 +296,9 @@ impl<'a> Lowering<'a> {
     }
 }
 
-/// Whether a matrix is multiplied with activations of two planes.
-fn precise(plan: &Plan, w: &Weight) -> bool {
-    w.format.activation_block().is_some() && plan.precision == Precision::Precise
-}
-
-/// The parameters of a product with a shard of a matrix.
-fn product(plan: &Plan, w: &Weight, shard: &Shard, has_bias: bool) -> ops::matmul::Params {
-    let block = w.format.activation_block();
-    let term = block.unwrap_or(CHUNK);
-    ops::matmul::Params {
-        cols: w.cols as u32,
-        blocks: w.cols.div_ceil(term) as u32,
-        block: term as u32,
-        x_stride: match block {
-            Some(b) => ops::quantize_activations::stride(w.cols, b, plan.precision),
-            None => w.cols,
-        } as u32,
-        rows: shard.rows as u32,
-        row_base: shard.row_base as u32,
-        out_width: w.rows as u32,
-        has_bias: u32::from(has_bias),
-        streams: shard.streams,
-        first: shard.first as u32,
-    }
+/// A shard as ops see it.
+fn part(shard: &Shard) -> Part {
+    Part { row_base: shard.row_base, rows: shard.rows, first: shard.first, streams: shard.streams }
 }
 
 /// A matrix's shards.

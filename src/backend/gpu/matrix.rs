@@ -13,6 +13,7 @@ use super::pipelines::Kernel;
 use super::tiled::{MIN_ROWS, Quantize};
 use crate::backend::{BackendError, Sizes};
 use crate::numerics::Precision;
+use crate::ops;
 use crate::ops::matmul;
 use crate::plan::{BufferId, Op, Plan};
 use crate::quant::{CHUNK, Decode, Format, Levels};
@@ -108,7 +109,7 @@ impl Halves {
         let limit = limits.max_storage_buffer_binding_size as usize / 4;
         let mut largest = 0;
         for step in &plan.steps {
-            let Op::Matmul { weight, x, .. } = step.op else { continue };
+            let Op::Matmul(ops::Matmul { weight, x, .. }) = step.op else { continue };
             let weight = &plan.weights[weight.0];
             let Some((units, part)) = Units::part(device, weight.format, weight.rows, weight.cols) else { continue };
             let chunks = weight.cols / CHUNK;

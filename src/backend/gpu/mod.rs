@@ -214,7 +214,7 @@ impl Gpu {
 fn scored(device: &Device, plan: &Plan, sizes: Sizes) -> (usize, usize) {
     let (mut rows, mut heads) = (sizes.batch.min(tiled::MIN_ROWS - 1), 1);
     for step in &plan.steps {
-        if let Op::Attention { heads: h, .. } = step.op {
+        if let Op::Attention(ops::Attention { heads: h, .. }) = step.op {
             heads = heads.max(h);
             if tiled::attention(device, plan, &step.op).is_none() {
                 rows = sizes.batch;
@@ -315,8 +315,8 @@ fn together(plan: &Plan) -> Vec<Vec<usize>> {
     let mut last = None;
     for step in &plan.steps {
         let (weight, source) = match step.op {
-            Op::Matmul { weight, x, .. } => (weight.0, Some((x, plan.weights[weight.0].format.name))),
-            Op::Embedding { weight, .. } => (weight.0, None),
+            Op::Matmul(ops::Matmul { weight, x, .. }) => (weight.0, Some((x, plan.weights[weight.0].format.name))),
+            Op::Embedding(ops::Embedding { weight, .. }) => (weight.0, None),
             _ => {
                 last = None;
                 continue;

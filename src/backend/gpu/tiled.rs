@@ -41,7 +41,7 @@ pub(super) fn floats(device: &Device, format: &'static Format, cols: usize) -> O
 
 /// The kernel of attention and its parameters; `None` for sizes of heads that it does not take.
 pub(super) fn attention(device: &Device, plan: &Plan, op: &Op) -> Option<(Kernel, params::TiledAttention)> {
-    let Op::Attention { heads, cache, .. } = *op else { return None };
+    let Op::Attention(ops::Attention { heads, cache, .. }) = *op else { return None };
     let CacheSpec { kv_heads, head_dim } = plan.caches[cache.0];
     let kernel = Kernel::new(&TILED_ATTENTION).with("HEAD_DIM", head_dim as u32);
     if !head_dim.is_multiple_of(32) || head_dim > 128 || !kernel.fits(&device.limits) {
@@ -90,20 +90,24 @@ impl Quantize {
             true
         };
         let found = match ops[..] {
-            [Op::Add { x, b }, Op::RmsNorm { x: y, weight, out: n, eps }, Op::QuantizeActivations { x: m, out }]
-                if x == y && n == m && only(*n, 3) =>
-            {
+            [
+                Op::Add(ops::Add { x, b }),
+                Op::RmsNorm(ops::RmsNorm { x: y, weight, out: n, eps }),
+                Op::QuantizeActivations(ops::QuantizeActivations { x: m, out }),
+            ] if x == y && n == m && only(*n, 3) => {
                 Self { residual: Some(*b), norm: Some((*weight, *eps)), ..none(*x, *out, 3) }
             }
-            [Op::RmsNorm { x, weight, out: n, eps }, Op::QuantizeActivations { x: m, out }, ..]
-                if n == m && only(*n, 2) =>
-            {
-                Self { norm: Some((*weight, *eps)), ..none(*x, *out, 2) }
-            }
-            [Op::SiluMul { a, b, out: h }, Op::QuantizeActivations { x: m, out }, ..] if h == m && only(*h, 2) => {
-                Self { gate: Some(*b), ..none(*a, *out, 2) }
-            }
-            [Op::QuantizeActivations { x, out }, ..] => none(*x, *out, 1),
+            [
+                Op::RmsNorm(ops::RmsNorm { x, weight, out: n, eps }),
+                Op::QuantizeActivations(ops::QuantizeActivations { x: m, out }),
+                ..,
+            ] if n == m && only(*n, 2) => Self { norm: Some((*weight, *eps)), ..none(*x, *out, 2) },
+            [
+                Op::SiluMul(ops::SiluMul { a, b, out: h }),
+                Op::QuantizeActivations(ops::QuantizeActivations { x: m, out }),
+                ..,
+            ] if h == m && only(*h, 2) => Self { gate: Some(*b), ..none(*a, *out, 2) },
+            [Op::QuantizeActivations(ops::QuantizeActivations { x, out }), ..] => none(*x, *out, 1),
             _ => return None,
         };
         plan.buffers[found.x.0].width.is_multiple_of(CHUNK).then_some(found)

@@ -9,6 +9,7 @@ use crate::backend::cpu::pool::Pool;
 use crate::backend::cpu::vector;
 use crate::numerics::{ACTIVATION_FLOOR, ActivationRow, Precision, f16_bits, flush, r13};
 use crate::ops;
+use crate::ops::examples::examples_by;
 use crate::quant::{FORMATS, Format};
 
 fn paths() -> impl Iterator<Item = Isa> {
@@ -214,19 +215,19 @@ proptest! {
         let (a, b) = (random.floats(width, -70, 8), random.floats(width, -70, 8));
         let mut runs = Vec::new();
         for isa in [Isa::Scalar].into_iter().chain(paths()) {
-            let mut out = [vec![0.0; width], vec![0.0; width], a.clone(), a.clone(), a.clone(), a.clone(), a.clone()];
+            let mut out = [a.clone(), a.clone()];
             let whole = width / 32 * 32;
             let (mut hi, mut lo, mut scale) = (vec![0i8; whole], vec![0i8; whole], vec![0.0; whole / 32]);
             let mut sums = [vec![0i16; whole / 16], vec![0i16; whole / 32]];
-            vector::rms_norm(isa, &ops::rms_norm::Params::new(width, 1e-5), &a, &b, &mut out[0]);
-            vector::silu_mul(isa, &a, &b, &mut out[1]);
-            vector::add(isa, &mut out[2], &b);
-            let even = width / 2 * 2;
-            let p = ops::rope::Params { width: even as u32, head_dim: even.max(2) as u32, pairs: even as u32 / 2, neox: 0 };
-            vector::rope(isa, &p, &b[..even], &mut out[4][..even]);
-            let inverse = vector::weigh(isa, &mut out[5]);
-            vector::prepare(isa, &a, seed % 2 == 0, &mut out[6]);
-            out[6].push(inverse);
+            let mut random = Random(seed);
+            let compute = |op: &ops::Op, shapes: &ops::shapes::Shapes<'_>, from: ops::Row<'_, f32>, out: &mut [f32]| {
+                vector::row(isa, op, shapes, from, out);
+            };
+            let examples = examples_by(width, 2, 3, &mut |n| random.floats(n, -70, 8), &compute);
+            let rows: Vec<_> = examples.into_iter().map(|(_, example)| example.expected).collect();
+            let inverse = vector::weigh(isa, &mut out[0]);
+            vector::prepare(isa, &a, seed % 2 == 0, &mut out[1]);
+            out[1].push(inverse);
             let mut stored = vec![0.0; width];
             vector::store(isa, &a, if seed % 3 == 0 { &[] } else { &b }, &mut stored);
             vector::quantize_activations(isa, 32, Precision::Precise, &a[..whole], &mut hi, &mut lo, &mut scale);
@@ -235,7 +236,7 @@ proptest! {
             vector::add_up(isa, &hi, sums.each_mut().map(|s| &mut s[..]), &mut totals);
             stored.extend(totals);
             let cache = (bits(&stored), sums);
-            runs.push((out.map(|o| bits(&o)), cache, hi, lo, bits(&scale)));
+            runs.push((rows, out.map(|o| bits(&o)), cache, hi, lo, bits(&scale)));
         }
         for run in &runs[1..] {
             prop_assert_eq!(run, &runs[0]);
