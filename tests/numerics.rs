@@ -5,7 +5,7 @@ mod common;
 
 use common::{Random, bits, run_kernel, turn};
 use samebits::backend::gpu::Kernel;
-use samebits::numerics::{self, exp, exp2, f16_bits, f16_value, r13, recip, rsqrt, settle, silu};
+use samebits::numerics::{self, exp, exp2, f16_bits, f16_value, gelu, r13, recip, rsqrt, settle, silu};
 use samebits::shaders::Shader;
 
 const N: usize = 1 << 20;
@@ -94,6 +94,18 @@ fn silu_matches() {
     let e = error(&moderate, silu, |x| x / (1.0 + (-x).exp()));
     println!("silu {e:.2}");
     assert!(e < 8.0, "silu: {e}");
+}
+
+#[test]
+fn gelu_matches() {
+    let mut random = Random(4);
+    let x = random.floats(N, -45, 7);
+    check(shader!("test_gelu", "bitcast<u32>(settle(gelu(x)))"), &x, |x| settle(gelu(x)).to_bits());
+    let exact = |x: f64| x / (1.0 + (-2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).exp());
+    let moderate: Vec<f32> = x.into_iter().filter(|x| *x < 40.0 && *x > -2.0 && x.abs() > 1e-9).collect();
+    let e = error(&moderate, gelu, exact);
+    println!("gelu {e:.2}");
+    assert!(e < 16.0, "gelu: {e}");
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn what_is_read_behind_the_layers_is_kept() {
 }
 
 #[test]
-fn pairs_of_halves_run_unfused_and_say_so() {
+fn pairs_of_halves_are_fused_too() {
     let model = stories();
     let mut plan = model.plan(Precision::Fast).unwrap();
     change(&mut plan, |_, op| {
@@ -130,7 +130,23 @@ fn pairs_of_halves_run_unfused_and_say_so() {
             *neox = true;
         }
     });
-    assert!(!same_bits(&model, &plan, 20));
+    assert!(same_bits(&model, &plan, 20));
+}
+
+#[test]
+fn what_is_not_fused_is_said() {
+    let model = stories();
+    let mut plan = model.plan(Precision::Fast).unwrap();
+    // Queries and keys with pairs of their own have no kernel together.
+    change(&mut plan, |name, op| {
+        if let (Op::Rope(ops::Rope { neox, .. }), true) = (op, name.ends_with("attn_k.rope")) {
+            *neox = true;
+        }
+    });
+    let _turn = turn();
+    let layers = model.config.block_count;
+    let said = gpu(&model, &plan).unfused_because().map(str::to_owned);
+    assert_eq!(said, Some(format!("{layers} × attn_q.rope, {layers} × attn_k.rope, {layers} × kv_cache")));
 }
 
 /// A change of one operand of a plan.
@@ -164,7 +180,7 @@ fn rewired(plan: &Plan, which: usize, with: usize) -> Plan {
                 visit(q);
                 visit(out);
             }
-            Op::SiluMul(ops::SiluMul { a, b, out }) => {
+            Op::SiluMul(ops::SiluMul { a, b, out }) | Op::GeluMul(ops::GeluMul { a, b, out }) => {
                 visit(a);
                 visit(b);
                 visit(out);

@@ -70,6 +70,15 @@ pub fn silu(x: f32) -> f32 {
     x * recip(1.0 + exp((-x).clamp(-60.0, 60.0)))
 }
 
+/// GELU in its tanh form, `x / (1 + e^-z)` with `z = 2 √(2/π) (x + 0.044715 x³)` of `x` clamped to ±10; the exponent is clamped to ±60.
+#[inline(always)]
+pub fn gelu(x: f32) -> f32 {
+    let x = flush(x, WEIGHT_FLOOR);
+    let t = x.clamp(-10.0, 10.0);
+    let z = t * (1.595_769_1 + 0.071_354_814 * (t * t));
+    x * recip(1.0 + exp((-z).clamp(-60.0, 60.0)))
+}
+
 #[cfg(test)]
 mod tests {
     /// The power as a conversion gives it.

@@ -252,6 +252,8 @@ ops! {
         Rope in rope;
         /// `out = silu(a) * b`.
         SiluMul in silu_mul;
+        /// `out = gelu(a) * b`.
+        GeluMul in gelu_mul;
         /// `x = x + b`.
         Add in add;
     }

@@ -192,6 +192,8 @@ shaders! {
     RMS_NORM = "rms_norm", "rms_norm.wgsl";
     /// Rotary position embedding.
     ROPE = "rope", "rope.wgsl";
+    /// The gated activation with GELU.
+    GELU_MUL = "gelu_mul", "gelu_mul.wgsl";
     /// The gated activation.
     SILU_MUL = "silu_mul", "silu_mul.wgsl";
     /// Softmax of rows.

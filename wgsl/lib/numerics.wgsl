@@ -106,6 +106,13 @@ fn silu(x0: f32) -> f32 {
   return mul(x, recip(add(1.0, exp_(max(min(-x, 60.0), -60.0)))));
 }
 
+fn gelu(x0: f32) -> f32 {
+  let x = flush(x0, WEIGHT_FLOOR);
+  let t = max(min(x, 10.0), -10.0);
+  let z = mul(t, add(1.5957691, mul(0.071354814, mul(t, t))));
+  return mul(x, recip(add(1.0, exp_(max(min(-z, 60.0), -60.0)))));
+}
+
 // Adds to component `lane` of four lanes of S8; to none where `lane` is not below 4. (FXC cannot write a component
 // at a computed index in a loop: docs/shaders.md.)
 fn add_lane(v: vec4<f32>, lane: u32, t: f32) -> vec4<f32> {

@@ -32,9 +32,9 @@ pub(super) enum End {
     /// Nothing.
     Rows,
     /// They are queries, keys and values: the first two are rotated, the last two go to a cache.
-    Heads { angles: AnglesId, cache: CacheId },
-    /// `out = silu(first) * second`.
-    Gate { out: BufferId },
+    Heads { angles: AnglesId, cache: CacheId, neox: bool },
+    /// `out = silu(first) * second`, or GELU in SiLU's place.
+    Gate { out: BufferId, gelu: bool },
     /// `x = x + product`.
     Residual { x: BufferId },
 }
@@ -78,6 +78,11 @@ pub(super) fn shapes(plan: &Plan, work: &Work) -> Result<(), String> {
         _ => Err(format!("'{name}' has rows of {elements} elements, no multiple of {CHUNK}")),
     };
     match work {
+        Work::Products { end: End::Heads { angles, cache, neox: true }, .. }
+            if plan.angles[angles.0].len() % 2 > 0 || plan.caches[cache.0].head_dim % 4 > 0 =>
+        {
+            Err("pairs of halves are taken two at a time".to_owned())
+        }
         Work::Products { products, end, .. } => products.iter().try_for_each(|p| {
             let w = &plan.weights[p.weight.0];
             whole(&w.name, w.cols)?;
@@ -314,20 +319,24 @@ impl Cutter<'_> {
             (
                 [q, k, v],
                 [
-                    Op::Rope(ops::Rope { x: q1, head_dim, angles, neox: false }),
-                    Op::Rope(ops::Rope { x: k1, head_dim: k_dim, angles: k_angles, neox: false }),
+                    Op::Rope(ops::Rope { x: q1, head_dim, angles, neox }),
+                    Op::Rope(ops::Rope { x: k1, head_dim: k_dim, angles: k_angles, neox: k_neox }),
                     Op::KvStore(ops::KvStore { k: k2, v: v1, cache }),
                 ],
             ) if [*q1, *k1, *k2, *v1] == [q.out, k.out, k.out, v.out]
                 && [*head_dim, *k_dim] == [self.plan.caches[cache.0].head_dim; 2]
-                && k_angles == angles =>
+                && (k_angles, k_neox) == (angles, neox) =>
             {
-                Some((End::Heads { angles: *angles, cache: *cache }, 3, vec![at, at + 2]))
+                Some((End::Heads { angles: *angles, cache: *cache, neox: *neox }, 3, vec![at, at + 2]))
             }
-            ([a, b], [Op::SiluMul(ops::SiluMul { a: a1, b: b1, out }), ..])
-                if [*a1, *b1] == [a.out, b.out] && !from.contains(out) && a.bias.is_none() && b.bias.is_none() =>
-            {
-                Some((End::Gate { out: *out }, 1, vec![at]))
+            ([a, b], [gate, ..]) if a.bias.is_none() && b.bias.is_none() => {
+                let (from_gate, out, gelu) = match gate {
+                    Op::SiluMul(ops::SiluMul { a, b, out }) => ([*a, *b], *out, false),
+                    Op::GeluMul(ops::GeluMul { a, b, out }) => ([*a, *b], *out, true),
+                    _ => return None,
+                };
+                let fits = from_gate == [a.out, b.out] && !from.contains(&out);
+                fits.then_some((End::Gate { out, gelu }, 1, vec![at]))
             }
             ([p], [Op::Add(ops::Add { x: to, b }), ..]) if *b == p.out && !from.contains(to) => {
                 Some((End::Residual { x: *to }, 1, vec![at]))

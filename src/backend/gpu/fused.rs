@@ -49,6 +49,8 @@ struct Call<'a> {
     kernel: Kernel,
     params: Params,
     groups: u32,
+    /// Rows of the product that a workgroup takes.
+    slots: u32,
     run: Run<'a>,
     /// Which products it makes.
     products: Range<usize>,
@@ -337,8 +339,8 @@ impl Making<'_, '_> {
                     self.read_items(x)?;
                     vec![self.write_items(x)?, bias]
                 }
-                End::Gate { out } => vec![self.write_items(out)?],
-                End::Heads { angles, cache } => {
+                End::Gate { out, .. } => vec![self.write_items(out)?],
+                End::Heads { angles, cache, .. } => {
                     let [k_cache, v_cache] = &r.caches[cache.0];
                     let mut all = vec![self.write_row(products[0].out), k_cache.clone(), v_cache.clone()];
                     // Each dispatch binds only what it writes, so that nothing keeps it from running beside the others.
@@ -430,12 +432,16 @@ fn calls<'a>(
         first = range.end;
         let some = &products[range.clone()];
         calls.push(match end {
-            End::Gate { .. } => {
+            End::Gate { gelu, .. } => {
                 let second = (run.shard.first + run.rows[0]) as u32;
                 let params = Params { rows: run.rows[0] as u32, second, ..calling.params(&run) };
-                calling.call(end.shader(), params, run, 2, some, range, 1)?
+                let mut call = calling.call(end.shader(), params, run, 2, some, range, 1)?;
+                if gelu {
+                    call.kernel = call.kernel.with("GELU", 1);
+                }
+                call
             }
-            End::Heads { angles, cache } => {
+            End::Heads { angles, cache, neox } => {
                 let count = |i: usize| if range.contains(&i) { weight(&products[i]).rows as u32 } else { 0 };
                 let spec = plan.caches[cache.0];
                 let params = Params {
@@ -448,7 +454,10 @@ fn calls<'a>(
                 };
                 let rotates = u32::from(range.start < 2);
                 let mut call = calling.call(end.shader(), params, run, 1, some, range, 5)?;
-                call.kernel = call.kernel.with("ROTATES", rotates);
+                if neox && !call.slots.is_multiple_of(4) {
+                    return Err("a workgroup takes no whole pairs of halves".to_owned());
+                }
+                call.kernel = call.kernel.with("ROTATES", rotates).with("NEOX", u32::from(neox));
                 call
             }
             End::Residual { .. } | End::Rows => {
@@ -514,7 +523,7 @@ impl Calling<'_> {
         if groups > limits.max_compute_workgroups_per_dimension {
             return Err(format!("{} needs {groups} workgroups, more than the device allows", shader.name));
         }
-        Ok(Call { kernel, params, groups, run, products })
+        Ok(Call { kernel, params, groups, slots: shape.slots(), run, products })
     }
 }
 

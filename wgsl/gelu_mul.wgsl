@@ -1,0 +1,18 @@
+// out = gelu(a) * b; twin of src/ops/gelu_mul.rs. A thread makes one element.
+
+struct Params {
+  width: u32, // elements per row
+}
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> a: array<f32>;
+@group(0) @binding(3) var<storage, read> b: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+
+override THREADS: u32 = 64u;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
+  if thread.x >= params.width { return; }
+  let i = thread.y * params.width + thread.x;
+  out[i] = settle(mul(gelu(a[i]), flush(b[i], WEIGHT_FLOOR)));
+}
