@@ -71,7 +71,8 @@ fn another_file_of_a_known_model_has_its_own_fingerprint() {
 #[test]
 fn planted_faults_are_named() {
     for (fault, op, step) in [
-        ("fused", "op silu_mul", "ffn_silu_mul"),
+        // It is in `exp`, which both gates call; the first example that shows it is GELU's.
+        ("fused", "op gelu_mul", "ffn_silu_mul"),
         ("order", "op softmax", "attn_q"),
         ("uninitialised", "op attention", "attention"),
         ("gqa", "op attention", "attention"),
