@@ -112,5 +112,5 @@ pub(super) fn kernels(
     let p = params::AttendValues { heads, kv_heads, context, scale, items };
     let grid = Grid::Fixed([heads, head_dim / long.dimensions]);
     let values = f.dispatch(long.kernel(&ATTEND_VALUES, head_dim), bytes_of(&p), grid, &[kept, tops, v, out])?;
-    Ok(Kernels::Attention { short, long: [scores, values] })
+    Ok(Kernels::Attention { short, long: vec![scores, values] })
 }

@@ -79,7 +79,7 @@ pub(super) fn shapes(plan: &Plan, work: &Work) -> Result<(), String> {
     };
     match work {
         Work::Products { end: End::Heads { angles, cache, neox: true }, .. }
-            if plan.angles[angles.0].len() % 2 > 0 || plan.caches[cache.0].head_dim % 4 > 0 =>
+            if !plan.angles[angles.0].len().is_multiple_of(2) || !plan.caches[cache.0].head_dim.is_multiple_of(4) =>
         {
             Err("pairs of halves are taken two at a time".to_owned())
         }

@@ -40,7 +40,7 @@ pub(super) enum Kernels {
         /// With the longest cache each takes: a workgroup for a head and some dimensions.
         short: Vec<(usize, Dispatch)>,
         /// A workgroup a tile for the scores, then one for a head and some dimensions.
-        long: [Dispatch; 2],
+        long: Vec<Dispatch>,
     },
 }
 
