@@ -26,7 +26,7 @@ fn groups(n: u32) -> u32 {
     n.div_ceil(THREADS)
 }
 
-/// What an op's output words are ([`crate::backend::Listener`]).
+/// What an op's output words are, as a backend's listener hears them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Words {
     /// The bits of one f32 each.
