@@ -8,10 +8,10 @@ use serde_json::json;
 use super::Outcome;
 use super::error::{Failure, Interrupted};
 use super::load::{ModelArguments, RunArguments, encode};
+use super::terminal;
 use super::terminal::{generated, note, print_json, write_out};
 use super::text::PromptArguments;
 use super::values::{Limit, Seed, at_least_zero, penalty, share};
-use super::{signals, terminal};
 use crate::backend::Chooser;
 use crate::engine::{Choice, EngineError, Generation, Session, StopReason};
 use crate::sample::{Sampler, SamplerOptions};
@@ -98,11 +98,9 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if prompt.is_empty() {
         return Err(EngineError::EmptyPrompt.into());
     }
-    let mut session = super::load::session(&model, &a.run, false)?;
+    let (mut session, signal) = super::load::session(&model, &a.run, false)?;
     let load = start.elapsed();
 
-    let signal = signals::watch();
-    session.backend_mut().stop_on(signal.interrupt());
     let options = a.sampling.options(a.run.quiet);
     let mut sampler = Sampler::new(options);
     let mut text = String::new();

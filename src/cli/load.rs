@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::error::Usage;
+use super::signals;
 use super::terminal::{self, note, warning};
 use super::values::not_empty;
 use crate::backend::cpu;
@@ -156,14 +157,21 @@ impl RunArguments {
     }
 }
 
-/// Opens a session on the backend asked for; `all_logits` makes room for the logits of every row of a chunk.
-pub(super) fn session(model: &Model, a: &RunArguments, all_logits: bool) -> Result<Session, Box<dyn Error>> {
+/// Opens a session on the backend asked for, which a signal stops from then on, before anything is said; `all_logits` makes room for
+/// the logits of every row of a chunk.
+pub(super) fn session(
+    model: &Model,
+    a: &RunArguments,
+    all_logits: bool,
+) -> Result<(Session, signals::Watch), Box<dyn Error>> {
     let trained = model.config.context_length;
     let context = a.context(model);
     if context > trained && !a.quiet {
         warning!("--ctx {context} is more than the {trained} positions the model was trained for");
     }
-    let backend = open(model, model.plan(a.precision.into())?, a, all_logits)?;
+    let mut backend = open(model, model.plan(a.precision.into())?, a, all_logits)?;
+    let signal = signals::watch();
+    backend.stop_on(signal.interrupt());
     if !a.quiet {
         note!("model: {}", if model.config.name.is_empty() { "unnamed" } else { &model.config.name });
         note!("backend: {} ({})", backend.name(), backend.device());
@@ -172,7 +180,7 @@ pub(super) fn session(model: &Model, a: &RunArguments, all_logits: bool) -> Resu
         }
     }
     let chunk = backend.limits().batch;
-    Ok(Session::new(backend, chunk))
+    Ok((Session::new(backend, chunk), signal))
 }
 
 /// The backend asked for, with a plan of the model; `all_logits` makes room for the logits of every row of a chunk.

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
+use super::Outcome;
 use super::error::Usage;
 use super::load::{ModelArguments, RunArguments, encode};
 use super::terminal::{print, print_json};
 use super::text::PromptArguments;
-use super::{Outcome, signals};
 use crate::output::{OutputError, Target};
 
 #[derive(Args, Debug)]
@@ -58,9 +58,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         (None, Some(tokenizer)) => encode(tokenizer, &text, a.run.quiet)?,
         (ids, _) => ids.clone().unwrap_or_default(),
     };
-    let mut session = super::load::session(&model, &a.run, a.all)?;
-    let signal = signals::watch();
-    session.backend_mut().stop_on(signal.interrupt());
+    // While the watch lives, a signal stops between two steps.
+    let (mut session, _signal) = super::load::session(&model, &a.run, a.all)?;
     let logits = session.feed(&ids, a.all)?;
     let vocabulary = model.config.vocabulary;
     if let Some(npy) = &npy {

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::error::{Interrupted, Usage};
 use super::load::{ModelArguments, RunArguments};
 use super::terminal::{note, print, print_json};
-use super::{Outcome, signals, text};
+use super::{Outcome, text};
 use crate::engine::perplexity;
 use crate::tokenizer::EncodeOptions;
 
@@ -43,12 +43,10 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let ids = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
     let asked = a.run.context.or(Some(DEFAULT_WINDOW.min(u32::try_from(model.config.context_length)?)));
     let options = RunArguments { context: asked, ..a.run.clone() };
-    let mut session = super::load::session(&model, &options, true)?;
+    let (mut session, signal) = super::load::session(&model, &options, true)?;
     let window = options.context(&model);
     let limit = a.chunks.map_or(usize::MAX, |n| n as usize);
     let total = (ids.len() / window).min(limit);
-    let signal = signals::watch();
-    session.backend_mut().stop_on(signal.interrupt());
     let mut running = Vec::new();
     let result = perplexity(&mut session, &ids, window, tokenizer.bos_to_add(), limit, |p| {
         running.push(p.value());
