@@ -73,7 +73,8 @@ fn planted_faults_are_named() {
     for (fault, op, step) in [
         // It is in `exp`, which both gates call; the first example that shows it is GELU's.
         ("fused", "op gelu_mul", "ffn_silu_mul"),
-        ("order", "op softmax", "attn_q"),
+        // It is in the sums of S8; the first example that shows it is a norm's.
+        ("order", "op rms_norm", "attn_q"),
         ("uninitialised", "op attention", "attention"),
         ("gqa", "op attention", "attention"),
         ("rope", "op rope", "attn_q.rope"),
