@@ -92,6 +92,9 @@ fn logits_tokenize_and_inspect() {
     assert_eq!(value["metadata"]["llama.block_count"], 30);
     assert_eq!(value["parameters"], 134_515_008);
     samebits().arg("inspect").arg(&model).assert().success().stdout(predicate::str::contains("blk.29.ffn_down.weight"));
+    let layers = predicate::str::contains(" layers 0 to 29, each\n  qkv ")
+        .and(predicate::str::contains("attn_k.rope kv_cache\n"));
+    samebits().args(["inspect", "--plan"]).arg(&model).assert().success().stdout(layers);
     samebits().args(["devices"]).assert().success().stdout(predicate::str::contains("driver"));
 }
 
