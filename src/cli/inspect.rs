@@ -29,7 +29,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let gguf = Arc::new(Gguf::open(&a.file)?);
-    let runs = Runs::of(gguf.clone());
+    let runs = Runs::of(gguf.clone(), a.plan);
     let parameters: u64 = gguf.tensors().iter().map(|t| t.dims.iter().product::<u64>()).sum();
     if a.json {
         let metadata: serde_json::Map<String, Json> =
@@ -48,7 +48,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             "runs": runs.error.is_none(),
             "error": runs.error,
             "unfused": runs.unfused,
-            "plan": runs.plan.filter(|_| a.plan).map(|plan| plan.iter().map(|(kernel, steps)| {
+            "plan": runs.plan.map(|plan| plan.iter().map(|(kernel, steps)| {
                 json!({"kernel": kernel, "steps": steps.iter().map(StepName::to_string).collect::<Vec<_>>()})
             }).collect::<Vec<_>>()),
             "metadata": metadata,
@@ -70,7 +70,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         Runs { unfused: Some(reason), .. } => print(&format!("runs unfused: {reason}\n"))?,
         Runs { .. } => print("runs, single tokens by fused kernels on a GPU\n")?,
     }
-    if let Some(plan) = runs.plan.as_ref().filter(|_| a.plan) {
+    if let Some(plan) = &runs.plan {
         layers(plan).iter().try_for_each(|line| print(line))?;
         print("")?;
     }
@@ -92,9 +92,9 @@ struct Runs {
 type Groups = Vec<(&'static str, Vec<StepName>)>;
 
 impl Runs {
-    fn of(gguf: Arc<Gguf>) -> Self {
+    fn of(gguf: Arc<Gguf>, with_groups: bool) -> Self {
         match Model::new(gguf).and_then(|model| model.plan(Precision::Fast)) {
-            Ok(plan) => Self { error: None, unfused: unfused_because(&plan), plan: Some(groups(&plan)) },
+            Ok(plan) => Self { error: None, unfused: unfused_because(&plan), plan: with_groups.then(|| groups(&plan)) },
             Err(error) => Self { error: Some(error.to_string()), unfused: None, plan: None },
         }
     }

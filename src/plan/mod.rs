@@ -92,6 +92,20 @@ impl Plan {
         op.output().is_some_and(|out| self.buffers[out.0].wanted)
     }
 
+    /// Whether nobody behind the step `last` reads what a buffer holds then. `reads` tells of a step by its place whether it reads the
+    /// buffer: [`Op::reads`], or what runs in its stead.
+    pub fn is_over(&self, buffer: BufferId, last: usize, reads: impl Fn(usize) -> bool) -> bool {
+        for (i, step) in self.steps.iter().enumerate().skip(last + 1) {
+            if reads(i) {
+                return false;
+            }
+            if step.op.output() == Some(buffer) {
+                return true;
+            }
+        }
+        buffer != self.logits
+    }
+
     /// The first step for wanted rows only: what stands before it runs for every row.
     pub fn first_wanted(&self) -> usize {
         self.steps.iter().position(|step| self.is_wanted(&step.op)).unwrap_or(self.steps.len())

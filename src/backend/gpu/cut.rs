@@ -232,22 +232,10 @@ impl Cutter<'_> {
 
     /// Whether nobody behind the step `last` reads what the buffer holds then.
     fn is_over(&self, buffer: BufferId, last: usize) -> bool {
-        for (i, step) in self.plan.steps.iter().enumerate().skip(last + 1) {
-            if self.is_nothing(i) {
-                continue;
-            }
-            let reads = match self.sources[i] {
-                Some(x) => x == buffer,
-                None => step.op.reads().any(|b| b == buffer),
-            };
-            if reads {
-                return false;
-            }
-            if step.op.output() == Some(buffer) {
-                return true;
-            }
-        }
-        buffer != self.plan.logits
+        self.plan.is_over(buffer, last, |i| match self.sources[i] {
+            Some(x) => x == buffer,
+            None => !self.is_nothing(i) && self.plan.steps[i].op.reads().any(|b| b == buffer),
+        })
     }
 
     /// The piece that begins at a step.

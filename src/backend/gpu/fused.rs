@@ -20,7 +20,7 @@ use super::{attend, row_words};
 use crate::backend::BackendError;
 use crate::numerics::{Precision, WEIGHT_FLOOR, flush};
 use crate::ops;
-use crate::plan::{BufferId, Op, Plan, WeightId};
+use crate::plan::{BufferId, Plan, WeightId};
 use crate::quant::{CHUNK, Format};
 use crate::shaders::params::{Matvec as Params, Place as PlaceParams};
 use crate::shaders::{PLACE, Shader};
@@ -160,7 +160,7 @@ impl Making<'_, '_> {
     /// Where the output of a step is, once it was made.
     fn place(&self, step: usize) -> Option<Place> {
         let op = &self.fusing.plan.steps[step].op;
-        if let Op::KvStore(ops::KvStore { cache, .. }) = *op {
+        if let Some(cache) = op.appends_to() {
             return Some(Place::Cache(cache));
         }
         let out = op.output()?;

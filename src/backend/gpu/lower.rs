@@ -193,10 +193,8 @@ impl<'a> Lowering<'a> {
     /// The group of one step.
     fn alone(&self, step: usize, dispatches: Vec<Dispatch>) -> Group {
         let op = &self.plan.steps[step].op;
-        let place = match (op, op.output()) {
-            (Op::KvStore(ops::KvStore { cache, .. }), _) => Some(Place::Cache(*cache)),
-            (_, out) => out.map(|out| Place::Rows(self.rows[out.0].clone(), row_words(self.plan, out))),
-        };
+        let row = |out: BufferId| Place::Rows(self.rows[out.0].clone(), row_words(self.plan, out));
+        let place = op.appends_to().map(Place::Cache).or(op.output().map(row));
         let outputs = place.into_iter().map(|place| Output { step, place }).collect();
         Group { steps: vec![step], kernels: Kernels::Fixed(dispatches), outputs }
     }

@@ -79,15 +79,7 @@ impl Quantize {
         let ops: Vec<&Op> = plan.steps[at..].iter().take(3).map(|s| &s.op).collect();
         // Whether no step behind these reads what the buffer holds now.
         let only = |buffer: BufferId, behind: usize| {
-            for step in plan.steps.iter().skip(at + behind) {
-                if step.op.reads().any(|b| b == buffer) {
-                    return false;
-                }
-                if step.op.output() == Some(buffer) {
-                    break;
-                }
-            }
-            true
+            plan.is_over(buffer, at + behind - 1, |i| plan.steps[i].op.reads().any(|b| b == buffer))
         };
         let found = match ops[..] {
             [
