@@ -333,6 +333,7 @@ fn place(path: &Path, name: &str) -> Result<Place, OutputError> {
 
 /// What is no regular file.
 enum Kind {
+    #[cfg_attr(not(unix), expect(dead_code, reason = "other systems do not tell"))]
     Stream,
     Other(&'static str),
 }
