@@ -10,10 +10,10 @@ use super::error::Failure;
 use super::terminal::{note, print, print_json};
 use super::values::not_empty;
 use super::{Outcome, emit, text};
-use crate::backend::gpu::{Api, Choice, Device, Kernel, adapters, api_name, forced_arithmetic};
+use crate::backend::gpu::{Api, Choice, Device, Kernel, MatrixUnits, adapters, api_name, forced_arithmetic};
 use crate::output::{OutputError, Target};
 use crate::quant::FORMATS;
-use crate::shaders;
+use crate::shaders::{self, Shader};
 use crate::validate::{
     Translations, Variant, mixed_operators, parse, translate, unportable, uses_matrix_units, variants, violations,
 };
@@ -90,7 +90,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     for variant in &list {
         let mut verdict = check(variant, own, a)?;
         if let Some(device) = &mut device {
-            for kernel in kernels(variant, device.matrix_units) {
+            for kernel in kernels(variant, device.matrix_units.map(MatrixUnits::shader)) {
                 let compiled = device.pipeline(&kernel).and_then(|p| p.code().map(drop)).map_err(|e| e.to_string());
                 verdict
                     .checks
@@ -158,9 +158,11 @@ fn open(a: &Arguments) -> Result<Option<Device>, Box<dyn std::error::Error>> {
 }
 
 /// The kernels made from a variant, which may need matrix units.
-fn kernels(variant: &Variant, matrix_units: bool) -> Vec<Kernel> {
+fn kernels(variant: &Variant, matrix_units: Option<&Shader>) -> Vec<Kernel> {
     let Some(shader) = variant.shader else { return Vec::new() };
-    if variant.capabilities.contains(Capabilities::COOPERATIVE_MATRIX) && !matrix_units {
+    if variant.capabilities.contains(Capabilities::COOPERATIVE_MATRIX)
+        && matrix_units.is_none_or(|units| units.name != shader.name)
+    {
         return Vec::new();
     }
     let weights = variant.name.split_once('.').and_then(|(_, format)| shaders::weights(format));

@@ -34,6 +34,8 @@ const FAULTS: &[Fault] = &[
     ("transposed", "let block = row * params.blocks + b;", "let block = b * params.rows + row;"),
     // The scales of one format only, as FXC read them.
     ("q3_k", "block * 6u + 4u + (chunk & 1u)", "block * 6u + 4u + (chunk & 0u)"),
+    // On matrix units, half of the tokens take the scale of another.
+    ("units", "x_scale[my_token + UNIT / 2u]", "x_scale[my_token]"),
     // Kernels that no device takes: too many threads.
     (
         "refused",

@@ -224,8 +224,10 @@ shaders! {
     TILED_QUANTIZE = "tiled_quantize", "tiled/quantize.wgsl";
     /// Many rows: weights as halves for matrix units.
     TILED_UNPACK = "tiled_unpack", "tiled/unpack.wgsl";
-    /// Many rows: the product on matrix units.
+    /// Many rows: the product on matrix units of 16 x 16.
     TILED_MATRIX = "tiled_matrix", "tiled/matrix.wgsl";
+    /// Many rows: the product on matrix units of 8 x 8.
+    TILED_MATRIX8 = "tiled_matrix8", "tiled/matrix8.wgsl";
     /// How fast a device reads.
     BANDWIDTH = "bandwidth", "bandwidth.wgsl";
     /// The primitives that every kernel is made of.
@@ -274,6 +276,7 @@ static PARTS: &[Part] = &[
     one!("heads"),
     one!("values"),
     one!("items"),
+    one!("matrix"),
     one!("dots"),
     Part { name: "term", plain: &[part!("term_float")], block: &[part!("dots"), part!("term_block")] },
     Part { name: "weight", plain: &[part!("weight_float")], block: &[part!("weight_block")] },

@@ -26,7 +26,7 @@ pub struct Facts {
 /// What there is to say about an open device.
 pub fn adapter(device: &Device) -> Vec<(&'static str, String)> {
     let (info, limits) = (&device.info, &device.limits);
-    let units = if device.matrix_units { "used" } else { "not used" };
+    let units = device.matrix_units.map_or("not used".to_owned(), |units| units.to_string());
     vec![
         (
             "adapter",

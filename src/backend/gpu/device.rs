@@ -1,5 +1,6 @@
 //! Adapters, the device and its buffers.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -7,8 +8,8 @@ use super::compiler::{Compiler, dxc};
 use super::disk::KernelCache;
 use super::pipelines::{Kernel, Pipeline, Pipelines};
 use crate::backend::BackendError;
-use crate::shaders::Arithmetic;
 use crate::shaders::params::State;
+use crate::shaders::{Arithmetic, Shader, TILED_MATRIX, TILED_MATRIX8};
 
 /// Bytes of a state, what every kernel reads first (`State` in `wgsl/lib/numerics.wgsl`).
 pub const STATE_BYTES: u64 = size_of::<State>() as u64;
@@ -91,15 +92,56 @@ pub fn forced_arithmetic() -> Result<Option<Arithmetic>, BackendError> {
     }
 }
 
-/// Whether there are units that multiply 16 x 16 halves with sums in f32, for subgroups of 32 threads.
-fn has_matrix_units(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> bool {
-    use wgpu::CooperativeScalarType as Scalar;
-    let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
-    adapter.features().contains(needed)
-        && (info.subgroup_min_size, info.subgroup_max_size) == (32, 32)
-        && adapter.cooperative_matrix_properties().iter().any(|p| {
-            (p.m_size, p.n_size, p.k_size) == (16, 16, 16) && (p.ab_type, p.cr_type) == (Scalar::F16, Scalar::F32)
-        })
+/// What kernels for matrix units need.
+const UNITS: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16);
+
+/// Units that multiply square matrices of halves with sums in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatrixUnits {
+    /// 16 x 16, for subgroups of 32 threads (NVIDIA).
+    Of16,
+    /// 8 x 8, for subgroups of 8 threads (Mesa's software device from 26 on).
+    Of8,
+}
+
+impl MatrixUnits {
+    /// Those of an adapter that kernels use: where their sums were seen to be exact, which is on NVIDIA and on Mesa's software device.
+    fn of(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo, arithmetic: Arithmetic) -> Option<Self> {
+        use wgpu::CooperativeScalarType as Scalar;
+        if !adapter.features().contains(UNITS) {
+            return None;
+        }
+        let known = adapter.cooperative_matrix_properties();
+        let offers = |size: u32, threads: u32| {
+            (info.subgroup_min_size, info.subgroup_max_size) == (threads, threads)
+                && known.iter().any(|p| {
+                    (p.m_size, p.n_size, p.k_size) == (size, size, size)
+                        && (p.ab_type, p.cr_type) == (Scalar::F16, Scalar::F32)
+                })
+        };
+        match () {
+            () if arithmetic == Arithmetic::Native && offers(16, 32) => Some(Self::Of16),
+            () if info.driver == "llvmpipe" && offers(8, 8) => Some(Self::Of8),
+            () => None,
+        }
+    }
+
+    /// The kernel for them.
+    pub fn shader(self) -> &'static Shader {
+        match self {
+            Self::Of16 => &TILED_MATRIX,
+            Self::Of8 => &TILED_MATRIX8,
+        }
+    }
+}
+
+impl fmt::Display for MatrixUnits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Of16 => write!(f, "16 x 16"),
+            Self::Of8 => write!(f, "8 x 8"),
+        }
+    }
 }
 
 /// The process's instances: some drivers stop answering after a few dozen.
@@ -277,8 +319,8 @@ pub struct Device {
     pub device: wgpu::Device,
     /// Its queue.
     pub queue: wgpu::Queue,
-    /// Whether products of many rows may use matrix units (`wgsl/tiled/matrix.wgsl`).
-    pub matrix_units: bool,
+    /// What products of many rows may use (`wgsl/lib/matrix.wgsl`).
+    pub matrix_units: Option<MatrixUnits>,
     /// What kernels are made of.
     pub arithmetic: Arithmetic,
     pipelines: Pipelines,
@@ -307,15 +349,14 @@ impl Device {
         let Candidate { adapter, compiler, cache } = candidate;
         let info = adapter.get_info();
         let arithmetic = arithmetic(&info)?;
-        let matrix_units = arithmetic == Arithmetic::Native && has_matrix_units(adapter, &info);
-        let units = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
-        let wanted = FEATURES | if matrix_units { units } else { wgpu::Features::empty() };
+        let matrix_units = MatrixUnits::of(adapter, &info, arithmetic);
+        let wanted = FEATURES | if matrix_units.is_some() { UNITS } else { wgpu::Features::empty() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("samebits"),
             required_features: adapter.features() & wanted,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
-            // SAFETY: only wgsl/tiled/matrix.wgsl uses what is experimental, and `samebits verify` compares its results.
+            // SAFETY: only wgsl/lib/matrix.wgsl uses what is experimental, and `samebits verify` compares its results.
             experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()
         };

@@ -17,7 +17,7 @@ use crate::ops;
 use crate::ops::matmul;
 use crate::plan::{BufferId, Op, Plan};
 use crate::quant::{CHUNK, Decode, Format, Levels};
-use crate::shaders::{TILED_MATRIX, TILED_UNPACK, params};
+use crate::shaders::{TILED_UNPACK, params};
 
 /// Rows of a tile: of activations, and of weights.
 const TOKENS: usize = 64;
@@ -102,8 +102,8 @@ impl Halves {
         let none = device.storage("no halves", 16)?;
         let mut all = Self { activations: HashMap::new(), weights: None, places, none };
         let limits = &device.limits;
-        let enough = Kernel::new(&TILED_MATRIX).fits(limits);
-        if !device.matrix_units || !enough || plan.precision == Precision::Precise || sizes.batch < MIN_ROWS {
+        let usable = device.matrix_units.is_some_and(|units| Kernel::new(units.shader()).fits(limits));
+        if !usable || plan.precision == Precision::Precise || sizes.batch < MIN_ROWS {
             return Ok(all);
         }
         let limit = limits.max_storage_buffer_binding_size as usize / 4;
@@ -150,7 +150,9 @@ impl Halves {
         [shard, bias, out]: [&wgpu::Buffer; 3],
     ) -> Result<Option<Vec<Dispatch>>, BackendError> {
         let units = Units::part(device, format, p.out_width as usize, p.cols as usize);
-        let (Some(x), Some(halves), Some((units, part))) = (self.activations.get(&x), &self.weights, units) else {
+        let (Some(x), Some(halves), Some((units, part)), Some(of)) =
+            (self.activations.get(&x), &self.weights, units, device.matrix_units)
+        else {
             return Ok(None);
         };
         if !p.row_base.is_multiple_of(4) {
@@ -159,7 +161,7 @@ impl Halves {
         let (chunks, part) = (p.cols / CHUNK as u32, part as u32);
         let yes = |b: bool| u32::from(b);
         let unpack = Kernel::new(&TILED_UNPACK).format(format).with("PLANES", units.planes as u32);
-        let matrix = Kernel::new(&TILED_MATRIX)
+        let matrix = Kernel::new(of.shader())
             .with("PLANES", units.planes as u32)
             .with("TWICE", yes(units.twice))
             .with("HAS_MIN", yes(units.has_min));
@@ -171,7 +173,7 @@ impl Halves {
             let grid = Grid::Fixed([chunks.div_ceil(8), rows.div_ceil(8)]);
             let buffers = [shard, shard, halves];
             all.push(dispatch(device, unpack.clone(), state, bytes_of(&unpacked), grid, &buffers)?);
-            let multiplied = params::TiledMatrix {
+            let multiplied = params::Matrix {
                 blocks: p.blocks,
                 rows,
                 places: part,

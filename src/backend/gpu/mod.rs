@@ -23,7 +23,7 @@ pub use bandwidth::read_bandwidth;
 pub use compiler::Compiler;
 pub use cut::{groups, unfused_because};
 pub use device::{
-    Api, Candidate, Choice, Device, adapters, api_name, candidates, choose, forced_arithmetic, is_software,
+    Api, Candidate, Choice, Device, MatrixUnits, adapters, api_name, candidates, choose, forced_arithmetic, is_software,
 };
 pub use pipelines::{Kernel, Pipeline};
 pub use record::Recorded;
