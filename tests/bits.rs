@@ -12,7 +12,10 @@ use samebits::backend::gpu::{Kernel, weights};
 use samebits::engine::Choice;
 use samebits::model::Model;
 use samebits::numerics::{ActivationRow, Precision, f16_bits};
-use samebits::ops::{self, examples::examples};
+use samebits::ops::{
+    self,
+    examples::{examples, scoring},
+};
 use samebits::quant::FORMATS;
 use samebits::sample::{Sampler, SamplerOptions};
 
@@ -86,17 +89,20 @@ proptest! {
         let mut cache = || -> Vec<u16> { random.floats(context * width, -20, 3).iter().map(|x| f16_bits(*x) as u16).collect() };
         let (k, v) = (cache(), cache());
         let q = random.floats(rows * heads * head_dim, -10, 3);
-        let p = ops::attention::Params::new(heads, kv_heads, head_dim, context);
+        let (spec, scoring) = scoring(random.word(), kv_heads, head_dim, context);
+        let sinks = if scoring.sinks.is_some() { random.floats(heads, -3, 3) } else { Vec::new() };
+        let p = ops::attention::Params::new(heads, spec, scoring, context);
         let words = |rows: &[u16]| ops::kv_store::cache_from_rows(rows, width);
         let (scores, out) = (vec![0u32; rows * heads * context], vec![0u32; q.len()]);
-        let buffers: [&[u32]; 5] = [&bits(&q), &words(&k), &words(&v), &scores, &out];
+        let bound = if sinks.is_empty() { vec![0] } else { bits(&sinks) };
+        let buffers: [&[u32]; 6] = [&bits(&q), &words(&k), &words(&v), &bound, &scores, &out];
         let groups = ops::attention::workgroups(&p, rows as u32);
-        let gpu = run_kernel(plain(&ops::attention::SHADER), bytes_of(&p), position as u32, groups, &buffers, 4);
+        let gpu = run_kernel(plain(&ops::attention::SHADER), bytes_of(&p), position as u32, groups, &buffers, 5);
         let mut cpu = vec![0.0; q.len()];
         let mut scores = vec![0.0; context];
         for (i, out) in cpu.chunks_mut(head_dim).enumerate() {
             let (row, head) = (i / heads, i % heads);
-            ops::attention::cpu(&p, head, position + row + 1, &q[i * head_dim..][..head_dim], &k, &v, &mut scores, out);
+            ops::attention::cpu(&p, head, position + row + 1, &q[i * head_dim..][..head_dim], &k, &v, &sinks, &mut scores, out);
         }
         prop_assert_eq!(&gpu[..cpu.len()], bits(&cpu));
     }

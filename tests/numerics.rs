@@ -5,7 +5,7 @@ mod common;
 
 use common::{Random, bits, run_kernel, turn};
 use samebits::backend::gpu::Kernel;
-use samebits::numerics::{self, exp, exp2, f16_bits, f16_value, gelu, r13, recip, rsqrt, settle, silu};
+use samebits::numerics::{self, exp, exp2, f16_bits, f16_value, gelu, r13, recip, rsqrt, settle, silu, tanh};
 use samebits::shaders::Shader;
 
 const N: usize = 1 << 20;
@@ -106,6 +106,17 @@ fn gelu_matches() {
     let e = error(&moderate, gelu, exact);
     println!("gelu {e:.2}");
     assert!(e < 16.0, "gelu: {e}");
+}
+
+#[test]
+fn tanh_matches() {
+    let mut random = Random(5);
+    let x = random.floats(N, -45, 7);
+    check(shader!("test_tanh", "bitcast<u32>(settle(tanh_(x)))"), &x, |x| settle(tanh(x)).to_bits());
+    let moderate: Vec<f32> = x.into_iter().filter(|x| x.abs() > 1e-9).collect();
+    let e = error(&moderate, tanh, f64::tanh);
+    println!("tanh {e:.2}");
+    assert!(e < 4.0, "tanh: {e}");
 }
 
 #[test]

@@ -171,7 +171,9 @@ fn rewired(plan: &Plan, which: usize, with: usize) -> Plan {
                 visit(x);
                 visit(out);
             }
-            Op::Rope(ops::Rope { x, .. }) => visit(x),
+            Op::Rope(ops::Rope { x, .. }) | Op::Scale(ops::Scale { x, .. }) | Op::SoftCap(ops::SoftCap { x, .. }) => {
+                visit(x)
+            }
             Op::KvStore(ops::KvStore { k: a, v: b, .. }) | Op::Add(ops::Add { x: a, b }) => {
                 visit(a);
                 visit(b);
@@ -212,7 +214,7 @@ fn plans_that_do_not_fit_together_name_the_step() {
     let model = stories();
     let plan = || model.plan(Precision::Fast).unwrap();
     type Case = (&'static str, &'static str, fn(&mut Plan));
-    let broken: [Case; 8] = [
+    let broken: [Case; 11] = [
         ("token_embd", "weight 999", |p| {
             if let Op::Embedding(ops::Embedding { weight, .. }) = &mut p.steps[0].op {
                 *weight = WeightId(999);
@@ -223,6 +225,21 @@ fn plans_that_do_not_fit_together_name_the_step() {
             change(p, |_, op| {
                 if let Op::Attention(ops::Attention { heads, .. }) = op {
                     *heads = 0;
+                }
+            })
+        }),
+        ("blk.0.attention", "window of no positions", |p| p.caches[0].window = Some(0)),
+        ("blk.0.attention", "caps scores at 0", |p| {
+            change(p, |_, op| {
+                if let Op::Attention(ops::Attention { scoring, .. }) = op {
+                    scoring.cap = Some(0.0);
+                }
+            })
+        }),
+        ("blk.0.attention", "needs a vector of", |p| {
+            change(p, |_, op| {
+                if let Op::Attention(ops::Attention { scoring, .. }) = op {
+                    scoring.sinks = Some(WeightId(1));
                 }
             })
         }),

@@ -15,7 +15,10 @@ use samebits::backend::gpu::{Gpu, groups};
 use samebits::backend::{Backend, Batch, Rows};
 use samebits::numerics::Precision;
 use samebits::ops;
-use samebits::plan::{AnglesId, BufferId, Builder, CacheId, CacheSpec, Op, Plan, Step, Weight, WeightId, WeightSource};
+use samebits::ops::attention::Scoring;
+use samebits::plan::{
+    Angles, AnglesId, BufferId, Builder, CacheId, CacheSpec, Op, Plan, Step, Weight, WeightId, WeightSource,
+};
 use samebits::quant::{FORMATS, Format};
 
 const CONTEXT: usize = 40;
@@ -76,7 +79,7 @@ impl Maker {
             format.quantize(x, raw);
         }
         self.weights.insert(name.clone(), raw);
-        self.plan.weight(Weight { name, format, rows, cols })
+        self.plan.weight(Weight { name, format, first: 0, rows, cols })
     }
 
     fn vector(&mut self, name: &str, elements: usize) -> WeightId {
@@ -95,6 +98,16 @@ impl Maker {
         let weight = self.vector(&name, width);
         let eps = self.pick(&[1e-6, 1e-5, 1e-2]);
         self.plan.step(name, Op::RmsNorm(ops::RmsNorm { x, weight, out, eps }));
+        out
+    }
+
+    /// Heads of a row behind a norm each, or behind one over all.
+    fn head_norm(&mut self, name: &str, x: BufferId, width: usize, head_dim: usize) -> BufferId {
+        let elements = if self.chance(70) { head_dim } else { width };
+        self.story.push(format!("{name}: a norm of {elements} of {width}"));
+        let out = self.plan.buffer(&format!("{name}{width}.norm"), width);
+        let weight = self.vector(&format!("{name}.norm"), elements);
+        self.plan.step(format!("{name}.norm"), Op::RmsNorm(ops::RmsNorm { x, weight, out, eps: 1e-5 }));
         out
     }
 
@@ -132,12 +145,13 @@ impl Maker {
         let head_dim = self.pick(&[32, 48, 64, 80, 96, 112, 128, 256]);
         let (kv_heads, group) = (self.pick(&[1, 2, 3]), self.pick(&[1, 2, 4]));
         let heads = kv_heads * group;
-        let spec = CacheSpec { kv_heads, head_dim };
+        let window = self.pick(&[None, None, Some(1), Some(7), Some(33)]);
+        let spec = CacheSpec { kv_heads, head_dim, window };
         let (q_width, kv_width) = (heads * head_dim, kv_heads * head_dim);
         let pairs = self.pick(&[head_dim / 2, head_dim / 4]);
         let neox = self.chance(40);
         self.story.push(format!(
-            "{heads} heads on {kv_heads} of {head_dim}, {pairs} pairs{}",
+            "{heads} heads on {kv_heads} of {head_dim}, window {window:?}, {pairs} pairs{}",
             if neox { ", halves" } else { "" }
         ));
         let n = self.normed("attn", x, width, false);
@@ -157,11 +171,18 @@ impl Maker {
             Some(known) if self.chance(70) => known.0,
             _ => {
                 let base = self.pick(&[0.9f64, 0.7]);
-                let table = self.plan.angles((0..pairs).map(|i| base.powi(i as i32)).collect());
+                let frequencies = (0..pairs).map(|i| base.powi(i as i32)).collect();
+                let magnitude = self.pick(&[1.0, 1.25]);
+                let table = self.plan.angles(Angles { frequencies, magnitude });
                 tables.push((table, pairs));
                 table
             }
         };
+        let (mut q, mut k) = (q, k);
+        if self.chance(40) {
+            q = self.head_norm("q", q, q_width, head_dim);
+            k = if shared.is_none() { self.head_norm("k", k, kv_width, head_dim) } else { k };
+        }
         if self.chance(90) {
             self.plan.step("q.rope", Op::Rope(ops::Rope { x: q, head_dim, angles, neox }));
         }
@@ -177,7 +198,15 @@ impl Maker {
         if q_width == kv_width && shared.is_none() {
             self.disturb(20, q, k);
         }
-        self.plan.step("attend", Op::Attention(ops::Attention { q, out: att, cache, heads }));
+        let mut scoring = Scoring::usual(head_dim);
+        if self.chance(20) {
+            scoring = Scoring { divisor: 5.0, cap: Some(self.pick(&[2.0, 30.0])), ..scoring };
+        }
+        if self.chance(20) {
+            scoring.sinks = Some(self.vector("sinks", heads));
+        }
+        self.story.push(format!("{scoring:?}"));
+        self.plan.step("attend", Op::Attention(ops::Attention { q, out: att, cache, heads, scoring }));
         self.branch("attn_out", att, q_width, x, width);
     }
 
@@ -196,6 +225,10 @@ impl Maker {
             self.plan.step(format!("{name}.add"), Op::Add(ops::Add { x, b: out }));
         }
         self.disturb(15, x, out);
+        if self.chance(15) {
+            self.story.push("scaled".to_owned());
+            self.plan.step(format!("{name}.scale"), Op::Scale(ops::Scale { x, by: 0.7 }));
+        }
     }
 
     fn feed_forward(&mut self, x: BufferId, width: usize) {
@@ -252,6 +285,9 @@ fn random_plan(seed: u64) -> (Plan, Made, String) {
         m.plan.step("sum", Op::Add(ops::Add { x: logits, b: other }));
     } else {
         m.products("head", n, width, &[("logits", vocabulary, logits)]);
+    }
+    if m.chance(25) {
+        m.plan.step("cap", Op::SoftCap(ops::SoftCap { x: logits, cap: 3.0 }));
     }
     let plan = m.plan.finish(logits).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     (plan, Made(Arc::new(m.weights)), m.story.join("; "))

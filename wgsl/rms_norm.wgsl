@@ -1,7 +1,8 @@
-// out = x / rms(x) * weight; twin of src/ops/rms_norm.rs. A workgroup makes one row.
+// out = x / rms(x) * weight; twin of src/ops/rms_norm.rs. A workgroup makes one head of a row.
 
 struct Params {
-  width: u32, // elements per row
+  width: u32, // elements per head
+  heads: u32, // heads per row, each normalised by itself
   eps: f32, // added to the mean square
   inverse_width: f32, // 1 / width
 }
@@ -28,7 +29,7 @@ fn block_term(row: u32, b: u32) -> f32 {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let row = group.y;
+  let row = group.y * params.heads + group.x;
   let blocks = (params.width + 31u) / 32u;
   var lane_sum = 0.0;
   for (var tile = 0u; tile < blocks; tile += THREADS) {

@@ -88,7 +88,7 @@ impl<'a> Bench<'a> {
         place::forget_peak_memory();
         let start = Instant::now();
         let sizes = Sizes { context, batch: options.chunk, logits_rows: 1 };
-        let plan = subject.model.plan(options.precision)?;
+        let plan = subject.model.for_context(sizes.context).plan(options.precision)?;
         let backend = place.open(&subject.model, plan, sizes)?;
         let load = start.elapsed();
         let mut session = Session::new(backend, options.chunk);

@@ -150,11 +150,16 @@ impl RunArguments {
     pub fn context(&self, model: &Model) -> usize {
         let trained = model.config.context_length;
         match self.context {
-            None => trained.min(DEFAULT_CONTEXT),
+            None => usual_context(model),
             Some(0) => trained,
             Some(n) => n as usize,
         }
     }
+}
+
+/// Positions of the context where nothing is asked for.
+pub(super) fn usual_context(model: &Model) -> usize {
+    model.config.context_length.min(DEFAULT_CONTEXT)
 }
 
 /// Opens a session on the backend asked for, which a signal stops from then on, before anything is said; `all_logits` makes room for
@@ -169,7 +174,7 @@ pub(super) fn session(
     if context > trained && !a.quiet {
         warning!("--ctx {context} is more than the {trained} positions the model was trained for");
     }
-    let mut backend = open(model, model.plan(a.precision.into())?, a, all_logits)?;
+    let mut backend = open(model, model.for_context(context).plan(a.precision.into())?, a, all_logits)?;
     let signal = signals::watch();
     backend.stop_on(signal.interrupt());
     if !a.quiet {

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::error::{Failure, Usage};
-use super::load::{BackendName, ModelArguments, PrecisionName, RunArguments, encode};
+use super::load::{BackendName, ModelArguments, PrecisionName, RunArguments, encode, usual_context};
 use super::terminal::{print, print_json};
 use super::text::PromptArguments;
 use super::values::not_empty;
@@ -145,7 +145,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         Some(layers) => layers.clone(),
         None => 0..model.config.block_count,
     };
-    let plan = model.plan_of_layers(a.precision.into(), layers)?;
+    let plan = model.for_context(usual_context(&model)).plan_of_layers(a.precision.into(), layers)?;
     if let Some(step) = a.step.as_ref().filter(|name| plan.steps.iter().all(|s| s.name.to_string() != **name)) {
         return Err(Failure::NoStep(step.clone()).into());
     }

@@ -1,9 +1,23 @@
 //! Architectures: GGUF metadata and tensors to a [`Plan`]. One file per architecture.
 
+mod block;
+mod exaone4;
+mod gemma2;
+mod gemma3;
+mod glm4;
+mod granite;
 mod keys;
 mod llama;
+mod metadata;
+mod olmo2;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod rope;
+mod smollm3;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,11 +26,82 @@ use thiserror::Error;
 
 use crate::gguf::{Gguf, GgufError, Value, type_name};
 use crate::numerics::Precision;
-use crate::plan::{Plan, PlanError, Weight, WeightSource};
+use crate::plan::{self, Plan, PlanError, Weight, WeightSource};
 use crate::quant;
 
+use block::{Design, Layer};
+use metadata::Metadata;
+use rope::Factors;
+
 /// Architectures this crate runs.
-pub const ARCHITECTURES: &[&str] = &["llama"];
+static ARCHITECTURES: &[&Architecture] = &[
+    &llama::ARCHITECTURE,
+    &qwen2::ARCHITECTURE,
+    &qwen3::ARCHITECTURE,
+    &gemma2::ARCHITECTURE,
+    &gemma3::ARCHITECTURE,
+    &phi3::ARCHITECTURE,
+    &smollm3::ARCHITECTURE,
+    &olmo2::ARCHITECTURE,
+    &granite::ARCHITECTURE,
+    &glm4::ARCHITECTURE,
+    &exaone4::ARCHITECTURE,
+];
+
+/// The names of the architectures this crate runs, as `general.architecture` gives them.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    ARCHITECTURES.iter().map(|a| a.name)
+}
+
+/// What is known of an architecture.
+struct Architecture {
+    /// `general.architecture`.
+    name: &'static str,
+    /// Keys that it obeys besides [`metadata::KEYS`], after its name.
+    keys: &'static [&'static str],
+    /// Keys that files have and that change nothing, and why.
+    ignored: &'static [(&'static str, &'static str)],
+    /// Tensors that are read besides those of the steps.
+    tensors: &'static [&'static str],
+    /// What it computes.
+    design: fn(&Source<'_>) -> Result<Design, ModelError>,
+}
+
+/// What a [`Design`] is made from.
+struct Source<'a> {
+    meta: Metadata<'a>,
+    config: &'a Config,
+    /// Positions of the context that the model is opened for.
+    context: usize,
+}
+
+impl Source<'_> {
+    /// The usual table of angles.
+    fn angles(&self, factors: Factors) -> Result<plan::Angles, ModelError> {
+        rope::angles(self.meta, self.config, factors, self.context)
+    }
+
+    /// How many positions layers with a window see; `None` without one.
+    fn window(&self, default: Option<usize>) -> Result<Option<usize>, ModelError> {
+        let name = "attention.sliding_window";
+        if self.meta.has(name) { self.meta.optional_count(name) } else { Ok(default) }
+    }
+
+    /// The layers where all but every `period`-th have the window; their tables of angles with a window and without.
+    fn layers(
+        &self,
+        window: Option<usize>,
+        period: usize,
+        angles: [Option<usize>; 2],
+    ) -> Result<Vec<Layer>, ModelError> {
+        let local = self.meta.window_pattern(self.config.block_count, period)?;
+        let layer = |local: bool| match local && window.is_some() {
+            true => Layer { angles: angles[0], window },
+            false => Layer { angles: angles[1], window: None },
+        };
+        Ok(local.into_iter().map(layer).collect())
+    }
+}
 
 /// Why a file cannot be run as a model.
 #[derive(Debug, Error)]
@@ -24,8 +109,8 @@ pub enum ModelError {
     /// The file itself.
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    /// Not one of [`ARCHITECTURES`].
-    #[error("architecture '{0}' is not supported; supported: {list}", list = ARCHITECTURES.join(", "))]
+    /// Not one of [`architectures`].
+    #[error("architecture '{0}' is not supported; supported: {list}", list = architectures().collect::<Vec<_>>().join(", "))]
     Architecture(String),
     /// A tensor the architecture needs.
     #[error("tensor '{0}' is missing; the file is incomplete or not what its architecture says")]
@@ -163,6 +248,15 @@ pub struct Model {
     pub gguf: Arc<Gguf>,
     /// Its numbers.
     pub config: Config,
+    /// Positions of the context that it is opened for ([`Self::for_context`]).
+    context: usize,
+    architecture: &'static Architecture,
+}
+
+impl fmt::Debug for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 impl Model {
@@ -192,14 +286,16 @@ impl Model {
             return Err(ModelError::NotAModel(purpose));
         }
         let architecture = gguf.get_str("general.architecture")?.to_owned();
-        if !ARCHITECTURES.contains(&architecture.as_str()) {
+        let Some(&architecture) = ARCHITECTURES.iter().find(|a| a.name == architecture) else {
             return Err(ModelError::Architecture(architecture));
-        }
-        let config = llama::config(&gguf)?;
-        keys::check(&gguf, &architecture, llama::KEYS)?;
-        let model = Self { gguf, config };
+        };
+        let config = Metadata { gguf: &gguf, architecture: architecture.name }.config()?;
+        let ignored = architecture.ignored.iter().map(|i| i.0);
+        let known: Vec<&str> = metadata::KEYS.iter().chain(architecture.keys).copied().chain(ignored).collect();
+        keys::check(&gguf, architecture.name, &known)?;
+        let model = Self { context: config.context_length, gguf, config, architecture };
         let plan = model.plan(Precision::Fast)?;
-        model.check_tensors(&plan, llama::TENSORS)?;
+        model.check_tensors(&plan, architecture.tensors)?;
         model.check_vocabulary()?;
         Ok(model)
     }
@@ -245,13 +341,30 @@ impl Model {
         if layers.end > self.config.block_count {
             return Err(ModelError::Layers { asked: layers, available: self.config.block_count });
         }
-        llama::plan(&self.gguf, &self.config, precision, layers)
+        let meta = Metadata { gguf: &self.gguf, architecture: self.architecture.name };
+        let design = (self.architecture.design)(&Source { meta, config: &self.config, context: self.context })?;
+        block::plan(self, &design, precision, layers)
+    }
+
+    /// The model opened for a context of so many positions, on which LongRoPE's factors and the windows of attention depend. Without this
+    /// it is opened for the context it was trained for.
+    pub fn for_context(&self, positions: usize) -> Self {
+        Self { context: positions, ..self.clone() }
+    }
+
+    /// Keys of the file that the architecture has no use for, and why.
+    pub fn ignored_keys(&self) -> impl Iterator<Item = (String, &'static str)> + use<'_> {
+        let keys = self.architecture.ignored.iter();
+        keys.map(|(name, why)| (format!("{}.{name}", self.architecture.name), *why))
+            .filter(|(key, _)| self.gguf.get(key).is_some())
     }
 }
 
 impl WeightSource for Model {
     fn data(&self, weight: &Weight) -> &[u8] {
-        self.gguf.tensor(&weight.name).map_or(&[], |t| self.gguf.data(t))
+        let bytes = weight.format.row_bytes(weight.cols);
+        let rows = weight.first * bytes..(weight.first + weight.rows) * bytes;
+        self.gguf.tensor(&weight.name).and_then(|t| self.gguf.data(t).get(rows)).unwrap_or_default()
     }
 
     fn release(&self, weight: &Weight) {
@@ -286,5 +399,5 @@ fn weight(gguf: &Gguf, name: &str, rows: usize, cols: usize) -> Result<Option<We
         let type_name = type_name(tensor.type_id).into_owned();
         return Err(ModelError::Type { name: name.to_owned(), type_name });
     };
-    Ok(Some(Weight { name: name.to_owned(), format, rows, cols }))
+    Ok(Some(Weight { name: name.to_owned(), format, first: 0, rows, cols }))
 }

@@ -79,6 +79,21 @@ pub fn gelu(x: f32) -> f32 {
     x * recip(1.0 + exp((-z).clamp(-60.0, 60.0)))
 }
 
+/// `tanh x`: below 0.625 Cephes' `tanhf` polynomial, else `1 - 2 / (1 + e^2|x|)` with the sign of `x`, which is clamped to ±16.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    let x = flush(x, WEIGHT_FLOOR).clamp(-16.0, 16.0);
+    let z = x * x;
+    let mut p = -5.704_988_7e-3f32;
+    p = p * z + 2.063_909e-2;
+    p = p * z + -5.373_971_5e-2;
+    p = p * z + 1.333_144_3e-1;
+    p = p * z + -3.333_328_3e-1;
+    let low = (p * z) * x + x;
+    let high = 1.0 + -2.0 * recip(1.0 + exp(2.0 * x.abs()));
+    if x.abs() < 0.625 { low } else { f32::from_bits(high.to_bits() | (x.to_bits() & 0x8000_0000)) }
+}
+
 #[cfg(test)]
 mod tests {
     /// The power as a conversion gives it.

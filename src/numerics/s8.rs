@@ -9,6 +9,11 @@ pub struct Sum {
 }
 
 impl Sum {
+    /// A sum whose terms before this one are left out, as if they were 0.
+    pub fn from_term(first: usize) -> Self {
+        Self { lanes: [0.0; 8], next: first % 8 }
+    }
+
     /// Adds the next term.
     pub fn push(&mut self, term: f32) {
         self.lanes[self.next] += term;
@@ -24,8 +29,14 @@ impl Sum {
 /// [`sum`] of `f` over a slice, written so that a compiler can use vectors.
 #[inline(always)]
 pub fn sum_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    sum_from(0, x, f)
+}
+
+/// The same where `x` begins with the block of this number, and the blocks before are left out.
+#[inline(always)]
+pub fn sum_from(first_block: usize, x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut outer = [0.0; 8];
-    for (b, block) in x.chunks(32).enumerate() {
+    for (b, block) in (first_block..).zip(x.chunks(32)) {
         let mut lanes = [0.0; 8];
         let (eights, rest) = block.as_chunks::<8>();
         for eight in eights {
@@ -51,7 +62,12 @@ pub fn tree(l: &[f32; 8]) -> f32 {
 
 /// Sum over raw elements: `S8` inside each block of 32, then `S8` over the block sums.
 pub fn sum(elements: impl IntoIterator<Item = f32>) -> f32 {
-    let mut outer = Sum::default();
+    elements_from(0, elements)
+}
+
+/// The same where the elements begin with the block of this number, and the blocks before are left out.
+pub fn elements_from(first_block: usize, elements: impl IntoIterator<Item = f32>) -> f32 {
+    let mut outer = Sum::from_term(first_block);
     let mut inner = Sum::default();
     let mut count = 0;
     for x in elements {

@@ -1,26 +1,56 @@
 //! Causal attention over the f16 cache: multi-head, grouped-query or multi-query (Ainslie et al. 2023).
 
-use super::shapes::{BufferId, CacheId, CacheSpec, Shapes, ensure, same};
+use super::shapes::{BufferId, CacheId, CacheSpec, Shapes, WeightId, ensure, same};
 use super::{Call, Operand, Operation, Part};
-use crate::numerics::{ACTIVATION_FLOOR, exp2, f16_value, flush, r13, recip, s8, settle};
+use crate::numerics::{ACTIVATION_FLOOR, WEIGHT_FLOOR, exp2, f16_value, flush, r13, recip, s8, settle, tanh};
 pub use crate::shaders::{ATTENTION as SHADER, params::Attention as Params};
 
 impl Params {
-    /// Parameters for a model's heads and a cache of `context` positions.
-    pub fn new(heads: usize, kv_heads: usize, head_dim: usize, context: usize) -> Self {
-        let scale = (std::f64::consts::LOG2_E / libm::sqrt(head_dim as f64)) as f32;
+    /// Parameters for `heads` query heads and a cache of `context` positions.
+    pub fn new(heads: usize, spec: CacheSpec, scoring: Scoring, context: usize) -> Self {
+        let scale = match scoring.cap {
+            Some(cap) => 1.0 / (scoring.divisor * cap),
+            None => std::f64::consts::LOG2_E / scoring.divisor,
+        };
         Self {
             heads: heads as u32,
-            kv_heads: kv_heads as u32,
-            head_dim: head_dim as u32,
+            kv_heads: spec.kv_heads as u32,
+            head_dim: spec.head_dim as u32,
             context: context as u32,
-            scale,
+            scale: scale as f32,
+            cap: scoring.cap.map_or(0.0, |cap| (cap * std::f64::consts::LOG2_E) as f32),
+            window: spec.window.map_or(u32::MAX, |window| window as u32),
+            sinks: u32::from(scoring.sinks.is_some()),
         }
+    }
+
+    /// The first position that a row sees which sees `count` or has fewer before it, and where its tile of 32 begins.
+    pub fn first(&self, count: usize) -> (usize, usize) {
+        let first = count.saturating_sub(self.window as usize);
+        (first, first / 32 * 32)
     }
 }
 
-/// One head of one row: `q` and `out` of `head_dim` elements, `count` positions visible, `scores` scratch of at least
-/// `count`. The caches are `[position][kv_heads * head_dim]`.
+/// How scores become softmax weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scoring {
+    /// Products of queries and keys are divided by this.
+    pub divisor: f64,
+    /// Scores are bent so that none is beyond this: `cap · tanh(score / cap)`.
+    pub cap: Option<f64>,
+    /// A vector with a score for each query head, which takes part in the softmax and weighs nothing.
+    pub sinks: Option<WeightId>,
+}
+
+impl Scoring {
+    /// The usual: the square root of the size of a head divides, and nothing else.
+    pub fn usual(head_dim: usize) -> Self {
+        Self { divisor: libm::sqrt(head_dim as f64), cap: None, sinks: None }
+    }
+}
+
+/// One head of one row: `q` and `out` of `head_dim` elements, `count` positions up to the row's own, `scores` scratch of at least
+/// `count`. The caches are `[position][kv_heads * head_dim]`. `sinks` has a score for each head, or none.
 pub fn cpu(
     p: &Params,
     head: usize,
@@ -28,42 +58,54 @@ pub fn cpu(
     q: &[f32],
     k_cache: &[u16],
     v_cache: &[u16],
+    sinks: &[f32],
     scores: &mut [f32],
     out: &mut [f32],
 ) {
     let head_dim = p.head_dim as usize;
     let width = p.kv_heads as usize * head_dim;
     let at = head / (p.heads / p.kv_heads) as usize * head_dim;
-    let scores = &mut scores[..count];
-    for (position, score) in scores.iter_mut().enumerate() {
+    let (first, start) = p.first(count);
+    let scores = &mut scores[..count - start];
+    for (position, score) in (start..).zip(&mut *scores) {
         let k = &k_cache[position * width + at..][..head_dim];
         let products = q.iter().zip(k).map(|(&q, &k)| r13(flush(q, ACTIVATION_FLOOR)) * f16_value(u32::from(k)));
         *score = s8::sum(products) * p.scale;
     }
-    let inverse = weigh(scores);
+    let inverse = weigh(p, start, first, sinks.get(head).copied(), scores);
     for (d, out) in out.iter_mut().enumerate() {
-        let v = v_cache[at + d..].iter().step_by(width);
+        let v = v_cache[start * width + at + d..].iter().step_by(width);
         let products = scores.iter().zip(v).map(|(&w, &v)| w * f16_value(u32::from(v)));
-        *out = settle(s8::sum(products) * inverse);
+        *out = settle(s8::elements_from(start / 32, products) * inverse);
     }
 }
 
-/// Turns scores (base 2) into softmax weights, and gives the inverse of their sum.
+/// Turns scores into softmax weights, and gives the inverse of their sum. The scores are those from position `start` on, a multiple
+/// of 32; what comes before position `first` weighs nothing. A sink adds to the sum.
 #[inline(always)]
-pub fn weigh(scores: &mut [f32]) -> f32 {
+pub fn weigh(p: &Params, start: usize, first: usize, sink: Option<f32>, scores: &mut [f32]) -> f32 {
+    let (unseen, scores_seen) = scores.split_at_mut(first - start);
+    unseen.fill(0.0);
+    let sink = sink.map(|sink| flush(flush(sink, WEIGHT_FLOOR) * std::f32::consts::LOG2_E, ACTIVATION_FLOOR));
     // The largest is the same in any order.
-    let mut tops = [-f32::from_bits((127 + 100) << 23); 8];
-    for eight in scores.chunks_mut(8) {
+    let mut tops = [sink.unwrap_or(-f32::from_bits((127 + 100) << 23)); 8];
+    if p.cap != 0.0 {
+        for score in scores_seen.iter_mut() {
+            *score = tanh(*score) * p.cap;
+        }
+    }
+    for eight in scores_seen.chunks_mut(8) {
         for (top, score) in tops.iter_mut().zip(eight) {
             *score = flush(*score, ACTIVATION_FLOOR);
             *top = top.max(*score);
         }
     }
     let top = tops.iter().fold(tops[0], |m, t| m.max(*t));
-    for score in scores.iter_mut() {
+    for score in scores_seen.iter_mut() {
         *score = r13(exp2(*score - top));
     }
-    recip(s8::sum_of(scores, |w| w))
+    let sum = s8::sum_from(start / 32, scores, |w| w);
+    recip(sink.map_or(sum, |sink| sum + r13(exp2(sink - top))))
 }
 
 /// Workgroups for `rows` rows.
@@ -79,6 +121,14 @@ pub struct Attention {
     pub out: BufferId,
     pub cache: CacheId,
     pub heads: usize,
+    pub scoring: Scoring,
+}
+
+impl Attention {
+    /// Parameters over a cache of `context` positions.
+    pub(crate) fn params(&self, shapes: &Shapes<'_>, context: usize) -> Params {
+        Params::new(self.heads, shapes.caches[self.cache.0], self.scoring, context)
+    }
 }
 
 impl Operation for Attention {
@@ -99,21 +149,27 @@ impl Operation for Attention {
     }
 
     fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
-        let (CacheSpec { kv_heads, head_dim }, heads) = (shapes.cache(self.cache)?, self.heads);
+        let (CacheSpec { kv_heads, head_dim, window }, heads) = (shapes.cache(self.cache)?, self.heads);
         ensure!(
             kv_heads > 0 && heads > 0 && heads % kv_heads == 0,
             "shares {kv_heads} keys among {heads} heads"
         );
         ensure!(head_dim.is_multiple_of(2), "has heads of odd size {head_dim}");
+        ensure!(window != Some(0), "has a window of no positions");
+        ensure!(self.scoring.divisor.is_normal(), "divides scores by {}", self.scoring.divisor);
+        if let Some(cap) = self.scoring.cap {
+            ensure!(cap.is_normal() && cap > 0.0, "caps scores at {cap}");
+        }
+        self.scoring.sinks.map_or(Ok(()), |sinks| shapes.vector(sinks, heads))?;
         same("queries and heads", shapes.float(self.q)?, heads * head_dim)?;
         same("an output and heads", shapes.float(self.out)?, heads * head_dim)
     }
 
     fn call(&self, shapes: &Shapes<'_>, context: usize, _: &Part) -> Call {
-        let CacheSpec { kv_heads, head_dim } = shapes.caches[self.cache.0];
-        let p = Params::new(self.heads, kv_heads, head_dim, context);
+        let p = self.params(shapes, context);
         let (keys, values) = (Operand::Keys(self.cache), Operand::Values(self.cache));
-        let operands = [Operand::Rows(self.q), keys, values, Operand::Scores, Operand::Rows(self.out)];
+        let sinks = Operand::Vector(self.scoring.sinks);
+        let operands = [Operand::Rows(self.q), keys, values, sinks, Operand::Scores, Operand::Rows(self.out)];
         Call::new(&SHADER, &p, workgroups(&p, 1), operands)
     }
 }

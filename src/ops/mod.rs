@@ -103,8 +103,8 @@ pub trait PerRow: Operation {
     /// The same in double precision, with nothing rounded on the way; the angles are given in radians.
     fn row64(&self, shapes: &Shapes<'_>, from: Row<'_, f64>, out: &mut [f64]);
 
-    /// Ops to verify, for rows of `width`: the buffers 0 and 1 are read, 2 is written, the vector is weight 0, the angles are
-    /// table 0 with a quarter as many pairs as elements; in place, 0 is changed.
+    /// Ops to verify, for rows of `width`: the buffers 0 and 1 are read, 2 is written, the weight 0 is a vector of `width` elements and 1
+    /// of half as many, the angles are table 0 with a quarter as many pairs as elements; in place, 0 is changed.
     fn examples(width: usize) -> Vec<Op>
     where
         Self: Sized;
@@ -256,6 +256,10 @@ ops! {
         GeluMul in gelu_mul;
         /// `x = x + b`.
         Add in add;
+        /// `x = x * by`.
+        Scale in scale;
+        /// `x = cap * tanh(x / cap)`.
+        SoftCap in soft_cap;
     }
     others {
         /// Rows of a matrix by token id.

@@ -1,18 +1,18 @@
-//! Root mean square norm (Zhang & Sennrich 2019): `out = x / sqrt(mean(x²) + eps) * weight`.
+//! Root mean square norm (Zhang & Sennrich 2019) of rows or of their heads: `out = x / sqrt(mean(x²) + eps) * weight`.
 
-use super::shapes::{BufferId, Shapes, WeightId, same};
+use super::shapes::{BufferId, Shapes, WeightId, ensure, same};
 use super::{Call, Op, Operand, Operation, Part, PerRow, Row};
 use crate::numerics::{WEIGHT_FLOOR, flush, rsqrt, s8, settle};
 pub use crate::shaders::{RMS_NORM as SHADER, params::RmsNorm as Params};
 
 impl Params {
-    /// Parameters for rows of `width`.
-    pub fn new(width: usize, eps: f32) -> Self {
-        Self { width: width as u32, eps, inverse_width: 1.0 / width as f32 }
+    /// Parameters for rows of `heads` heads of `width` elements, each of which is normalised by itself.
+    pub fn new(width: usize, heads: usize, eps: f32) -> Self {
+        Self { width: width as u32, heads: heads as u32, eps, inverse_width: 1.0 / width as f32 }
     }
 }
 
-/// One row: `x`, `weight` and `out` of `p.width` elements.
+/// One head of a row: `x`, `weight` and `out` of `p.width` elements.
 #[inline(always)]
 pub fn cpu(p: &Params, x: &[f32], weight: &[f32], out: &mut [f32]) {
     let square = |x: f32| flush(x, WEIGHT_FLOOR) * flush(x, WEIGHT_FLOOR);
@@ -23,11 +23,12 @@ pub fn cpu(p: &Params, x: &[f32], weight: &[f32], out: &mut [f32]) {
 }
 
 /// Workgroups for `rows` rows.
-pub fn workgroups(_: &Params, rows: u32) -> [u32; 3] {
-    [1, rows, 1]
+pub fn workgroups(p: &Params, rows: u32) -> [u32; 3] {
+    [p.heads, rows, 1]
 }
 
-/// Normalises `x` and scales it by the vector `weight`.
+/// Normalises `x` and scales it by the vector `weight`: the whole row, or each head of it where the vector has as many elements as a
+/// head.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct RmsNorm {
@@ -35,6 +36,13 @@ pub struct RmsNorm {
     pub weight: WeightId,
     pub out: BufferId,
     pub eps: f32,
+}
+
+impl RmsNorm {
+    /// Heads of a row; 1 where the whole row is normalised.
+    pub(crate) fn heads(&self, shapes: &Shapes<'_>) -> usize {
+        shapes.width(self.x) / shapes.weights[self.weight.0].cols
+    }
 }
 
 impl Operation for RmsNorm {
@@ -47,13 +55,15 @@ impl Operation for RmsNorm {
     }
 
     fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
-        let width = shapes.float(self.x)?;
-        shapes.vector(self.weight, width)?;
+        let (width, cols) = (shapes.float(self.x)?, shapes.weight(self.weight)?.cols);
+        ensure!(cols > 0 && width.is_multiple_of(cols), "has rows of {width}, no whole heads of {cols}");
+        shapes.vector(self.weight, cols)?;
         same("an input and an output", width, shapes.float(self.out)?)
     }
 
     fn call(&self, shapes: &Shapes<'_>, _: usize, _: &Part) -> Call {
-        let p = Params::new(shapes.width(self.x), self.eps);
+        let heads = self.heads(shapes);
+        let p = Params::new(shapes.width(self.x) / heads, heads, self.eps);
         let operands = [Operand::Rows(self.x), Operand::Vector(Some(self.weight)), Operand::Rows(self.out)];
         Call::new(&SHADER, &p, workgroups(&p, 1), operands)
     }
@@ -66,17 +76,25 @@ impl PerRow for RmsNorm {
 
     #[inline(always)]
     fn row(&self, _: &Shapes<'_>, from: Row<'_, f32>, out: &mut [f32]) {
-        cpu(&Params::new(out.len(), self.eps), from.reads[0], from.vector, out);
+        let width = from.vector.len();
+        let p = Params::new(width, out.len() / width, self.eps);
+        for (x, out) in from.reads[0].chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            cpu(&p, x, from.vector, out);
+        }
     }
 
     fn row64(&self, _: &Shapes<'_>, from: Row<'_, f64>, out: &mut [f64]) {
-        let x = from.reads[0];
-        let square = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
-        let r = 1.0 / (square + f64::from(self.eps)).sqrt();
-        out.iter_mut().zip(x).zip(from.vector).for_each(|((out, x), w)| *out = x * r * w);
+        let width = from.vector.len();
+        for (x, out) in from.reads[0].chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            let square = x.iter().map(|x| x * x).sum::<f64>() / width as f64;
+            let r = 1.0 / (square + f64::from(self.eps)).sqrt();
+            out.iter_mut().zip(x).zip(from.vector).for_each(|((out, x), w)| *out = x * r * w);
+        }
     }
 
-    fn examples(_: usize) -> Vec<Op> {
-        vec![Op::RmsNorm(Self { x: BufferId(0), weight: WeightId(0), out: BufferId(2), eps: 1e-5 })]
+    fn examples(width: usize) -> Vec<Op> {
+        // The whole row, and where they are whole two heads.
+        let weights = [WeightId(0), WeightId(1)].into_iter().take(1 + usize::from(width.is_multiple_of(2)));
+        weights.map(|weight| Op::RmsNorm(Self { x: BufferId(0), weight, out: BufferId(2), eps: 1e-5 })).collect()
     }
 }

@@ -1,22 +1,23 @@
 //! Rotary position embedding (Su et al. 2021), in place, from a table of angles.
 
-use super::shapes::{AnglesId, BufferId, Shapes, ensure};
+use super::shapes::{Angles, AnglesId, BufferId, Shapes, ensure};
 use super::{Call, Op, Operand, Operation, Part, PerRow, Row};
 use crate::numerics::{ACTIVATION_FLOOR, flush, settle};
 pub use crate::shaders::{ROPE as SHADER, params::Rope as Params};
 
 /// Cosine and sine of every angle: `[position][pair][cos, sin]`.
 ///
-/// `frequencies[pair]` is in radians per position. Computed in f64 with the portable `libm`, rounded once to f32, so it
-/// is the same on every machine; magnitudes below 2^-24 are 0.
-pub fn table(positions: usize, frequencies: &[f64]) -> Vec<f32> {
+/// Computed in f64 with the portable `libm`, multiplied by the table's magnitude and rounded once to f32, so it is the same on every
+/// machine; what is smaller than 2^-24 is 0.
+pub fn table(positions: usize, angles: &Angles) -> Vec<f32> {
+    let Angles { frequencies, magnitude } = angles;
     let floor = f32::from_bits((127 - 24) << 23);
     let mut out = Vec::with_capacity(positions * frequencies.len() * 2);
     for position in 0..positions {
         for frequency in frequencies {
             let angle = position as f64 * frequency;
-            out.push(flush(libm::cos(angle) as f32, floor));
-            out.push(flush(libm::sin(angle) as f32, floor));
+            out.push(flush((libm::cos(angle) * magnitude) as f32, floor));
+            out.push(flush((libm::sin(angle) * magnitude) as f32, floor));
         }
     }
     out
@@ -79,7 +80,7 @@ impl Operation for Rope {
 
     fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
         let (width, head_dim) = (shapes.float(self.x)?, self.head_dim);
-        let Some(pairs) = shapes.angles.get(self.angles.0).map(Vec::len) else {
+        let Some(pairs) = shapes.angles.get(self.angles.0).map(|angles| angles.frequencies.len()) else {
             return Err(format!("uses the table of angles {} of {}", self.angles.0, shapes.angles.len()));
         };
         ensure!(
@@ -91,7 +92,7 @@ impl Operation for Rope {
     }
 
     fn call(&self, shapes: &Shapes<'_>, _: usize, _: &Part) -> Call {
-        let p = self.params(shapes.width(self.x), shapes.angles[self.angles.0].len());
+        let p = self.params(shapes.width(self.x), shapes.angles[self.angles.0].frequencies.len());
         Call::new(&SHADER, &p, workgroups(&p, 1), [Operand::Angles(self.angles), Operand::Rows(self.x)])
     }
 }
@@ -106,12 +107,12 @@ impl PerRow for Rope {
         cpu(&self.params(x.len(), from.angles.len() / 2), from.angles, x);
     }
 
-    fn row64(&self, _: &Shapes<'_>, from: Row<'_, f64>, x: &mut [f64]) {
-        let pairs = from.angles.len();
+    fn row64(&self, shapes: &Shapes<'_>, from: Row<'_, f64>, x: &mut [f64]) {
+        let (pairs, magnitude) = (from.angles.len(), shapes.angles[self.angles.0].magnitude);
         for head in x.chunks_exact_mut(self.head_dim) {
             for (pair, angle) in from.angles.iter().enumerate() {
                 let (i, j) = if self.neox { (pair, pair + pairs) } else { (2 * pair, 2 * pair + 1) };
-                let (sin, cos) = angle.sin_cos();
+                let (sin, cos) = (magnitude * angle.sin(), magnitude * angle.cos());
                 (head[i], head[j]) = (head[i] * cos - head[j] * sin, head[i] * sin + head[j] * cos);
             }
         }

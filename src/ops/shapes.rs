@@ -26,9 +26,32 @@ pub struct CacheSpec {
     pub kv_heads: usize,
     /// Elements per head.
     pub head_dim: usize,
+    /// How many positions a row sees, its own among them; `None` for all.
+    pub window: Option<usize>,
+}
+
+/// A table of RoPE angles.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Angles {
+    /// Radians per position, one per pair.
+    pub frequencies: Vec<f64>,
+    /// What cosines and sines are multiplied by.
+    pub magnitude: f64,
+}
+
+impl Angles {
+    /// A table of these frequencies that keeps lengths.
+    pub fn new(frequencies: Vec<f64>) -> Self {
+        Self { frequencies, magnitude: 1.0 }
+    }
 }
 
 impl CacheSpec {
+    /// The first position that is seen from another.
+    pub fn first_seen(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
     /// Elements per position of the keys, and of the values.
     pub fn width(&self) -> usize {
         self.kv_heads * self.head_dim
@@ -64,6 +87,8 @@ pub struct Weight {
     pub name: String,
     /// How its bytes are read.
     pub format: &'static Format,
+    /// The first of its rows in the tensor.
+    pub first: usize,
     /// Rows; 1 for a vector.
     pub rows: usize,
     /// Elements per row.
@@ -81,8 +106,8 @@ pub struct Shapes<'a> {
     pub weights: &'a [Weight],
     /// The caches.
     pub caches: &'a [CacheSpec],
-    /// Tables of RoPE angles: frequencies in radians per position, one per pair.
-    pub angles: &'a [Vec<f64>],
+    /// Tables of RoPE angles.
+    pub angles: &'a [Angles],
 }
 
 /// Fails with a reason unless the condition holds.

@@ -7,7 +7,9 @@ use std::fmt;
 use crate::numerics::Precision;
 use crate::ops;
 
-pub use crate::ops::shapes::{AnglesId, Buffer, BufferId, BufferKind, CacheId, CacheSpec, Shapes, Weight, WeightId};
+pub use crate::ops::shapes::{
+    Angles, AnglesId, Buffer, BufferId, BufferKind, CacheId, CacheSpec, Shapes, Weight, WeightId,
+};
 pub use crate::ops::{Op, Words};
 pub use check::PlanError;
 
@@ -62,8 +64,8 @@ pub struct Plan {
     pub logits: BufferId,
     /// The caches.
     pub caches: Vec<CacheSpec>,
-    /// Tables of RoPE angles: frequencies in radians per position, one per pair.
-    pub angles: Vec<Vec<f64>>,
+    /// Tables of RoPE angles.
+    pub angles: Vec<Angles>,
 }
 
 impl Plan {
@@ -154,9 +156,10 @@ impl Builder {
         BufferId(self.plan.buffers.len() - 1)
     }
 
-    /// Adds a weight, or finds the one of this name.
+    /// Adds a weight, or finds the one of these rows of this tensor.
     pub fn weight(&mut self, weight: Weight) -> WeightId {
-        if let Some(i) = self.plan.weights.iter().position(|w| w.name == weight.name) {
+        let same = |w: &Weight| (&w.name, w.first, w.rows) == (&weight.name, weight.first, weight.rows);
+        if let Some(i) = self.plan.weights.iter().position(same) {
             return WeightId(i);
         }
         self.plan.weights.push(weight);
@@ -169,10 +172,13 @@ impl Builder {
         CacheId(self.plan.caches.len() - 1)
     }
 
-    /// Adds a table of RoPE angles: frequencies in radians per position, one per pair.
-    pub fn angles(&mut self, frequencies: Vec<f64>) -> AnglesId {
-        self.plan.angles.push(frequencies);
-        AnglesId(self.plan.angles.len() - 1)
+    /// Adds a table of RoPE angles, or finds its equal.
+    pub fn angles(&mut self, angles: Angles) -> AnglesId {
+        let known = self.plan.angles.iter().position(|a| *a == angles);
+        AnglesId(known.unwrap_or_else(|| {
+            self.plan.angles.push(angles);
+            self.plan.angles.len() - 1
+        }))
     }
 
     /// The layer of the steps that follow.

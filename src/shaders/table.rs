@@ -196,6 +196,10 @@ shaders! {
     GELU_MUL = "gelu_mul", "gelu_mul.wgsl";
     /// The gated activation.
     SILU_MUL = "silu_mul", "silu_mul.wgsl";
+    /// A factor for all elements.
+    SCALE = "scale", "scale.wgsl";
+    /// A bound for all elements.
+    SOFT_CAP = "soft_cap", "soft_cap.wgsl";
     /// Softmax of rows.
     SOFTMAX = "softmax", "softmax.wgsl";
     /// One row: norm, queries, keys and values, RoPE, cache.

@@ -4,7 +4,7 @@ use super::reference::{self, Heads};
 use super::{LayerError, LayerFigures, Reference, StepFigures, Values};
 use crate::model::Model;
 use crate::ops;
-use crate::plan::{CacheSpec, Op, Plan, Words};
+use crate::plan::{Op, Plan, Words};
 
 /// Figures of every step with float output.
 pub(super) fn steps(values: &[Values], tokens: usize) -> Vec<StepFigures> {
@@ -111,7 +111,7 @@ fn entropy(logits: &[f64], top: f64) -> f64 {
 fn attention(plan: &Plan, values: &[Values], layer: usize, tokens: usize) -> Option<f64> {
     let here = |v: &&Values| v.step.name.layer == Some(layer);
     let attends = values.iter().position(|v| here(&v) && matches!(v.step.op, Op::Attention(ops::Attention { .. })))?;
-    let Op::Attention(ops::Attention { q, cache: attended, heads, .. }) = values[attends].step.op else {
+    let Op::Attention(ops::Attention { q, cache: attended, heads, scoring, .. }) = values[attends].step.op else {
         return None;
     };
     // The queries as they are when attention reads them, and the cache that it reads.
@@ -119,8 +119,8 @@ fn attention(plan: &Plan, values: &[Values], layer: usize, tokens: usize) -> Opt
     let queries = last(before.iter().rfind(|v| v.step.op.output() == Some(q))?, tokens);
     let stores = |v: &&Values| matches!(v.step.op, Op::KvStore(ops::KvStore { cache, .. }) if cache == attended);
     let cache = &before.iter().rfind(stores)?.x;
-    let CacheSpec { kv_heads, head_dim } = plan.caches[attended.0];
-    let shape = Heads { heads, kv_heads, head_dim };
+    // How even it is among the positions: a score without a value takes no part.
+    let shape = Heads { heads, spec: plan.caches[attended.0], scoring, sinks: Vec::new() };
     let entropy = |head| {
         let weights = shape.weights(head, tokens - 1, queries, &cache[..cache.len() / 2]);
         -weights.iter().filter(|w| **w > 0.0).map(|w| w * w.ln()).sum::<f64>()

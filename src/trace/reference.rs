@@ -4,6 +4,7 @@
 //! wrong; where both show the same collapse, the model is.
 
 use crate::model::Model;
+use crate::ops::attention::Scoring;
 use crate::ops::{self, Row};
 use crate::plan::{BufferId, CacheSpec, Op, Plan, Step, WeightId, WeightSource as _};
 
@@ -61,10 +62,12 @@ impl<'a> Machine<'a> {
                 self.caches[cache.0] = [k, v];
                 return both;
             }
-            Op::Attention(ops::Attention { q, cache, heads, .. }) => {
+            Op::Attention(ops::Attention { q, cache, heads, scoring, .. }) => {
                 let [k, v] = &self.caches[cache.0];
-                let CacheSpec { kv_heads, head_dim } = self.plan.caches[cache.0];
-                let shape = Heads { heads, kv_heads, head_dim };
+                let spec = self.plan.caches[cache.0];
+                let head_dim = spec.head_dim;
+                let sinks = scoring.sinks.map_or_else(Vec::new, |id| self.row(id, 0));
+                let shape = Heads { heads, spec, scoring, sinks };
                 let mut out = Vec::with_capacity(take(q).len());
                 for (position, q) in take(q).chunks(heads * head_dim).enumerate() {
                     for head in 0..heads {
@@ -96,7 +99,7 @@ impl<'a> Machine<'a> {
         let mut result = if op.is_in_place() { reads[0].to_vec() } else { vec![0.0; reads[0].len()] };
         for (position, out) in result.chunks_mut(width).enumerate() {
             let reads = reads.map(|x| x.get(position * width..(position + 1) * width).unwrap_or_default());
-            let angles = facts.angles().map_or(&[][..], |id| &shapes.angles[id.0]);
+            let angles = facts.angles().map_or(&[][..], |id| &shapes.angles[id.0].frequencies);
             let angles: Vec<f64> = angles.iter().map(|frequency| position as f64 * frequency).collect();
             facts.row64(&shapes, Row { reads, vector: &vector, angles: &angles }, out);
         }
@@ -140,27 +143,35 @@ impl<'a> Machine<'a> {
 pub(super) struct Heads {
     /// Of queries.
     pub heads: usize,
-    /// Of keys and values; divides `heads`.
-    pub kv_heads: usize,
-    /// Elements per head.
-    pub head_dim: usize,
+    /// The cache's.
+    pub spec: CacheSpec,
+    /// How scores become weights.
+    pub scoring: Scoring,
+    /// A score for each head that weighs nothing, or none.
+    pub sinks: Vec<f64>,
 }
 
 impl Heads {
     /// Where the keys and values of a query head begin at a position of the cache.
     fn at(&self, head: usize, position: usize) -> usize {
-        (position * self.kv_heads + head / (self.heads / self.kv_heads)) * self.head_dim
+        let CacheSpec { kv_heads, head_dim, .. } = self.spec;
+        (position * kv_heads + head / (self.heads / kv_heads)) * head_dim
     }
 
     /// What a query head at a position gives each position up to its own; `q` is the row of all heads.
     pub fn weights(&self, head: usize, position: usize, q: &[f64], k: &[f64]) -> Vec<f64> {
-        let q = &q[head * self.head_dim..][..self.head_dim];
-        let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let scores: Vec<f64> =
-            (0..=position).map(|p| scale * dot(q, &k[self.at(head, p)..][..self.head_dim])).collect();
-        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let head_dim = self.spec.head_dim;
+        let q = &q[head * head_dim..][..head_dim];
+        let first = self.spec.first_seen(position);
+        let score = |p: usize| match (p < first, dot(q, &k[self.at(head, p)..][..head_dim]) / self.scoring.divisor) {
+            (true, _) => f64::NEG_INFINITY,
+            (_, score) => self.scoring.cap.map_or(score, |cap| cap * (score / cap).tanh()),
+        };
+        let scores: Vec<f64> = (0..=position).map(score).collect();
+        let sink = self.sinks.get(head).copied().unwrap_or(f64::NEG_INFINITY);
+        let top = scores.iter().copied().fold(sink, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
-        let sum: f64 = weights.iter().sum();
+        let sum = weights.iter().sum::<f64>() + (sink - top).exp();
         weights.into_iter().map(|w| w / sum).collect()
     }
 }

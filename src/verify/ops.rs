@@ -8,6 +8,8 @@ use super::{Difference, Rung, VerifyError};
 use crate::backend::BackendError;
 use crate::backend::gpu::{Device, Kernel, weights};
 use crate::numerics::{ActivationRow, Precision, f16_bits};
+use crate::ops::attention::Scoring;
+use crate::ops::shapes::{CacheSpec, WeightId};
 use crate::ops::{self, examples::examples};
 use crate::quant::{FORMATS, Format};
 use crate::shaders::Shader;
@@ -94,7 +96,14 @@ pub(crate) fn cases(random: &mut Random) -> Vec<Case> {
     for (kv_heads, group, head_dim, position) in
         [(1, 1, 2, 37), (1, 4, 32, 37), (2, 3, 30, 37), (3, 3, 64, 37), (4, 8, 64, 5), (1, 2, 2, 2100)]
     {
-        heads(random, kv_heads, group, head_dim, position, &mut all);
+        let spec = CacheSpec { kv_heads, head_dim, window: None };
+        heads(random, group, spec, Scoring::usual(head_dim), position, &mut all);
+    }
+    // Windows, one of them longer than the cache; scores that are capped; a score without a value.
+    for (window, cap, sinks) in [(Some(9), None, false), (Some(300), Some(30.0), true), (None, Some(2.5), true)] {
+        let spec = CacheSpec { kv_heads: 2, head_dim: 34, window };
+        let scoring = Scoring { divisor: 3.0, cap, sinks: sinks.then_some(WeightId(0)) };
+        heads(random, 2, spec, scoring, 290, &mut all);
     }
     for format in FORMATS {
         for precision in [Precision::Fast, Precision::Precise] {
@@ -172,12 +181,13 @@ fn softmax_3d(random: &mut Random, [heads, tokens, width]: [usize; 3], all: &mut
     });
 }
 
-fn heads(random: &mut Random, kv_heads: usize, group: usize, head_dim: usize, position: usize, all: &mut Vec<Case>) {
-    let rows = 2;
+fn heads(random: &mut Random, group: usize, spec: CacheSpec, scoring: Scoring, position: usize, all: &mut Vec<Case>) {
+    let (rows, CacheSpec { kv_heads, head_dim, window }) = (2, spec);
     let (heads, context, width) = (kv_heads * group, position + rows, kv_heads * head_dim);
     let mut add = |shader, params: &[u8], groups, buffers, out, expected| {
         let (kernel, params, at) = (plain(shader), params.to_vec(), position as u32);
         let shape = format!("[{rows}, {heads} heads on {kv_heads}, {head_dim}] at position {position}");
+        let shape = window.map_or(shape.clone(), |window| format!("{shape}, window {window}"));
         all.push(Case { kernel, shape, params, position: at, groups, buffers, out, expected });
     };
     let x = random.floats(rows * width);
@@ -193,16 +203,28 @@ fn heads(random: &mut Random, kv_heads: usize, group: usize, head_dim: usize, po
     let (k, v) = (cache(), cache());
     let cached = |rows: &[u16]| ops::kv_store::cache_from_rows(rows, width);
     let q = random.floats(rows * heads * head_dim);
-    let p = ops::attention::Params::new(heads, kv_heads, head_dim, context);
+    let p = ops::attention::Params::new(heads, spec, scoring, context);
+    let sinks = if scoring.sinks.is_some() { random.floats(heads) } else { Vec::new() };
     let mut expected = vec![0.0; q.len()];
     let mut scores = vec![0.0; context];
     for (i, out) in expected.chunks_mut(head_dim).enumerate() {
         let (row, head) = (i / heads, i % heads);
-        ops::attention::cpu(&p, head, position + row + 1, &q[i * head_dim..][..head_dim], &k, &v, &mut scores, out);
+        ops::attention::cpu(
+            &p,
+            head,
+            position + row + 1,
+            &q[i * head_dim..][..head_dim],
+            &k,
+            &v,
+            &sinks,
+            &mut scores,
+            out,
+        );
     }
-    let buffers = vec![bits(&q), cached(&k), cached(&v), vec![0; rows * heads * context], vec![0; q.len()]];
+    let sinks = if sinks.is_empty() { vec![0] } else { bits(&sinks) };
+    let buffers = vec![bits(&q), cached(&k), cached(&v), sinks, vec![0; rows * heads * context], vec![0; q.len()]];
     let groups = ops::attention::workgroups(&p, rows as u32);
-    add(&ops::attention::SHADER, bytes_of(&p), groups, buffers, 4, bits(&expected));
+    add(&ops::attention::SHADER, bytes_of(&p), groups, buffers, 5, bits(&expected));
 }
 
 /// A matrix of random numbers, as a file has it and as the GPU.

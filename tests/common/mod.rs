@@ -58,17 +58,17 @@ pub fn sizes(context: usize, batch: usize) -> Sizes {
 }
 
 pub fn on_cpu(model: &Model, precision: Precision, context: usize, chunk: usize, threads: usize) -> Session {
-    let plan = model.plan(precision).unwrap();
+    let plan = model.for_context(context).plan(precision).unwrap();
     Session::new(Box::new(Cpu::new(model, plan, sizes(context, chunk), threads).unwrap()), chunk)
 }
 
 pub fn on_isa(model: &Model, precision: Precision, context: usize, chunk: usize, threads: usize, isa: Isa) -> Session {
-    let plan = model.plan(precision).unwrap();
+    let plan = model.for_context(context).plan(precision).unwrap();
     Session::new(Box::new(Cpu::with_isa(model, plan, sizes(context, chunk), threads, isa).unwrap()), chunk)
 }
 
 pub fn on_gpu(model: &Model, precision: Precision, context: usize, chunk: usize) -> Session {
-    let plan = model.plan(precision).unwrap();
+    let plan = model.for_context(context).plan(precision).unwrap();
     let gpu = Gpu::new(device(), model, plan, sizes(context, chunk), &mut |_| {}).unwrap();
     Session::new(Box::new(gpu), chunk)
 }

@@ -5,7 +5,8 @@
 struct Params {
   heads: u32, // query heads
   kv_heads: u32, // key and value heads; divides `heads`
-  scale: f32, // log2(e) / sqrt(head_dim)
+  scale: f32, // of scores: `scored` in lib/heads.wgsl
+  cap: f32,
   items: u32, // of the output row
   blocks: u32, // HEAD_DIM / 32; no constant, so that compilers do not unroll: long code does not fit an instruction cache
 }
@@ -13,7 +14,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read> q4: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> k4: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> v4: array<vec4<u32>>;
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+@group(0) @binding(5) var<storage, read> sinks: array<f32>; // [head]
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
 var<workgroup> query4: array<vec4<f32>, QUADS>;
 
@@ -37,7 +39,7 @@ fn score(k_at: u32, first: Words) -> f32 {
     hi = add_exact4(hi, query4[8u * b + 7u], f16x4(k.d.z, k.d.w));
     sums = with_block(sums, b, s8_tree(lo, hi));
   }
-  return flush(mul(s8_tree(sums.lo, sums.hi), params.scale), ACTIVATION_FLOOR);
+  return scored(s8_tree(sums.lo, sums.hi), params.scale, params.cap);
 }
 
 @compute @workgroup_size(THREADS)
@@ -46,19 +48,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let eights = params.kv_heads * HEAD_DIM / 8u;
   let kv_at = head / (params.heads / params.kv_heads) * HEAD_DIM / 8u;
   // The first words are on their way before they are needed. Threads behind the last position take it again.
-  var k_at = cache_eight(min(thread, state.position), kv_at, eights);
+  let seen = first_seen(state.position);
+  let start = first_eight(state.position);
+  var k_at = cache_eight(min(start + thread, state.position), kv_at, eights);
   var keys = key_block(k_at);
-  let values = value_words(thread, 0u, kv_at + group.y * (PART / 8u), eights);
-  if thread == 0u { atomicStore(&top_key, 0u); }
+  let values = value_words(thread, start, kv_at + group.y * (PART / 8u), eights);
+  var sink = 0.0;
+  if SINKS != 0u { sink = sink_score(sinks[head]); }
+  if thread == 0u { atomicStore(&top_key, select(0u, key(sink), SINKS != 0u)); }
   for (var i = thread; i < QUADS; i += THREADS) { query4[i] = query(q4[head * QUADS + i]); }
   workgroupBarrier();
   var top = 0u;
   for (var p = thread; p < POSITIONS; p += THREADS) {
     let s = score(k_at, keys);
     weights[p] = s;
-    top = max(top, key(s));
+    if WINDOW == 0u || start + p >= seen { top = max(top, key(s)); }
     if p + THREADS < POSITIONS {
-      k_at = cache_eight(min(p + THREADS, state.position), kv_at, eights);
+      k_at = cache_eight(min(start + p + THREADS, state.position), kv_at, eights);
       keys = key_block(k_at);
     }
   }
@@ -67,9 +73,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let best = unkey(atomicLoad(&top_key));
   for (var p = thread; p < POSITIONS; p += THREADS) {
     let w = softmax_weight(weights[p], best);
-    weights[p] = select(0.0, w, p <= state.position);
+    weights[p] = select(0.0, w, start + p <= state.position && (WINDOW == 0u || start + p >= seen));
   }
   workgroupBarrier();
   weigh(thread, values);
-  store_values(thread, head * HEAD_DIM + group.y * PART, params.items);
+  if SINKS != 0u { sink = softmax_weight(sink, best); }
+  store_values(thread, head * HEAD_DIM + group.y * PART, params.items, sink);
 }

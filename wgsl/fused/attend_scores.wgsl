@@ -6,7 +6,8 @@ struct Params {
   heads: u32, // query heads
   kv_heads: u32, // key and value heads; divides `heads`
   context: u32, // scores per head, a multiple of 32
-  scale: f32, // log2(e) / sqrt(head_dim)
+  scale: f32, // of scores: `scored` in lib/heads.wgsl
+  cap: f32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q4: array<vec4<f32>>;
@@ -25,7 +26,8 @@ var<workgroup> top_keys: array<atomic<u32>, GROUP>;
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let kv_head = workgroup.y;
-  let tile = workgroup.x;
+  let seen = first_seen(state.position);
+  let tile = seen / 32u + workgroup.x;
   let count = state.position + 1u;
   let first = 32u * tile;
   let n = min(32u, count - first);
@@ -55,9 +57,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         }
         sums = with_block(sums, b, s8_tree(lo, hi));
       }
-      let s = flush(mul(s8_tree(sums.lo, sums.hi), params.scale), ACTIVATION_FLOOR);
+      let s = scored(s8_tree(sums.lo, sums.hi), params.scale, params.cap);
       scores[(kv_head * GROUP + h) * params.context + first + p] = s;
-      atomicMax(&top_keys[h], key(s));
+      if WINDOW == 0u || first + p >= seen { atomicMax(&top_keys[h], key(s)); }
     }
   }
   workgroupBarrier();

@@ -3,6 +3,28 @@
 
 override HEAD_DIM: u32 = 32u;
 override QUADS: u32 = HEAD_DIM / 4u;
+override WINDOW: u32 = 0u; // positions that a row sees; 0: all
+override CAPPED: u32 = 0u; // 1: scores are capped
+override SINKS: u32 = 0u; // 1: each head has a score without a value
+
+// The first position that is seen from another.
+fn first_seen(position: u32) -> u32 {
+  if WINDOW == 0u { return 0u; }
+  return select(0u, position + 1u - WINDOW, position >= WINDOW);
+}
+// The same, down to the first tile of eight: lanes of S8 over the tiles begin with such.
+fn first_eight(position: u32) -> u32 { return first_seen(position) & 0xffffff00u; }
+
+// A product of a query and a key as a score. `scale` is log2(e) / divisor, or 1 / (divisor * cap) where scores are capped; `cap` is
+// log2(e) * cap.
+fn scored(product: f32, scale: f32, cap: f32) -> f32 {
+  let s = mul(product, scale);
+  if CAPPED == 0u { return flush(s, ACTIVATION_FLOOR); }
+  return flush(mul(tanh_(s), cap), ACTIVATION_FLOOR);
+}
+
+// A head's score without a value, as the others are.
+fn sink_score(sink: f32) -> f32 { return flush(mul(flush(sink, WEIGHT_FLOOR), 1.442695f), ACTIVATION_FLOOR); }
 
 fn query(x: vec4<f32>) -> vec4<f32> {
   let f = flush4(x, ACTIVATION_FLOOR);

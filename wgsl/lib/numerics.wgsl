@@ -113,6 +113,19 @@ fn gelu(x0: f32) -> f32 {
   return mul(x, recip(add(1.0, exp_(max(min(-z, 60.0), -60.0)))));
 }
 
+fn tanh_(x0: f32) -> f32 {
+  let x = max(min(flush(x0, WEIGHT_FLOOR), 16.0), -16.0);
+  let z = mul(x, x);
+  var p = -5.7049887e-3f;
+  p = add(mul(p, z), 2.063909e-2f);
+  p = add(mul(p, z), -5.3739715e-2f);
+  p = add(mul(p, z), 1.3331443e-1f);
+  p = add(mul(p, z), -3.3333283e-1f);
+  let low = add(mul(mul(p, z), x), x);
+  let high = add(1.0, mul(-2.0, recip(add(1.0, exp_(mul(2.0, abs(x)))))));
+  return select(bitcast<f32>(bitcast<u32>(high) | (bitcast<u32>(x) & 0x80000000u)), low, abs(x) < 0.625);
+}
+
 // Adds to component `lane` of four lanes of S8; to none where `lane` is not below 4. (FXC cannot write a component
 // at a computed index in a loop: docs/shaders.md.)
 fn add_lane(v: vec4<f32>, lane: u32, t: f32) -> vec4<f32> {

@@ -80,8 +80,8 @@ fn weigh(thread: u32, v: Words) {
   }
 }
 
-// Stores PART dimensions, from element `first` of the row of `items` items on.
-fn store_values(thread: u32, first: u32, items: u32) {
+// Stores PART dimensions, from element `first` of the row of `items` items on. `sink` is the weight of a score without a value.
+fn store_values(thread: u32, first: u32, items: u32, sink: f32) {
   let d = thread % PART;
   if thread < OUTER {
     outer[thread] = lane_sum;
@@ -89,8 +89,9 @@ fn store_values(thread: u32, first: u32, items: u32) {
   }
   workgroupBarrier();
   if thread < PART {
-    let total = s8_tree(vec4(outer_weights[0], outer_weights[1], outer_weights[2], outer_weights[3]),
+    var total = s8_tree(vec4(outer_weights[0], outer_weights[1], outer_weights[2], outer_weights[3]),
                         vec4(outer_weights[4], outer_weights[5], outer_weights[6], outer_weights[7]));
+    if SINKS != 0u { total = add(total, sink); }
     let sum = s8_tree(vec4(outer[d], outer[PART + d], outer[2u * PART + d], outer[3u * PART + d]),
                       vec4(outer[4u * PART + d], outer[5u * PART + d], outer[6u * PART + d], outer[7u * PART + d]));
     out[item_word(first + d, items)] = settle(mul(sum, recip(total)));

@@ -6,13 +6,15 @@
 struct Params {
   heads: u32, // query heads
   kv_heads: u32, // key and value heads; divides `heads`
-  scale: f32, // log2(e) / sqrt(head_dim)
+  scale: f32, // of scores: `scored` in lib/heads.wgsl
+  cap: f32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q4: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> k4: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> v4: array<vec4<u32>>;
-@group(0) @binding(5) var<storage, read_write> out4: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read> sinks: array<f32>; // [head]
+@group(0) @binding(6) var<storage, read_write> out4: array<vec4<f32>>;
 
 override THREADS: u32 = 128u; // always 128
 override TILE: u32 = 32u * (QUADS + 1u); // rows are padded so that neighbours lie in other banks
@@ -73,6 +75,13 @@ fn block_scores(r: u32, p: u32, b: u32) -> Scores {
                 vec4(s8_tree(b0, d0), s8_tree(b1, d1), s8_tree(b2, d2), s8_tree(b3, d3)));
 }
 
+fn scored4(product: vec4<f32>) -> vec4<f32> {
+  let s = mul4(product, vec4(params.scale));
+  if CAPPED == 0u { return flush4(s, ACTIVATION_FLOOR); }
+  let capped = mul4(vec4(tanh_(s.x), tanh_(s.y), tanh_(s.z), tanh_(s.w)), vec4(params.cap));
+  return flush4(capped, ACTIVATION_FLOOR);
+}
+
 // The scores: S8 over up to four blocks, whose other lanes are 0.
 fn scores(r: u32, p: u32) -> Scores {
   var even = block_scores(r, p, 0u);
@@ -88,8 +97,7 @@ fn scores(r: u32, p: u32) -> Scores {
     }
     even = Scores(add4(even.a, odd.a), add4(even.b, odd.b));
   }
-  let scale = vec4(params.scale);
-  return Scores(flush4(mul4(even.a, scale), ACTIVATION_FLOOR), flush4(mul4(even.b, scale), ACTIVATION_FLOOR));
+  return Scores(scored4(even.a), scored4(even.b));
 }
 
 // One lane of S8 over the tile's positions: four dimensions of the four rows.
@@ -189,28 +197,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let rows = min(32u, state.rows - first);
   let seen = state.position + first; // the last position that the first row sees
   let last = seen + rows - 1u;
-  let tiles = last / 32u + 1u;
+  // Tiles are counted from the first eight that the first row sees.
+  let start = first_eight(seen) / 32u;
+  let tiles = last / 32u + 1u - start;
   for (var i = thread; i < 32u * QUADS; i += THREADS) {
     let row = first + min(i / QUADS, rows - 1u);
     queries[i / QUADS * (QUADS + 1u) + i % QUADS] = query(q4[(row * params.heads + head) * QUADS + i % QUADS]);
   }
-  if thread < 32u { atomicStore(&top_keys[thread], 0u); }
+  var sink = 0.0;
+  if SINKS != 0u { sink = sink_score(sinks[head]); }
+  if thread < 32u { atomicStore(&top_keys[thread], select(0u, key(sink), SINKS != 0u)); }
 
   let r = thread >> 4u;
   let p = thread & 15u;
-  let sees = vec4(seen + r) + vec4(0u, 8u, 16u, 24u); // the last position that each row sees
+  let at_row = vec4(seen + r) + vec4(0u, 8u, 16u, 24u);
+  let sees = at_row - vec4(32u * start); // the last position that each row sees, and the first
+  let sees_first = vec4(first_seen(at_row.x), first_seen(at_row.y), first_seen(at_row.z), first_seen(at_row.w)) - vec4(32u * start);
   var tops = vec4(0u);
-  var words = fetch_keys(thread, 0u, last, kv_at);
+  var words = fetch_keys(thread, start, last, kv_at);
   for (var t = 0u; t < tiles; t++) {
     workgroupBarrier();
     put_all(thread, words);
-    words = fetch_keys(thread, min(t + 1u, tiles - 1u), last, kv_at);
+    words = fetch_keys(thread, start + min(t + 1u, tiles - 1u), last, kv_at);
     workgroupBarrier();
     let s = scores(r, p);
     let a = vec4(key(s.a.x), key(s.a.y), key(s.a.z), key(s.a.w));
     let b = vec4(key(s.b.x), key(s.b.y), key(s.b.z), key(s.b.w));
-    tops = max(tops, select(vec4(0u), a, vec4(32u * t + p) <= sees));
-    tops = max(tops, select(vec4(0u), b, vec4(32u * t + p + 16u) <= sees));
+    let at_a = vec4(32u * t + p);
+    let at_b = at_a + vec4(16u);
+    tops = max(tops, select(vec4(0u), a, (at_a <= sees) & (at_a >= sees_first)));
+    tops = max(tops, select(vec4(0u), b, (at_b <= sees) & (at_b >= sees_first)));
   }
   atomicMax(&top_keys[r], tops.x);
   atomicMax(&top_keys[r + 8u], tops.y);
@@ -224,26 +240,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var sums = none; // of quad p
   var more = none; // of quad p + 16
   var total = 0.0;
-  words = fetch_keys(thread, 0u, last, kv_at);
+  words = fetch_keys(thread, start, last, kv_at);
   for (var order = 0u; order < 8u; order++) {
     for (var t = lane_at(order); t < tiles; t += 8u) {
       workgroupBarrier();
       put_all(thread, words);
-      words = fetch_values(thread, t, last, kv_at);
+      words = fetch_values(thread, start + t, last, kv_at);
       workgroupBarrier();
       let s = scores(r, p);
       let at = r * 33u + p;
       for (var i = 0u; i < 4u; i++) {
         var a = 0.0;
         var b = 0.0;
-        if 32u * t + p <= sees[i] { a = softmax_weight(s.a[i], top[i]); }
-        if 32u * t + p + 16u <= sees[i] { b = softmax_weight(s.b[i], top[i]); }
+        let at_p = 32u * t + p;
+        if at_p <= sees[i] && at_p >= sees_first[i] { a = softmax_weight(s.a[i], top[i]); }
+        if at_p + 16u <= sees[i] && at_p + 16u >= sees_first[i] { b = softmax_weight(s.b[i], top[i]); }
         weights[at + 264u * i] = a;
         weights[at + 264u * i + 16u] = b;
       }
       workgroupBarrier();
       put_all(thread, words);
-      words = fetch_keys(thread, after(Place(t, order), tiles).b, last, kv_at);
+      words = fetch_keys(thread, start + after(Place(t, order), tiles).b, last, kv_at);
       workgroupBarrier();
       if thread < 32u { total = add(total, weight_sum(thread)); }
       if p < QUADS { sums = both(sums, weighted(r, p)); }
@@ -253,7 +270,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if QUADS > 16u { more = merged_quads(order, 4u, more); }
     total = merged_total(order, total);
   }
-  if thread < 32u { totals[thread] = total; }
+  if thread < 32u {
+    if SINKS != 0u { total = add(total, softmax_weight(sink, unkey(atomicLoad(&top_keys[thread])))); }
+    totals[thread] = total;
+  }
   workgroupBarrier();
   let at = first * params.heads * QUADS + head * QUADS + p;
   if p < QUADS {

@@ -33,7 +33,7 @@ fn needed(plan: &Plan, sizes: Sizes, repacked: bool) -> Option<u64> {
     let positions = sizes.context.checked_next_multiple_of(ROWS)?;
     // Keys and values are halves; cosine and sine of each angle are floats.
     add(positions, plan.caches.iter().map(CacheSpec::width).sum(), 4)?;
-    add(sizes.context, plan.angles.iter().map(Vec::len).sum(), 8)?;
+    add(sizes.context, plan.angles.iter().map(|a| a.frequencies.len()).sum(), 8)?;
     if repacked {
         for w in &plan.weights {
             add(w.rows, w.format.row_bytes(w.cols), 1)?;

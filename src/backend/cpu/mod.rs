@@ -26,7 +26,7 @@ use products::{repack, same_activations};
 use super::{Backend, BackendError, Batch, Chooser, Chosen, Interrupt, Lane, Limits, Listener, Sizes, StepTime};
 use crate::numerics::{ActivationRow, Precision};
 use crate::ops::{self, Row};
-use crate::plan::{BufferId, BufferKind, CacheId, CacheSpec, Op, Plan, Step, WeightSource};
+use crate::plan::{BufferId, BufferKind, CacheSpec, Op, Plan, Step, WeightSource};
 
 /// Memory of a plan's buffer.
 #[derive(Debug)]
@@ -174,7 +174,7 @@ impl Cpu {
             rounded: Vec::new(),
             tiles: simd::Tiles::default(),
             ordered: simd::Ordered::default(),
-            angles: plan.angles.iter().map(|frequencies| ops::rope::table(sizes.context, frequencies)).collect(),
+            angles: plan.angles.iter().map(|angles| ops::rope::table(sizes.context, angles)).collect(),
         };
         let limits = sizes.limits(&plan);
         Ok(Self {
@@ -253,11 +253,7 @@ impl Cpu {
                     }
                 }
             }
-            Op::Attention(ops::Attention { q, out, cache, heads }) => {
-                let CacheSpec { kv_heads, head_dim } = self.plan.caches[cache.0];
-                let p = ops::attention::Params::new(heads, kv_heads, head_dim, self.sizes.context);
-                self.attention(&p, q, out, cache, batch.position(), rows);
-            }
+            Op::Attention(ref op) => self.attention(op, batch.position(), rows),
             Op::Gather(ops::Gather { x, out }) => {
                 let width = self.plan.buffers[x.0].width;
                 let wanted: Vec<u32> = batch.wanted().map(|row| row as u32).collect();
@@ -278,7 +274,7 @@ impl Cpu {
         // What is changed in place was taken: its rows are empty here, and the op has them in its output.
         let reads = facts.reads().map(|id| id.map_or(&[][..], |id| m.float(id)));
         let vector = facts.vector().map_or(&[][..], |id| &m.vectors[id.0]);
-        let table = facts.angles().map(|id| (&m.angles[id.0], 2 * shapes.angles[id.0].len()));
+        let table = facts.angles().map(|id| (&m.angles[id.0], 2 * shapes.angles[id.0].frequencies.len()));
         self.pool.rows(&mut result, width, rows, |at, out| {
             let angles = table.map_or(&[][..], |(table, n)| &table[(position + at.start / width) * n..][..n]);
             let reads = reads.map(|x| x.get(at.clone()).unwrap_or_default());
@@ -316,19 +312,13 @@ impl Cpu {
         self.memory.put_float(x, values);
     }
 
-    fn attention(
-        &mut self,
-        p: &ops::attention::Params,
-        q: BufferId,
-        out: BufferId,
-        cache: CacheId,
-        position: usize,
-        rows: usize,
-    ) {
+    fn attention(&mut self, op: &ops::Attention, position: usize, rows: usize) {
+        let p = &op.params(&self.plan.shapes(), self.sizes.context);
         let (heads, head_dim) = (p.heads as usize, p.head_dim as usize);
-        let mut result = self.memory.take_float(out);
+        let mut result = self.memory.take_float(op.out);
         let (memory, isa) = (&self.memory, self.isa);
-        let cache = &memory.caches[cache.0];
+        let cache = &memory.caches[op.cache.0];
+        let sinks = op.scoring.sinks.map_or(&[][..], |id| &memory.vectors[id.0]);
         // Heads that share keys and values go together where enough tasks are left.
         let group = heads / p.kv_heads as usize;
         let busy = rows * p.kv_heads as usize >= 2 * self.pool.threads();
@@ -344,17 +334,17 @@ impl Cpu {
             let at = (row * heads + head) * head_dim..(row * heads + head + together) * head_dim;
             // SAFETY: a task has its own heads of its own row.
             let out = unsafe { cells.slice(at.clone()) };
-            let (count, q) = (position + row + 1, &memory.float(q)[at]);
+            let (count, q) = (position + row + 1, &memory.float(op.q)[at]);
             SCORES.with_borrow_mut(|scores| {
                 scores.resize(scores.len().max(room), 0.0);
                 if cache.tiled {
-                    simd::attention(isa, p, head, count, q, &cache.k, &cache.v, scores, out);
+                    simd::attention(isa, p, head, count, q, &cache.k, &cache.v, sinks, scores, out);
                 } else {
-                    ops::attention::cpu(p, head, count, q, &cache.k, &cache.v, scores, out);
+                    ops::attention::cpu(p, head, count, q, &cache.k, &cache.v, sinks, scores, out);
                 }
             });
         });
-        self.memory.put_float(out, result);
+        self.memory.put_float(op.out, result);
     }
 
     /// The words of a step's output (see [`Listener`]).

@@ -43,8 +43,8 @@ vectorized! {
     }
 
     /// `ops::attention::weigh`.
-    fn weigh(scores: &mut [f32]) -> f32 {
-        ops::attention::weigh(scores)
+    fn weigh(p: &ops::attention::Params, start: usize, first: usize, sink: Option<f32>, scores: &mut [f32]) -> f32 {
+        ops::attention::weigh(p, start, first, sink, scores)
     }
 
     /// The twin of `ops::quantize_activations::cpu`, without what keeps compilers from using vectors.

@@ -5,11 +5,12 @@ use bytemuck::bytes_of;
 use super::device::Device;
 use super::fused::Fusing;
 use super::group::Kernels;
-use super::lower::Grid;
+use super::lower::{Grid, vector};
 use super::pipelines::Kernel;
 use crate::backend::BackendError;
 use crate::ops;
-use crate::plan::{CacheId, CacheSpec, Op, Plan};
+use crate::ops::attention::Scoring;
+use crate::plan::{CacheSpec, Op, Plan};
 use crate::shaders::{ATTEND, ATTEND_SCORES, ATTEND_VALUES, Shader, params};
 
 /// How `wgsl/lib/values.wgsl` spreads the values of a head: a workgroup takes so many dimensions, and so many tiles of 32
@@ -33,9 +34,18 @@ impl Values {
     const LONG: [Self; 3] =
         [Self { tiles: 32, dimensions: 16 }, Self { tiles: 16, dimensions: 16 }, Self { tiles: 8, dimensions: 16 }];
 
-    fn kernel(self, shader: &'static Shader, head_dim: u32) -> Kernel {
-        Kernel::new(shader).with("HEAD_DIM", head_dim).with("TILES", self.tiles).with("PART", self.dimensions)
+    fn kernel(self, shader: &'static Shader, spec: CacheSpec, scoring: Scoring) -> Kernel {
+        heads_kernel(shader, spec, scoring).with("TILES", self.tiles).with("PART", self.dimensions)
     }
+}
+
+/// A kernel over heads of a cache (`wgsl/lib/heads.wgsl`).
+pub(super) fn heads_kernel(shader: &'static Shader, spec: CacheSpec, scoring: Scoring) -> Kernel {
+    Kernel::new(shader)
+        .with("HEAD_DIM", spec.head_dim as u32)
+        .with("WINDOW", spec.window.map_or(0, |window| u32::try_from(window).unwrap_or(0)))
+        .with("CAPPED", u32::from(scoring.cap.is_some()))
+        .with("SINKS", u32::from(scoring.sinks.is_some()))
 }
 
 /// What attention over a long cache keeps between its dispatches: scores `[head][position]` and their largest `[head][tile]`.
@@ -56,16 +66,17 @@ impl Scratch {
 }
 
 /// The kernels over a long cache, where the device has room for them.
-fn long(device: &Device, heads: usize, CacheSpec { kv_heads, head_dim }: CacheSpec) -> Option<(Kernel, Values)> {
-    let (limits, head_dim) = (&device.limits, head_dim as u32);
-    let scores = Kernel::new(&ATTEND_SCORES).with("HEAD_DIM", head_dim).with("GROUP", (heads / kv_heads) as u32);
-    let values = Values::LONG.into_iter().find(|v| v.kernel(&ATTEND_VALUES, head_dim).fits(limits))?;
+fn long(device: &Device, plan: &Plan, op: &ops::Attention) -> Option<(Kernel, Values)> {
+    let (limits, spec) = (&device.limits, plan.caches[op.cache.0]);
+    let group = (op.heads / spec.kv_heads) as u32;
+    let scores = heads_kernel(&ATTEND_SCORES, spec, op.scoring).with("GROUP", group);
+    let values = Values::LONG.into_iter().find(|v| v.kernel(&ATTEND_VALUES, spec, op.scoring).fits(limits))?;
     scores.fits(limits).then_some((scores, values))
 }
 
 /// Whether a device has the kernels of an attention step, or why not. The shapes fit.
-pub(super) fn fits(device: &Device, heads: usize, spec: CacheSpec) -> Result<(), String> {
-    match long(device, heads, spec) {
+pub(super) fn fits(device: &Device, plan: &Plan, op: &ops::Attention) -> Result<(), String> {
+    match long(device, plan, op) {
         Some(_) => Ok(()),
         None => Err("attention needs more workgroup memory than the device has".to_owned()),
     }
@@ -75,12 +86,11 @@ pub(super) fn fits(device: &Device, heads: usize, spec: CacheSpec) -> Result<(),
 pub(super) fn kernels(
     f: &mut Fusing<'_>,
     scratch: &mut Option<Scratch>,
-    heads: usize,
-    cache: CacheId,
+    op: &ops::Attention,
     [q, out]: [&wgpu::Buffer; 2],
 ) -> Result<Kernels, BackendError> {
-    let (plan, resources, spec) = (f.plan, f.resources, f.plan.caches[cache.0]);
-    let Some((scores, long)) = long(f.device, heads, spec) else {
+    let (plan, resources, spec, scoring) = (f.plan, f.resources, f.plan.caches[op.cache.0], op.scoring);
+    let Some((scores, long)) = long(f.device, plan, op) else {
         return Err(BackendError::Unsupported {
             device: f.device.info.name.clone(),
             what: "fused attention".to_owned(),
@@ -90,27 +100,27 @@ pub(super) fn kernels(
         Some(scratch) => scratch,
         None => scratch.insert(Scratch::new(f.device, plan, resources.sizes.context)?),
     };
-    let CacheSpec { kv_heads, head_dim } = spec;
     let context = resources.sizes.context.next_multiple_of(32) as u32;
-    let scale = ops::attention::Params::new(heads, kv_heads, head_dim, 0).scale;
-    let (heads, kv_heads, head_dim) = (heads as u32, kv_heads as u32, head_dim as u32);
+    let ops::attention::Params { heads, kv_heads, head_dim, scale, cap, .. } = op.params(&plan.shapes(), 0);
     let items = heads * head_dim / 16;
-    let [k, v] = &resources.caches[cache.0];
+    let [k, v] = &resources.caches[op.cache.0];
+    let sinks = scoring.sinks.map_or(&resources.none, |id| vector(resources, id));
 
     let mut short = Vec::new();
-    let p = params::Attend { heads, kv_heads, scale, items, blocks: head_dim / 32 };
+    let p = params::Attend { heads, kv_heads, scale, cap, items, blocks: head_dim / 32 };
     for values in Values::SHORT {
         let grid = Grid::Fixed([heads, head_dim / values.dimensions]);
-        let kernel = values.kernel(&ATTEND, head_dim);
+        let kernel = values.kernel(&ATTEND, spec, scoring);
         if kernel.fits(&f.device.limits) {
-            short.push((32 * values.tiles as usize, f.dispatch(kernel, bytes_of(&p), grid, &[q, k, v, out])?));
+            short.push((32 * values.tiles as usize, f.dispatch(kernel, bytes_of(&p), grid, &[q, k, v, sinks, out])?));
         }
     }
 
-    let p = params::AttendScores { heads, kv_heads, context, scale };
-    let scores = f.dispatch(scores, bytes_of(&p), Grid::Tiles(kv_heads), &[q, k, kept, tops])?;
-    let p = params::AttendValues { heads, kv_heads, context, scale, items };
+    let p = params::AttendScores { heads, kv_heads, context, scale, cap };
+    let scores = f.dispatch(scores, bytes_of(&p), Grid::Tiles { spec, y: kv_heads }, &[q, k, kept, tops])?;
+    let p = params::AttendValues { heads, kv_heads, context, items };
     let grid = Grid::Fixed([heads, head_dim / long.dimensions]);
-    let values = f.dispatch(long.kernel(&ATTEND_VALUES, head_dim), bytes_of(&p), grid, &[kept, tops, v, out])?;
-    Ok(Kernels::Attention { short, long: vec![scores, values] })
+    let kernel = long.kernel(&ATTEND_VALUES, spec, scoring);
+    let values = f.dispatch(kernel, bytes_of(&p), grid, &[kept, tops, v, sinks, out])?;
+    Ok(Kernels::Attention { spec, short, long: vec![scores, values] })
 }

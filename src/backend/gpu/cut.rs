@@ -49,7 +49,7 @@ pub(super) enum Work {
     /// Products of one row, behind a norm or not.
     Products { x: BufferId, norm: Option<Norm>, products: Vec<Product>, end: End },
     /// Attention.
-    Attention { q: BufferId, out: BufferId, cache: CacheId, heads: usize },
+    Attention(ops::Attention),
     /// The only row is the wanted one: `out` is another name for `x`.
     Same { x: BufferId, out: BufferId },
     /// A step by its plain kernel.
@@ -79,7 +79,8 @@ pub(super) fn shapes(plan: &Plan, work: &Work) -> Result<(), String> {
     };
     match work {
         Work::Products { end: End::Heads { angles, cache, neox: true }, .. }
-            if !plan.angles[angles.0].len().is_multiple_of(2) || !plan.caches[cache.0].head_dim.is_multiple_of(4) =>
+            if !plan.angles[angles.0].frequencies.len().is_multiple_of(2)
+                || !plan.caches[cache.0].head_dim.is_multiple_of(4) =>
         {
             Err("pairs of halves are taken two at a time".to_owned())
         }
@@ -88,7 +89,7 @@ pub(super) fn shapes(plan: &Plan, work: &Work) -> Result<(), String> {
             whole(&w.name, w.cols)?;
             if matches!(end, End::Gate { .. } | End::Residual { .. }) { whole("the result", w.rows) } else { Ok(()) }
         }),
-        Work::Attention { cache, .. } => match plan.caches[cache.0].head_dim {
+        Work::Attention(op) => match plan.caches[op.cache.0].head_dim {
             d if d.is_multiple_of(CHUNK) && d <= 256 => Ok(()),
             d => Err(format!("the head size is {d}, no multiple of {CHUNK} up to 256")),
         },
@@ -158,7 +159,7 @@ impl Work {
     fn kernel(&self) -> Option<&'static str> {
         Some(match self {
             Self::Products { end, .. } => end.shader().name,
-            Self::Attention { .. } => crate::shaders::ATTEND.name,
+            Self::Attention(_) => crate::shaders::ATTEND.name,
             Self::Embedding { .. } | Self::Nothing | Self::Same { .. } | Self::Plain => return None,
         })
     }
@@ -248,12 +249,12 @@ impl Cutter<'_> {
             Op::Gather(ops::Gather { x, out }) if !self.plan.steps[at + 1..].iter().any(|s| s.op.touches(x)) => {
                 one(Work::Same { x, out }, &[at])
             }
-            Op::Attention(ops::Attention { q, out, cache, heads }) => {
-                let work = Work::Attention { q, out, cache, heads };
+            Op::Attention(ref op) => {
+                let work = Work::Attention(op.clone());
                 let taken = (self.takes)(&work).is_ok();
                 one(if taken { work } else { Work::Plain }, &[at])
             }
-            Op::RmsNorm(ops::RmsNorm { x, weight, out, eps }) => {
+            Op::RmsNorm(ref norm @ ops::RmsNorm { x, weight, out, eps }) if norm.heads(&self.plan.shapes()) == 1 => {
                 self.products(at, x, Some((out, Norm { weight, eps }))).unwrap_or_else(|| one(Work::Plain, &[at]))
             }
             Op::Matmul(ops::Matmul { .. }) => {

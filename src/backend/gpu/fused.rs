@@ -90,7 +90,7 @@ impl<'a> Fusing<'a> {
                     Work::Products { norm, products, end, .. } => {
                         calls(device, plan, resources, *norm, products, *end).map(drop)
                     }
-                    Work::Attention { cache, heads, .. } => attend::fits(device, *heads, plan.caches[cache.0]),
+                    Work::Attention(op) => attend::fits(device, plan, op),
                     _ => Ok(()),
                 }
             };
@@ -254,10 +254,10 @@ impl Making<'_, '_> {
                 let dispatches = self.embedding(*weight, *out)?;
                 self.push(piece, Kernels::Fixed(dispatches));
             }
-            Work::Attention { q, out, cache, heads } => {
-                let (q, cache) = (self.read_row(*q)?, *cache);
-                let out = self.write_items(*out)?;
-                let kernels = attend::kernels(self.fusing, &mut self.scratch, *heads, cache, [&q, &out])?;
+            Work::Attention(op) => {
+                let q = self.read_row(op.q)?;
+                let out = self.write_items(op.out)?;
+                let kernels = attend::kernels(self.fusing, &mut self.scratch, op, [&q, &out])?;
                 self.push(piece, kernels);
             }
             Work::Products { x, norm, products, end } => self.products(piece, *x, *norm, products, *end)?,
@@ -448,7 +448,7 @@ fn calls<'a>(
                     second: count(0),
                     third: count(1),
                     head_dim: spec.head_dim as u32,
-                    pairs: plan.angles[angles.0].len() as u32,
+                    pairs: plan.angles[angles.0].frequencies.len() as u32,
                     kv_width: spec.width() as u32,
                     ..calling.params(&run)
                 };

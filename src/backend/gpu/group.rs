@@ -4,7 +4,7 @@
 use super::device::Device;
 use super::lower::{Dispatch, Resources};
 use crate::backend::BackendError;
-use crate::plan::{CacheId, Plan, Step};
+use crate::plan::{CacheId, CacheSpec, Plan, Step};
 
 /// Steps that run as one.
 pub(super) struct Group {
@@ -37,7 +37,9 @@ pub(super) enum Kernels {
     Fixed(Vec<Dispatch>),
     /// Attention of a single token, by the length of the cache.
     Attention {
-        /// With the longest cache each takes: a workgroup for a head and some dimensions.
+        /// The cache.
+        spec: CacheSpec,
+        /// With the most positions each takes: a workgroup for a head and some dimensions.
         short: Vec<(usize, Dispatch)>,
         /// A workgroup a tile for the scores, then one for a head and some dimensions.
         long: Vec<Dispatch>,
@@ -49,8 +51,10 @@ impl Group {
     pub fn at(&self, position: usize) -> &[Dispatch] {
         match &self.kernels {
             Kernels::Fixed(dispatches) => dispatches,
-            Kernels::Attention { short, long } => {
-                short.iter().find(|s| position < s.0).map_or(long, |s| std::slice::from_ref(&s.1))
+            Kernels::Attention { spec, short, long } => {
+                // The kernels begin with the first eight tiles that are seen.
+                let span = position - spec.first_seen(position) / 256 * 256;
+                short.iter().find(|s| span < s.0).map_or(long, |s| std::slice::from_ref(&s.1))
             }
         }
     }

@@ -14,7 +14,7 @@ use super::tiled::{self, Quantize};
 use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
 use crate::ops::{self, Operand, Part};
-use crate::plan::{BufferId, CacheId, Op, Plan, WeightId};
+use crate::plan::{BufferId, CacheId, CacheSpec, Op, Plan, WeightId};
 
 /// A recorded dispatch.
 #[derive(Clone)]
@@ -37,8 +37,9 @@ pub(super) enum Grid {
     Rows { x: u32, each: u32 },
     /// Always the same.
     Fixed([u32; 2]),
-    /// One for every 32 positions of the cache, and so many in the second dimension.
-    Tiles(u32),
+    /// One for every 32 positions of the cache that are seen, and so many in the second dimension.
+    #[allow(missing_docs)]
+    Tiles { spec: CacheSpec, y: u32 },
 }
 
 impl Grid {
@@ -47,7 +48,7 @@ impl Grid {
         match self {
             Self::Rows { x, each } => [x, (rows as u32).div_ceil(each)],
             Self::Fixed(groups) => groups,
-            Self::Tiles(y) => [position as u32 / 32 + 1, y],
+            Self::Tiles { spec, y } => [(position / 32 - spec.first_seen(position) / 32 + 1) as u32, y],
         }
     }
 }
@@ -265,11 +266,12 @@ impl<'a> Lowering<'a> {
                     }
                 }
             }
-            Op::Attention(ops::Attention { q, out, cache, heads }) => {
+            Op::Attention(ref op) => {
                 if let Some((kernel, p)) = tiled::attention(device, plan, op) {
-                    let [k_cache, v_cache] = &r.caches[cache.0];
-                    let grid = Grid::Rows { x: heads as u32, each: tiled::ATTENTION_ROWS };
-                    let buffers = [row(q), k_cache, v_cache, row(out)];
+                    let [k_cache, v_cache] = &r.caches[op.cache.0];
+                    let sinks = op.scoring.sinks.map_or(&r.none, |id| vector(r, id));
+                    let grid = Grid::Rows { x: p.heads, each: tiled::ATTENTION_ROWS };
+                    let buffers = [row(op.q), k_cache, v_cache, sinks, row(op.out)];
                     all.push(dispatch(device, kernel, state, bytes_of(&p), grid, &buffers)?);
                 }
             }

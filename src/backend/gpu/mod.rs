@@ -214,9 +214,9 @@ impl Gpu {
 fn scored(device: &Device, plan: &Plan, sizes: Sizes) -> (usize, usize) {
     let (mut rows, mut heads) = (sizes.batch.min(tiled::MIN_ROWS - 1), 1);
     for step in &plan.steps {
-        if let Op::Attention(ops::Attention { heads: h, .. }) = step.op {
-            heads = heads.max(h);
-            if tiled::attention(device, plan, &step.op).is_none() {
+        if let Op::Attention(op) = &step.op {
+            heads = heads.max(op.heads);
+            if tiled::attention(device, plan, op).is_none() {
                 rows = sizes.batch;
             }
         }
@@ -254,8 +254,8 @@ fn allocate(
     }
     let (weights, vectors) = weights(device, source, plan, uploads)?;
     let (rows, row_bytes) = scored(device, plan, sizes);
-    let angles = plan.angles.iter().map(|frequencies| {
-        let table = ops::rope::table(sizes.context, frequencies);
+    let angles = plan.angles.iter().map(|angles| {
+        let table = ops::rope::table(sizes.context, angles);
         device.upload("angles", bytemuck::cast_slice(&table))
     });
     Ok(Resources {

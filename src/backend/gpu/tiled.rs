@@ -1,11 +1,12 @@
 //! Kernels for many rows at once, with the bits of the plain ones: matrix products and attention over tiles in workgroup
 //! memory, quantisation together with the steps before it.
 
+use super::attend::heads_kernel;
 use super::device::Device;
 use super::pipelines::Kernel;
 use crate::numerics::Precision;
 use crate::ops;
-use crate::plan::{BufferId, BufferKind, CacheSpec, Op, Plan, WeightId};
+use crate::plan::{BufferId, BufferKind, Op, Plan, WeightId};
 use crate::quant::{CHUNK, Decode, Format};
 use crate::shaders::{TILED_ATTENTION, TILED_FLOATS, TILED_MATMUL, TILED_QUANTIZE, params};
 
@@ -40,15 +41,14 @@ pub(super) fn floats(device: &Device, format: &'static Format, cols: usize) -> O
 }
 
 /// The kernel of attention and its parameters; `None` for sizes of heads that it does not take.
-pub(super) fn attention(device: &Device, plan: &Plan, op: &Op) -> Option<(Kernel, params::TiledAttention)> {
-    let Op::Attention(ops::Attention { heads, cache, .. }) = *op else { return None };
-    let CacheSpec { kv_heads, head_dim } = plan.caches[cache.0];
-    let kernel = Kernel::new(&TILED_ATTENTION).with("HEAD_DIM", head_dim as u32);
-    if !head_dim.is_multiple_of(32) || head_dim > 128 || !kernel.fits(&device.limits) {
+pub(super) fn attention(device: &Device, plan: &Plan, op: &ops::Attention) -> Option<(Kernel, params::TiledAttention)> {
+    let spec = plan.caches[op.cache.0];
+    let kernel = heads_kernel(&TILED_ATTENTION, spec, op.scoring);
+    if !spec.head_dim.is_multiple_of(32) || spec.head_dim > 128 || !kernel.fits(&device.limits) {
         return None;
     }
-    let scale = ops::attention::Params::new(heads, kv_heads, head_dim, 0).scale;
-    Some((kernel, params::TiledAttention { heads: heads as u32, kv_heads: kv_heads as u32, scale }))
+    let ops::attention::Params { heads, kv_heads, scale, cap, .. } = op.params(&plan.shapes(), 0);
+    Some((kernel, params::TiledAttention { heads, kv_heads, scale, cap }))
 }
 
 /// Steps that a kernel takes together before many rows are quantised.
@@ -102,7 +102,9 @@ impl Quantize {
             [Op::QuantizeActivations(ops::QuantizeActivations { x, out }), ..] => none(*x, *out, 1),
             _ => return None,
         };
-        plan.buffers[found.x.0].width.is_multiple_of(CHUNK).then_some(found)
+        let width = plan.buffers[found.x.0].width;
+        let whole_rows = found.norm.is_none_or(|(weight, _)| plan.weights[weight.0].cols == width);
+        (whole_rows && width.is_multiple_of(CHUNK)).then_some(found)
     }
 
     /// Whether the device has enough workgroup memory to store halves of rows of so many chunks, whatever comes before.

@@ -27,6 +27,7 @@ pub fn attention(
     q: &[f32],
     k_tiles: &[u16],
     v_cache: &[u16],
+    sinks: &[f32],
     scratch: &mut [f32],
     out: &mut [f32],
 ) {
@@ -34,18 +35,20 @@ pub fn attention(
     let width = p.kv_heads as usize * head_dim;
     let (heads, group) = (out.len() / head_dim, (p.heads / p.kv_heads) as usize);
     let at = head / group * head_dim;
-    let room = count.next_multiple_of(ROWS);
+    // Scores are those from position `start` on, a multiple of 32.
+    let (first, start) = p.first(count);
+    let room = count.next_multiple_of(ROWS) - start;
     assert!(isa != Isa::Scalar && isa.is_available());
     assert!(q.len() == heads * head_dim && out.len() == q.len() && head_dim.is_multiple_of(16));
     assert!((1..=HEADS).contains(&heads) && head % group + heads <= group && at + head_dim <= width);
-    assert!(k_tiles.len() >= room * width && v_cache.len() >= count * width);
+    assert!(k_tiles.len() >= (start + room) * width && v_cache.len() >= count * width);
     let (scores, rounded) = scratch.split_at_mut(heads * room);
     let rounded = &mut rounded[..q.len()];
     vector::prepare(isa, q, true, rounded);
     // SAFETY: the path is available, and the caches hold every position asked for, as checked above.
     unsafe {
-        let keys = (k_tiles.as_ptr().add(at * ROWS), width * ROWS, room / ROWS);
-        let v = v_cache.as_ptr().add(at);
+        let keys = (k_tiles.as_ptr().add(start * width + at * ROWS), width * ROWS, room / ROWS);
+        let v = v_cache.as_ptr().add(start * width + at);
         each_isa!(isa, instructions => match heads {
             1 => instructions::scores::<1>(rounded, p.scale, keys, (scores, room)),
             2 => instructions::scores::<2>(rounded, p.scale, keys, (scores, room)),
@@ -53,10 +56,10 @@ pub fn attention(
             _ => instructions::scores::<4>(rounded, p.scale, keys, (scores, room)),
         });
         let mut inverse = [0.0; HEADS];
-        for (inverse, scores) in inverse.iter_mut().zip(scores.chunks_exact_mut(room)) {
-            *inverse = vector::weigh(isa, &mut scores[..count]);
+        for (i, (inverse, scores)) in inverse.iter_mut().zip(scores.chunks_exact_mut(room)).enumerate() {
+            *inverse = vector::weigh(isa, p, start, first, sinks.get(head + i).copied(), &mut scores[..count - start]);
         }
-        let weights = (&*scores, room, count);
+        let weights = (&*scores, room, start, count - start);
         each_isa!(isa, instructions => match heads {
             1 => instructions::weighted::<1>(weights, v, width, out),
             2 => instructions::weighted::<2>(weights, v, width, out),

@@ -409,11 +409,16 @@ macro_rules! kernels {
             }
         }
 
-        /// `Q` sums of `n` products, S8 in blocks of 32 and S8 over the blocks: of the vectors `of(i)` with the numbers
+        /// `Q` sums of `n` products, S8 in blocks of 32 and S8 over the blocks, `begin` elements of which are left out before: of the vectors `of(i)` with the numbers
         /// `by(k, i)`. The products are exact (13 by 11 bits), so fusing them with the additions changes nothing.
         #[inline]
         #[target_feature(enable = $features)]
-        fn sums<const Q: usize>(n: usize, of: impl Fn(usize) -> F, by: impl Fn(usize, usize) -> f32) -> [F; Q] {
+        fn sums<const Q: usize>(
+            begin: usize,
+            n: usize,
+            of: impl Fn(usize) -> F,
+            by: impl Fn(usize, usize) -> f32,
+        ) -> [F; Q] {
             let mut outer = [[zero_f(); Q]; 8];
             for first in (0..n).step_by(32) {
                 let end = n.min(first + 32);
@@ -432,7 +437,7 @@ macro_rules! kernels {
                     }
                     sums
                 };
-                let outer = &mut outer[first / 32 % 8];
+                let outer = &mut outer[(begin + first) / 32 % 8];
                 *outer = add_each(*outer, tree_of(lane));
             }
             tree_of(|l| outer[l])
@@ -473,7 +478,7 @@ macro_rules! kernels {
                     let key = |i| unsafe { load_half(k.add(tile * stride + i * ROWS + LANES * part).cast()) };
                     // SAFETY: `n` numbers for each head.
                     let by = |h: usize, i: usize| unsafe { *q.get_unchecked(h * n + i) };
-                    for (h, sum) in sums::<Q>(n, key, by).into_iter().enumerate() {
+                    for (h, sum) in sums::<Q>(0, n, key, by).into_iter().enumerate() {
                         let at = h * room + tile * ROWS + LANES * part;
                         // SAFETY: a part of the tile's scores.
                         unsafe { store_f(scores.as_mut_ptr().add(at), mul(sum, splat_f(scale))) };
@@ -482,14 +487,14 @@ macro_rules! kernels {
             }
         }
 
-        /// Values weighted by `count` weights of each of `Q` heads, which begin `room` apart: a position is a product.
+        /// Values weighted by `count` weights of each of `Q` heads from position `start` on, a multiple of 32; a head's begin `room` apart.
         ///
         /// # Safety
         /// The instructions exist, `weights` has so many, and `v` points to `out.len() / Q` numbers, a multiple of 16,
         /// per position, `stride` apart.
         #[target_feature(enable = $features)]
         pub unsafe fn weighted<const Q: usize>(
-            (weights, room, count): (&[f32], usize, usize),
+            (weights, room, start, count): (&[f32], usize, usize, usize),
             v: *const u16,
             stride: usize,
             out: &mut [f32],
@@ -500,7 +505,7 @@ macro_rules! kernels {
                 let value = |i| unsafe { load_half(v.add(i * stride + d).cast()) };
                 // SAFETY: as above.
                 let by = |h: usize, i: usize| unsafe { *weights.get_unchecked(h * room + i) };
-                for (h, sum) in sums::<Q>(count, value, by).into_iter().enumerate() {
+                for (h, sum) in sums::<Q>(start, count, value, by).into_iter().enumerate() {
                     // SAFETY: LANES results of a head.
                     unsafe { store_f(out.as_mut_ptr().add(h * n + d), sum) };
                 }

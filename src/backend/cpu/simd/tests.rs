@@ -9,7 +9,7 @@ use crate::backend::cpu::pool::Pool;
 use crate::backend::cpu::vector;
 use crate::numerics::{ACTIVATION_FLOOR, ActivationRow, Precision, f16_bits, flush, r13};
 use crate::ops;
-use crate::ops::examples::examples_by;
+use crate::ops::examples::{examples_by, scoring};
 use crate::quant::{FORMATS, Format};
 
 fn paths() -> impl Iterator<Item = Isa> {
@@ -184,7 +184,9 @@ proptest! {
         };
         let (k, v) = (cache(), cache());
         let q = random.floats(heads * head_dim, -10, 3);
-        let p = ops::attention::Params::new(heads, kv_heads, head_dim, count);
+        let (spec, scoring) = scoring(random.word(), kv_heads, head_dim, count);
+        let sinks = if scoring.sinks.is_some() { random.floats(heads, -3, 3) } else { Vec::new() };
+        let p = ops::attention::Params::new(heads, spec, scoring, count);
         let width = kv_heads * head_dim;
         let mut tiles = vec![0u16; count.next_multiple_of(ROWS) * width];
         for (i, &k) in k.iter().enumerate() {
@@ -192,7 +194,7 @@ proptest! {
         }
         let mut want = vec![0.0; heads * head_dim];
         for (head, (q, want)) in q.chunks(head_dim).zip(want.chunks_mut(head_dim)).enumerate() {
-            ops::attention::cpu(&p, head, count, q, &k, &v, &mut vec![0.0; count], want);
+            ops::attention::cpu(&p, head, count, q, &k, &v, &sinks, &mut vec![0.0; count], want);
         }
         for isa in paths() {
             // All heads of a group, and less.
@@ -202,7 +204,7 @@ proptest! {
                 for head in (0..heads).step_by(group).flat_map(|g| (g..g + group).step_by(together)) {
                     let last = (head + together).min(head / group * group + group);
                     let at = head * head_dim..last * head_dim;
-                    super::attention(isa, &p, head, count, &q[at.clone()], &tiles, &v, &mut scratch, &mut got[at]);
+                    super::attention(isa, &p, head, count, &q[at.clone()], &tiles, &v, &sinks, &mut scratch, &mut got[at]);
                 }
                 prop_assert_eq!(bits(&got), bits(&want), "{:?}, {} heads", isa, together);
             }
@@ -225,7 +227,11 @@ proptest! {
             };
             let examples = examples_by(width, 2, 3, &mut |n| random.floats(n, -70, 8), &compute);
             let rows: Vec<_> = examples.into_iter().map(|(_, example)| example.expected).collect();
-            let inverse = vector::weigh(isa, &mut out[0]);
+            let (spec, scoring) = scoring(seed as u32, 1, 2, width);
+            let p = ops::attention::Params::new(1, spec, scoring, width);
+            let sink = scoring.sinks.map(|_| b[0]);
+            let (first, start) = p.first(width);
+            let inverse = vector::weigh(isa, &p, start, first, sink, &mut out[0][start..]);
             vector::prepare(isa, &a, seed % 2 == 0, &mut out[1]);
             out[1].push(inverse);
             let mut stored = vec![0.0; width];

@@ -1,0 +1,335 @@
+//! The block that all architectures share, and the plan that is made of it. An architecture says by a [`Design`] what it does
+//! differently.
+
+use std::ops::Range;
+
+use super::{Config, Model, ModelError, weight};
+use crate::gguf::Gguf;
+use crate::numerics::Precision;
+use crate::ops;
+use crate::ops::attention::Scoring;
+use crate::plan::{Angles, BufferId, Builder, CacheSpec, Op, Plan, Weight, WeightId};
+
+/// What an architecture computes:
+///
+/// ```text
+/// x = token_embd[id] * embedding_scale
+/// per layer:
+///   h = norm(x)
+///   q, k, v = products of h, with biases
+///   q, k = norm(q), norm(k)
+///   q, k = rope(q), rope(k)
+///   x = x + residual_scale * norm(attn_output attention(q, k, v))
+///   x = x + residual_scale * norm(ffn(norm(x)))
+/// logits = (output norm(x)) * logit_scale, capped
+/// ```
+pub(super) struct Design {
+    /// Which elements of a head RoPE turns together: `i` and `i + n / 2`, or neighbours.
+    pub neox: bool,
+    /// The embedding times this.
+    pub embedding_scale: Option<f32>,
+    /// What a branch adds to the stream times this.
+    pub residual_scale: Option<f32>,
+    /// The logits times this.
+    pub logit_scale: Option<f32>,
+    /// What bounds the logits.
+    pub logit_cap: Option<f32>,
+    /// Whether branches begin with a norm.
+    pub norms_before: bool,
+    /// Whether branches end with a norm.
+    pub norms_behind: bool,
+    /// The norm of the feed-forward branch.
+    pub ffn_norm: &'static str,
+    /// Norms of queries and keys.
+    pub head_norms: HeadNorms,
+    /// The products that may have a bias.
+    pub biases: &'static [&'static str],
+    /// The gate's function.
+    pub gate: Gate,
+    /// What the scores of attention are divided by.
+    pub divisor: f64,
+    /// What bounds the scores.
+    pub score_cap: Option<f64>,
+    /// Where the output matrix comes from.
+    pub output: Output,
+    /// Tables of RoPE angles that layers have.
+    pub angles: Vec<Angles>,
+    /// The layers.
+    pub layers: Vec<Layer>,
+}
+
+/// Norms of queries and keys before RoPE.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum HeadNorms {
+    /// There are none.
+    None,
+    /// Each head by itself.
+    Each,
+    /// All heads together.
+    Together,
+}
+
+/// The function of a gate.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Gate {
+    /// SiLU.
+    Silu,
+    /// GELU.
+    Gelu,
+}
+
+/// The output matrix.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Output {
+    /// `output.weight`, or where there is none the embedding.
+    Optional,
+    /// `output.weight`.
+    Required,
+    /// The embedding.
+    Tied,
+}
+
+/// What differs from layer to layer.
+#[derive(Clone, Copy)]
+pub(super) struct Layer {
+    /// The table of angles; `None` without RoPE.
+    pub angles: Option<usize>,
+    /// How many positions a token sees; `None` for all.
+    pub window: Option<usize>,
+}
+
+impl Design {
+    /// Llama's: norms before the branches, SiLU, neighbours turned together, one table of angles for all layers.
+    pub fn llama(config: &Config, angles: Angles) -> Self {
+        Self {
+            neox: false,
+            embedding_scale: None,
+            residual_scale: None,
+            logit_scale: None,
+            logit_cap: None,
+            norms_before: true,
+            norms_behind: false,
+            ffn_norm: "ffn_norm",
+            head_norms: HeadNorms::None,
+            biases: &[],
+            gate: Gate::Silu,
+            divisor: libm::sqrt(config.head_dim as f64),
+            score_cap: None,
+            output: Output::Optional,
+            angles: vec![angles],
+            layers: vec![Layer { angles: Some(0), window: None }; config.block_count],
+        }
+    }
+}
+
+/// The plan of the embedding, these layers and the output.
+pub(super) fn plan(
+    model: &Model,
+    design: &Design,
+    precision: Precision,
+    layers: Range<usize>,
+) -> Result<Plan, ModelError> {
+    let (gguf, c) = (&*model.gguf, &model.config);
+    let mut m = Maker { gguf, c, d: design, b: Builder::new(precision), context: model.context };
+    let x = m.b.buffer("x", c.embedding_length);
+    let embedding = m.required("token_embd.weight", c.vocabulary, c.embedding_length)?;
+    m.b.step("token_embd", Op::Embedding(ops::Embedding { weight: embedding, out: x }));
+    m.scale("token_embd.scale", x, design.embedding_scale);
+    for layer in layers {
+        m.b.layer(Some(layer));
+        m.attention(layer, x)?;
+        m.feed_forward(layer, x)?;
+    }
+    m.b.layer(None);
+    let [last, norm] = ["last", "last norm"].map(|n| m.b.wanted_buffer(n, c.embedding_length));
+    m.b.step("output_rows", Op::Gather(ops::Gather { x, out: last }));
+    let output_norm = m.required("output_norm.weight", 1, c.embedding_length)?;
+    m.b.step("output_norm", Op::RmsNorm(ops::RmsNorm { x: last, weight: output_norm, out: norm, eps: c.rms_eps }));
+    let output = match design.output {
+        Output::Optional => m.optional("output.weight", c.vocabulary, c.embedding_length)?.unwrap_or(embedding),
+        Output::Required => m.required("output.weight", c.vocabulary, c.embedding_length)?,
+        Output::Tied => embedding,
+    };
+    let bias = if design.biases.contains(&"output") { m.optional("output.bias", 1, c.vocabulary)? } else { None };
+    let logits = m.b.wanted_buffer("logits", c.vocabulary);
+    m.b.matmuls(norm, "output_norm", [("output", output, bias, logits)]);
+    m.scale("output.scale", logits, design.logit_scale);
+    if let Some(cap) = design.logit_cap {
+        m.b.step("output.cap", Op::SoftCap(ops::SoftCap { x: logits, cap }));
+    }
+    Ok(m.b.finish(logits)?)
+}
+
+/// A product: the name of its step, matrix, bias and result.
+type Product = (&'static str, WeightId, Option<WeightId>, BufferId);
+
+struct Maker<'a> {
+    gguf: &'a Gguf,
+    c: &'a Config,
+    d: &'a Design,
+    b: Builder,
+    context: usize,
+}
+
+impl Maker<'_> {
+    fn optional(&mut self, name: &str, rows: usize, cols: usize) -> Result<Option<WeightId>, ModelError> {
+        Ok(weight(self.gguf, name, rows, cols)?.map(|w| self.b.weight(w)))
+    }
+
+    fn required(&mut self, name: &str, rows: usize, cols: usize) -> Result<WeightId, ModelError> {
+        self.optional(name, rows, cols)?.ok_or_else(|| ModelError::MissingTensor(name.to_owned()))
+    }
+
+    fn scale(&mut self, part: &str, x: BufferId, by: Option<f32>) {
+        if let Some(by) = by {
+            self.b.step(part, Op::Scale(ops::Scale { x, by }));
+        }
+    }
+
+    /// A matrix of a layer and its bias.
+    fn product(
+        &mut self,
+        layer: usize,
+        part: &'static str,
+        [rows, cols]: [usize; 2],
+        out: BufferId,
+    ) -> Result<Product, ModelError> {
+        let matrix = self.required(&format!("blk.{layer}.{part}.weight"), rows, cols)?;
+        let has = self.d.biases.contains(&part);
+        let bias = if has { self.optional(&format!("blk.{layer}.{part}.bias"), 1, rows)? } else { None };
+        Ok((part, matrix, bias, out))
+    }
+
+    /// Matrices that lie behind each other in one tensor; `None` where the file does not have it.
+    fn parts(
+        &mut self,
+        layer: usize,
+        tensor: &str,
+        cols: usize,
+        parts: &[(&'static str, usize, BufferId)],
+    ) -> Result<Option<Vec<Product>>, ModelError> {
+        let rows = parts.iter().map(|p| p.1).sum();
+        let name = format!("blk.{layer}.{tensor}.weight");
+        let Some(whole) = weight(self.gguf, &name, rows, cols)? else { return Ok(None) };
+        let mut first = 0;
+        let products = parts.iter().map(|&(part, rows, out)| {
+            let matrix = self.b.weight(Weight { first, rows, ..whole.clone() });
+            first += rows;
+            (part, matrix, None, out)
+        });
+        Ok(Some(products.collect()))
+    }
+
+    /// `x` behind a norm of the layer, or as it is.
+    fn norm_before(&mut self, layer: usize, part: &'static str, x: BufferId) -> Result<BufferId, ModelError> {
+        if !self.d.norms_before {
+            return Ok(x);
+        }
+        let out = self.b.buffer("norm", self.c.embedding_length);
+        self.norm(layer, part, x, out, self.c.embedding_length)?;
+        Ok(out)
+    }
+
+    fn norm(
+        &mut self,
+        layer: usize,
+        part: &'static str,
+        x: BufferId,
+        out: BufferId,
+        elements: usize,
+    ) -> Result<(), ModelError> {
+        let weight = self.required(&format!("blk.{layer}.{part}.weight"), 1, elements)?;
+        self.b.step(part, Op::RmsNorm(ops::RmsNorm { x, weight, out, eps: self.c.rms_eps }));
+        Ok(())
+    }
+
+    /// Adds a branch to the stream, behind a norm where branches end with one.
+    fn join(
+        &mut self,
+        layer: usize,
+        norm: &'static str,
+        add: &'static str,
+        x: BufferId,
+        branch: BufferId,
+    ) -> Result<(), ModelError> {
+        let mut b = branch;
+        if self.d.norms_behind {
+            b = self.b.buffer("branch norm", self.c.embedding_length);
+            self.norm(layer, norm, branch, b, self.c.embedding_length)?;
+        }
+        self.scale(&format!("{add}.scale"), b, self.d.residual_scale);
+        self.b.step(add, Op::Add(ops::Add { x, b }));
+        Ok(())
+    }
+
+    fn attention(&mut self, layer: usize, x: BufferId) -> Result<(), ModelError> {
+        let c = self.c;
+        let (width, q_width, kv_width) = (c.embedding_length, c.head_count * c.head_dim, c.head_count_kv * c.head_dim);
+        let h = self.norm_before(layer, "attn_norm", x)?;
+        let [q, att] = ["q", "attention"].map(|n| self.b.buffer(n, q_width));
+        let [k, v] = ["k", "v"].map(|n| self.b.buffer(n, kv_width));
+        let branch = self.b.buffer("branch", width);
+        let parts = [("attn_q", q_width, q), ("attn_k", kv_width, k), ("attn_v", kv_width, v)];
+        let qkv = match self.parts(layer, "attn_qkv", width, &parts)? {
+            Some(qkv) => qkv,
+            None => parts
+                .into_iter()
+                .map(|(part, rows, out)| self.product(layer, part, [rows, width], out))
+                .collect::<Result<_, _>>()?,
+        };
+        self.b.matmuls(h, if self.d.norms_before { "attn_norm" } else { "attn_input" }, qkv);
+        let (mut queries, mut keys) = (q, k);
+        if self.d.head_norms != HeadNorms::None {
+            (queries, keys) = (self.b.buffer("q norm", q_width), self.b.buffer("k norm", kv_width));
+            for (part, x, out, width) in [("attn_q_norm", q, queries, q_width), ("attn_k_norm", k, keys, kv_width)] {
+                let elements = if self.d.head_norms == HeadNorms::Each { c.head_dim } else { width };
+                self.norm(layer, part, x, out, elements)?;
+            }
+        }
+        let Layer { angles, window } = self.d.layers[layer];
+        if let Some(angles) = angles {
+            let (angles, neox) = (self.b.angles(self.d.angles[angles].clone()), self.d.neox);
+            for (part, x) in [("attn_q.rope", queries), ("attn_k.rope", keys)] {
+                self.b.step(part, Op::Rope(ops::Rope { x, head_dim: c.head_dim, angles, neox }));
+            }
+        }
+        // A window that holds the whole context is none.
+        let window = window.filter(|window| *window < self.context);
+        let cache = self.b.cache(CacheSpec { kv_heads: c.head_count_kv, head_dim: c.head_dim, window });
+        self.b.step("kv_cache", Op::KvStore(ops::KvStore { k: keys, v, cache }));
+        let scoring = Scoring { divisor: self.d.divisor, cap: self.d.score_cap, sinks: None };
+        let attention = ops::Attention { q: queries, out: att, cache, heads: c.head_count, scoring };
+        self.b.step("attention", Op::Attention(attention));
+        let output = self.product(layer, "attn_output", [width, q_width], branch)?;
+        self.b.matmuls(att, "attention", [output]);
+        self.join(layer, "post_attention_norm", "attn_residual", x, branch)
+    }
+
+    fn feed_forward(&mut self, layer: usize, x: BufferId) -> Result<(), ModelError> {
+        let (width, hidden_width) = (self.c.embedding_length, self.c.feed_forward_length);
+        let h = self.norm_before(layer, self.d.ffn_norm, x)?;
+        let [gate, up, hidden] = ["gate", "up", "hidden"].map(|n| self.b.buffer(n, hidden_width));
+        let branch = self.b.buffer("branch", width);
+        let parts = [("ffn_gate", hidden_width, gate), ("ffn_up", hidden_width, up)];
+        let both = match self.gguf.tensor(&format!("blk.{layer}.ffn_gate.weight")) {
+            None => self.parts(layer, "ffn_up", width, &parts)?,
+            Some(_) => None,
+        };
+        let gate_up = match both {
+            Some(both) => both,
+            None => parts
+                .into_iter()
+                .map(|(part, rows, out)| self.product(layer, part, [rows, width], out))
+                .collect::<Result<_, _>>()?,
+        };
+        self.b.matmuls(h, if self.d.norms_before { self.d.ffn_norm } else { "ffn_input" }, gate_up);
+        let act = match self.d.gate {
+            Gate::Silu => ("ffn_silu_mul", Op::SiluMul(ops::SiluMul { a: gate, b: up, out: hidden })),
+            Gate::Gelu => ("ffn_gelu_mul", Op::GeluMul(ops::GeluMul { a: gate, b: up, out: hidden })),
+        };
+        self.b.step(act.0, act.1);
+        let down = self.product(layer, "ffn_down", [width, hidden_width], branch)?;
+        self.b.matmuls(hidden, act.0, [down]);
+        self.join(layer, "post_ffw_norm", "ffn_residual", x, branch)
+    }
+}
