@@ -4,19 +4,21 @@
 
 mod common;
 
+use common::mini::Mini;
 use common::{bits, data, floats, ids, json, on_cpu, on_gpu, on_isa, turn};
 use samebits::backend::cpu::Isa;
 use samebits::engine::Session;
+use samebits::gguf::{Array, Gguf, Value};
 use samebits::model::{Model, architectures};
 use samebits::numerics::Precision;
-use serde_json::Value;
+use serde_json::Value as Json;
 
 /// Records of `arch.json`, each with its model; what the names in `SAMEBITS_ARCH` do not occur in is left out.
-fn records() -> Vec<(Value, Model)> {
+fn records() -> Vec<(Json, Model)> {
     let only = std::env::var("SAMEBITS_ARCH").unwrap_or_default();
     let all = json("arch/arch.json")["models"].as_array().unwrap().clone();
     let all = all.into_iter().filter(|r| r["file"].as_str().unwrap().contains(&only));
-    let open = |r: Value| {
+    let open = |r: Json| {
         let model = Model::open(&data("arch").join(r["file"].as_str().unwrap()));
         let model = model.unwrap_or_else(|e| panic!("{}: {e}", r["file"]));
         (r, model)
@@ -25,7 +27,7 @@ fn records() -> Vec<(Value, Model)> {
 }
 
 /// What rounding activations changes in the reference: to halves, or to 8 bits where weights are integers.
-fn bound(record: &Value, precision: Precision) -> f64 {
+fn bound(record: &Json, precision: Precision) -> f64 {
     let of = |kind: &str| record["act_error"][kind]["max_abs"].as_f64().unwrap_or(0.0);
     let halves = of("f16");
     2.0 * if precision == Precision::Fast { halves.max(of("q8_0")).max(of("q8_k")) } else { halves }
@@ -74,6 +76,53 @@ fn bits_are_the_same_on_every_path() {
             }
         }
     }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_in_one_line() {
+    let file = |name: &str| Mini::of(&Gguf::open(&data("arch").join(name)).unwrap());
+    let number = Value::U32;
+    let qwen = || file("qwen3moe-q4_k.gguf");
+    let oss = || file("gpt-oss-f32.gguf");
+    let without = |mut mini: Mini, name: &str| {
+        mini.tensors.retain(|t| t.0 != name);
+        mini
+    };
+    let shaped = |mut mini: Mini, name: &str, dims: &[u64]| {
+        mini.tensors.retain(|t| t.0 != name);
+        mini.tensor(name, dims)
+    };
+    for (mini, says) in [
+        (qwen().set("qwen3moe.expert_count", number(0)), "'qwen3moe.expert_count'"),
+        (qwen().set("qwen3moe.expert_used_count", number(0)), "'qwen3moe.expert_used_count'"),
+        (qwen().set("qwen3moe.expert_used_count", number(99)), "there are not so many experts"),
+        (qwen().set("qwen3moe.expert_count", number(7)), "'blk.0.ffn_gate_inp.weight' has shape"),
+        (qwen().set("qwen3moe.expert_feed_forward_length", number(96)), "_exps.weight' has shape"),
+        (qwen().set("qwen3moe.expert_weights_scale", Value::F32(2.5)), "a scale of the experts' weights"),
+        (without(qwen(), "blk.0.ffn_up_exps.weight"), "'blk.0.ffn_up_exps.weight' is missing"),
+        (without(qwen(), "blk.0.attn_q_norm.weight"), "'blk.0.attn_q_norm.weight' is missing"),
+        (shaped(qwen(), "blk.0.attn_q_norm.weight", &[3]), "'blk.0.attn_q_norm.weight' has shape"),
+        (qwen().tensor("blk.0.ffn_down_shexp.weight", &[32, 32]), "is not part of architecture 'qwen3moe'"),
+        (oss().set("gpt-oss.attention.sliding_window", number(0)), "'gpt-oss.attention.sliding_window'"),
+        (oss().without("gpt-oss.attention.sliding_window"), "'gpt-oss.attention.sliding_window'"),
+        (
+            oss().set("gpt-oss.attention.sliding_window_pattern", Value::Array(Array::Bool(vec![true]))),
+            "one truth value per layer",
+        ),
+        (without(oss(), "blk.1.attn_sinks.weight"), "'blk.1.attn_sinks.weight' is missing"),
+        (without(file("gemma3-q4_k.gguf"), "blk.0.post_ffw_norm.weight"), "'blk.0.post_ffw_norm.weight' is missing"),
+        (file("granite-q4_k.gguf").set("granite.logit_scale", Value::F32(0.0)), "'granite.logit_scale'"),
+        (file("phi3-q4_k.gguf").tensor("blk.0.attn_qkv.bias", &[96]), "is not part of architecture 'phi3'"),
+        (
+            file("qwen2-yarn-f16.gguf").set("qwen2.rope.scaling.factor", Value::F32(f32::NAN)),
+            "'qwen2.rope.scaling.factor'",
+        ),
+    ] {
+        let refusal = mini.refusal();
+        assert!(refusal.contains(says) && refusal.lines().count() == 1, "{says}: {refusal:?}");
+    }
+    assert_eq!(qwen().refusal(), "");
+    assert_eq!(oss().refusal(), "");
 }
 
 #[test]

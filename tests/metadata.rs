@@ -27,8 +27,6 @@ fn keys_that_change_results_are_refused_by_name_unless_their_value_asks_for_noth
     let (f, u, b) = (Value::F32, Value::U32, Value::Bool);
     // Key after `llama.`, values that ask for nothing, one that asks for something.
     let cases: Vec<(&str, Vec<Value>, Value)> = vec![
-        ("expert_count", vec![u(0)], u(8)),
-        ("expert_used_count", vec![u(0)], u(2)),
         ("attn_logit_softcapping", vec![f(0.0)], f(50.0)),
         ("final_logit_softcapping", vec![f(0.0)], f(30.0)),
         ("router_logit_softcapping", vec![f(0.0), f(30.0)], Value::Bool(true)),
@@ -49,14 +47,12 @@ fn keys_that_change_results_are_refused_by_name_unless_their_value_asks_for_noth
         ("attention.indexer.top_k", vec![u(0)], u(4)),
         ("rope.freq_base_swa", vec![], f(1e6)),
         ("rope.dimension_sections", vec![array_u32(&[0, 0, 0, 0])], array_u32(&[1, 1, 2, 0])),
-        ("rope.scaling.attn_factor", vec![f(1.0)], f(1.2)),
         ("rope.scaling.yarn_beta_fast", vec![f(32.0)], f(16.0)),
         ("rope.scaling.yarn_beta_slow", vec![f(1.0)], f(2.0)),
         ("rope.scaling.yarn_log_multiplier", vec![f(0.0)], f(0.1)),
         ("rope.scaling.yarn_ext_factor", vec![f(0.0)], f(1.0)),
         ("rope.scaling.alpha", vec![f(0.0), f(1.0)], f(2.0)),
-        ("rope.scaling.type", vec![text("none"), text("linear")], text("yarn")),
-        ("rope.scaling.type", vec![], text("longrope")),
+        ("rope.scaling.type", vec![text("none"), text("linear")], text("dynamic")),
         ("rope.scaling.factor", vec![f(0.0), f(1.0)], f(-2.0)),
         ("pooling_type", vec![u(0)], u(3)),
         ("use_parallel_residual", vec![b(false)], b(true)),
@@ -145,6 +141,13 @@ fn tensors_that_no_step_reads_are_refused_by_name() {
         beyond.contains("'blk.1.") && beyond.contains("(and 8 more)") && beyond.contains("block_count"),
         "{beyond}"
     );
+    // LongRoPE's factors are read with that type, and it needs them.
+    let long = llama().set("llama.rope.scaling.type", text("longrope"));
+    assert!(long.refusal().contains("'rope_factors_"), "{}", long.refusal());
+    let factors = ["rope_factors_short.weight", "rope_factors_long.weight"];
+    let long = factors.iter().fold(long, |long, name| long.tensor(name, &[4]));
+    assert_ne!(logits(&long), logits(&llama()));
+    assert_ne!(logits(&llama().set("llama.rope.scaling.attn_factor", Value::F32(1.2))), logits(&llama()));
     // These are read.
     let factors = llama().tensor("rope_freqs.weight", &[4]);
     assert_ne!(logits(&factors), logits(&llama()));
@@ -153,9 +156,9 @@ fn tensors_that_no_step_reads_are_refused_by_name() {
 
 #[test]
 fn what_a_file_is_comes_before_what_it_lacks() {
-    let mut mixtral = llama().set("llama.expert_count", Value::U32(8)).set("llama.expert_used_count", Value::U32(2));
-    mixtral.tensors.retain(|t| !t.0.contains("ffn_gate"));
-    assert!(mixtral.refusal().contains("mixture of experts"), "{}", mixtral.refusal());
+    let mut latent = llama().set("llama.attention.q_lora_rank", Value::U32(8));
+    latent.tensors.retain(|t| !t.0.contains("ffn_gate"));
+    assert!(latent.refusal().contains("latent attention"), "{}", latent.refusal());
     for (kind, says) in [("adapter", "adapter (LoRA)"), ("mmproj", "mmproj"), ("imatrix", "importance matrix")] {
         let refusal = Mini::spm(&[]).set("general.type", text(kind)).refusal();
         assert!(refusal.contains(says), "{refusal}");

@@ -174,7 +174,10 @@ fn rewired(plan: &Plan, which: usize, with: usize) -> Plan {
             Op::Rope(ops::Rope { x, .. }) | Op::Scale(ops::Scale { x, .. }) | Op::SoftCap(ops::SoftCap { x, .. }) => {
                 visit(x)
             }
-            Op::KvStore(ops::KvStore { k: a, v: b, .. }) | Op::Add(ops::Add { x: a, b }) => {
+            Op::KvStore(ops::KvStore { k: a, v: b, .. })
+            | Op::Add(ops::Add { x: a, b })
+            | Op::Route(ops::Route { x: a, out: b, .. })
+            | Op::RowGate(ops::RowGate { x: a, h: b, .. }) => {
                 visit(a);
                 visit(b);
             }
@@ -182,7 +185,11 @@ fn rewired(plan: &Plan, which: usize, with: usize) -> Plan {
                 visit(q);
                 visit(out);
             }
-            Op::SiluMul(ops::SiluMul { a, b, out }) | Op::GeluMul(ops::GeluMul { a, b, out }) => {
+            Op::SiluMul(ops::SiluMul { a, b, out })
+            | Op::GeluMul(ops::GeluMul { a, b, out })
+            | Op::ClampedGate(ops::ClampedGate { a, b, out })
+            | Op::Combine(ops::Combine { x: a, routes: b, out })
+            | Op::ExpertMatmul(ops::ExpertMatmul { x: a, routes: b, out, .. }) => {
                 visit(a);
                 visit(b);
                 visit(out);

@@ -3,11 +3,12 @@
 
 use std::ops::Range;
 
-use super::{Config, Model, ModelError, weight};
+use super::{Config, Model, ModelError, shaped, weight};
 use crate::gguf::Gguf;
 use crate::numerics::Precision;
 use crate::ops;
 use crate::ops::attention::Scoring;
+use crate::ops::route::Weighing;
 use crate::plan::{Angles, BufferId, Builder, CacheSpec, Op, Plan, Weight, WeightId};
 
 /// What an architecture computes:
@@ -50,6 +51,10 @@ pub(super) struct Design {
     pub divisor: f64,
     /// What bounds the scores.
     pub score_cap: Option<f64>,
+    /// Whether each head has a score without a value (`attn_sinks`).
+    pub sinks: bool,
+    /// The experts in place of one feed-forward layer.
+    pub experts: Option<Experts>,
     /// Where the output matrix comes from.
     pub output: Output,
     /// Tables of RoPE angles that layers have.
@@ -76,6 +81,32 @@ pub(super) enum Gate {
     Silu,
     /// GELU.
     Gelu,
+    /// gpt-oss' own.
+    Clamped,
+}
+
+/// Experts of a feed-forward layer.
+#[derive(Clone, Copy)]
+pub(super) struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// How many a token uses.
+    pub used: usize,
+    /// Elements of their hidden rows.
+    pub width: usize,
+    /// What they weigh.
+    pub weighing: Weighing,
+    /// One that every token uses.
+    pub shared: Option<Shared>,
+}
+
+/// An expert that every token uses.
+#[derive(Clone, Copy)]
+pub(super) struct Shared {
+    /// Elements of its hidden rows.
+    pub width: usize,
+    /// Whether a number for the whole row gates it.
+    pub gated: bool,
 }
 
 /// The output matrix.
@@ -115,6 +146,8 @@ impl Design {
             gate: Gate::Silu,
             divisor: libm::sqrt(config.head_dim as f64),
             score_cap: None,
+            sinks: false,
+            experts: None,
             output: Output::Optional,
             angles: vec![angles],
             layers: vec![Layer { angles: Some(0), window: None }; config.block_count],
@@ -297,7 +330,11 @@ impl Maker<'_> {
         let window = window.filter(|window| *window < self.context);
         let cache = self.b.cache(CacheSpec { kv_heads: c.head_count_kv, head_dim: c.head_dim, window });
         self.b.step("kv_cache", Op::KvStore(ops::KvStore { k: keys, v, cache }));
-        let scoring = Scoring { divisor: self.d.divisor, cap: self.d.score_cap, sinks: None };
+        let sinks = match self.d.sinks {
+            true => Some(self.required(&format!("blk.{layer}.attn_sinks.weight"), 1, c.head_count)?),
+            false => None,
+        };
+        let scoring = Scoring { divisor: self.d.divisor, cap: self.d.score_cap, sinks };
         let attention = ops::Attention { q: queries, out: att, cache, heads: c.head_count, scoring };
         self.b.step("attention", Op::Attention(attention));
         let output = self.product(layer, "attn_output", [width, q_width], branch)?;
@@ -306,13 +343,49 @@ impl Maker<'_> {
     }
 
     fn feed_forward(&mut self, layer: usize, x: BufferId) -> Result<(), ModelError> {
-        let (width, hidden_width) = (self.c.embedding_length, self.c.feed_forward_length);
         let h = self.norm_before(layer, self.d.ffn_norm, x)?;
-        let [gate, up, hidden] = ["gate", "up", "hidden"].map(|n| self.b.buffer(n, hidden_width));
-        let branch = self.b.buffer("branch", width);
-        let parts = [("ffn_gate", hidden_width, gate), ("ffn_up", hidden_width, up)];
-        let both = match self.gguf.tensor(&format!("blk.{layer}.ffn_gate.weight")) {
-            None => self.parts(layer, "ffn_up", width, &parts)?,
+        let branch = match self.d.experts {
+            Some(experts) => self.experts(layer, experts, h)?,
+            None => {
+                let names = ["ffn_gate", "ffn_up", "ffn_act", "ffn_down"];
+                self.gated(layer, h, names, self.c.feed_forward_length, "branch")?
+            }
+        };
+        self.join(layer, "post_ffw_norm", "ffn_residual", x, branch)
+    }
+
+    /// The name of the step that a feed-forward layer's input comes from.
+    fn input(&self) -> &'static str {
+        if self.d.norms_before { self.d.ffn_norm } else { "ffn_input" }
+    }
+
+    /// A gate of `a` for `b`.
+    fn gate(&mut self, part: &str, [a, b, out]: [BufferId; 3]) {
+        let op = match self.d.gate {
+            Gate::Silu => Op::SiluMul(ops::SiluMul { a, b, out }),
+            Gate::Gelu => Op::GeluMul(ops::GeluMul { a, b, out }),
+            Gate::Clamped => Op::ClampedGate(ops::ClampedGate { a, b, out }),
+        };
+        self.b.step(part, op);
+    }
+
+    /// Gate, up and down over hidden rows of `hidden_width`.
+    fn gated(
+        &mut self,
+        layer: usize,
+        h: BufferId,
+        [gate_part, up_part, act, down_part]: [&'static str; 4],
+        hidden_width: usize,
+        result: &str,
+    ) -> Result<BufferId, ModelError> {
+        let width = self.c.embedding_length;
+        let name =
+            |n: &str| if hidden_width == self.c.feed_forward_length { n.to_owned() } else { format!("{act} {n}") };
+        let [gate, up, hidden] = ["gate", "up", "hidden"].map(|n| self.b.buffer(&name(n), hidden_width));
+        let branch = self.b.buffer(result, width);
+        let parts = [(gate_part, hidden_width, gate), (up_part, hidden_width, up)];
+        let both = match self.gguf.tensor(&format!("blk.{layer}.{gate_part}.weight")) {
+            None => self.parts(layer, up_part, width, &parts)?,
             Some(_) => None,
         };
         let gate_up = match both {
@@ -322,14 +395,75 @@ impl Maker<'_> {
                 .map(|(part, rows, out)| self.product(layer, part, [rows, width], out))
                 .collect::<Result<_, _>>()?,
         };
-        self.b.matmuls(h, if self.d.norms_before { self.d.ffn_norm } else { "ffn_input" }, gate_up);
-        let act = match self.d.gate {
-            Gate::Silu => ("ffn_silu_mul", Op::SiluMul(ops::SiluMul { a: gate, b: up, out: hidden })),
-            Gate::Gelu => ("ffn_gelu_mul", Op::GeluMul(ops::GeluMul { a: gate, b: up, out: hidden })),
-        };
-        self.b.step(act.0, act.1);
-        let down = self.product(layer, "ffn_down", [width, hidden_width], branch)?;
-        self.b.matmuls(hidden, act.0, [down]);
-        self.join(layer, "post_ffw_norm", "ffn_residual", x, branch)
+        self.b.matmuls(h, if act == "ffn_act" { self.input() } else { act }, gate_up);
+        let act = if act == "ffn_act" { self.activation() } else { act };
+        self.gate(&format!("{act}_mul"), [gate, up, hidden]);
+        let down = self.product(layer, down_part, [width, hidden_width], branch)?;
+        self.b.matmuls(hidden, &format!("{act}_mul"), [down]);
+        Ok(branch)
+    }
+
+    /// The experts that each token chooses, and the shared one.
+    fn experts(&mut self, layer: usize, e: Experts, h: BufferId) -> Result<BufferId, ModelError> {
+        let width = self.c.embedding_length;
+        let [router, routes] = [("router", e.count), ("routes", 2 * e.used)].map(|(n, w)| self.b.buffer(n, w));
+        let [gate, up, hidden] =
+            ["experts gate", "experts up", "experts hidden"].map(|n| self.b.buffer(n, e.used * e.width));
+        let (down, branch) = (self.b.buffer("experts down", e.used * width), self.b.buffer("branch", width));
+        let scores = self.product(layer, "ffn_gate_inp", [e.count, width], router)?;
+        self.b.matmuls(h, self.input(), [scores]);
+        self.b.step("ffn_route", Op::Route(ops::Route { x: router, out: routes, used: e.used, weighing: e.weighing }));
+        let parts = [("ffn_gate_exps", [e.width, width], gate), ("ffn_up_exps", [e.width, width], up)];
+        self.expert_products(layer, e.count, (h, "ffn_exps"), routes, &parts)?;
+        self.gate("ffn_exps_gate", [gate, up, hidden]);
+        let parts = [("ffn_down_exps", [width, e.width], down)];
+        self.expert_products(layer, e.count, (hidden, "ffn_exps_gate"), routes, &parts)?;
+        self.b.step("ffn_combine", Op::Combine(ops::Combine { x: down, routes, out: branch }));
+        if let Some(shared) = e.shared {
+            let names = ["ffn_gate_shexp", "ffn_up_shexp", "ffn_shexp", "ffn_down_shexp"];
+            let also = self.gated(layer, h, names, shared.width, "shared")?;
+            if shared.gated {
+                let weight = self.required(&format!("blk.{layer}.ffn_gate_inp_shexp.weight"), 1, width)?;
+                self.b.step("ffn_shexp_gate", Op::RowGate(ops::RowGate { x: also, h, weight }));
+            }
+            self.b.step("ffn_shexp_add", Op::Add(ops::Add { x: branch, b: also }));
+        }
+        Ok(branch)
+    }
+
+    /// Products of a row, or of a row for each slot, with matrices of the chosen experts.
+    fn expert_products(
+        &mut self,
+        layer: usize,
+        experts: usize,
+        (x, from): (BufferId, &str),
+        routes: BufferId,
+        parts: &[(&'static str, [usize; 2], BufferId)],
+    ) -> Result<(), ModelError> {
+        let mut weights = Vec::new();
+        for &(part, [rows, cols], out) in parts {
+            let name = format!("blk.{layer}.{part}.weight");
+            let matrices = shaped(self.gguf, &name, &[cols, rows, experts])?;
+            let weight = self.b.weight(matrices.ok_or(ModelError::MissingTensor(name))?);
+            let bias = match self.d.biases.contains(&part) {
+                true => shaped(self.gguf, &format!("blk.{layer}.{part}.bias"), &[rows, experts])?,
+                false => None,
+            };
+            let bias = bias.map(|b| self.b.weight(Weight { rows: 1, cols: rows * experts, ..b }));
+            weights.push((part, weight, bias, out));
+        }
+        let inputs = self.b.activations(x, from, weights.iter().map(|w| w.1));
+        for ((part, weight, bias, out), x) in weights.into_iter().zip(inputs) {
+            self.b.step(part, Op::ExpertMatmul(ops::ExpertMatmul { weight, experts, bias, x, routes, out }));
+        }
+        Ok(())
+    }
+
+    fn activation(&self) -> &'static str {
+        match self.d.gate {
+            Gate::Silu => "ffn_silu",
+            Gate::Gelu => "ffn_gelu",
+            Gate::Clamped => "ffn_clamped",
+        }
     }
 }

@@ -2,19 +2,19 @@
 //! three layers of four, and no RoPE in the others.
 
 use super::block::{Design, HeadNorms};
-use super::rope::{FREQUENCIES, Factors};
+use super::rope::Factors;
 use super::{Architecture, ModelError, Source};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "exaone4",
     keys: &["attention.sliding_window", "attention.sliding_window_pattern"],
     ignored: &[],
-    tensors: &[FREQUENCIES],
+    factors: Factors::Frequencies,
     design,
 };
 
 fn design(s: &Source<'_>) -> Result<Design, ModelError> {
-    let angles = s.angles(Factors::Frequencies)?;
+    let angles = s.angles()?;
     let usual = Design::llama(s.config, angles);
     // Told by its layers alone.
     let layers = match s.config.block_count {

@@ -2,7 +2,7 @@
 //! logits, GELU, a scale of the embedding.
 
 use super::block::{Design, Gate, Output};
-use super::rope::{self, Factors};
+use super::rope::Factors;
 use super::{Architecture, ModelError, Source};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
@@ -15,17 +15,16 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
         "rope.freq_base_swa",
     ],
     ignored: &[],
-    tensors: &[],
+    factors: Factors::None,
     design,
 };
 
 fn design(s: &Source<'_>) -> Result<Design, ModelError> {
     let (meta, c) = (s.meta, s.config);
     // The base of the layers with a window; both are scaled alike.
-    let global = s.angles(Factors::None)?;
+    let global = s.angles()?;
     let base = meta.positive("rope.freq_base_swa", meta.positive("rope.freq_base", 10000.0)?)?;
-    let mut local = rope::unscaled(c, base);
-    rope::scale(meta, &mut local, base, Factors::None, s.context)?;
+    let local = s.scaled(base)?;
     let window = s.window(Some(4096))?;
     let layers = s.layers(window, 2, [Some(1), Some(0)])?;
     // The 27B model, told by its layers alone.

@@ -14,13 +14,13 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
         "rope.freq_base_swa",
     ],
     ignored: &[],
-    tensors: &[],
+    factors: Factors::None,
     design,
 };
 
 fn design(s: &Source<'_>) -> Result<Design, ModelError> {
     let (meta, c) = (s.meta, s.config);
-    let global = s.angles(Factors::None)?;
+    let global = s.angles()?;
     // Layers with a window have a base of their own, and no scaling.
     let local = rope::unscaled(c, meta.positive("rope.freq_base_swa", 10000.0)?);
     let layers = s.layers(s.window(None)?, 6, [Some(1), Some(0)])?;

@@ -6,9 +6,9 @@ use super::rope::Factors;
 use super::{Architecture, ModelError, Source};
 
 pub(super) static ARCHITECTURE: Architecture =
-    Architecture { name: "glm4", keys: &[], ignored: &[], tensors: &[], design };
+    Architecture { name: "glm4", keys: &[], ignored: &[], factors: Factors::None, design };
 
 fn design(s: &Source<'_>) -> Result<Design, ModelError> {
     let biases = &["attn_q", "attn_k", "attn_v"];
-    Ok(Design { norms_behind: true, biases, ..Design::llama(s.config, s.angles(Factors::None)?) })
+    Ok(Design { norms_behind: true, biases, ..Design::llama(s.config, s.angles()?) })
 }

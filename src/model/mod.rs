@@ -5,14 +5,18 @@ mod exaone4;
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod gpt_oss;
 mod granite;
+mod granitemoe;
 mod keys;
 mod llama;
 mod metadata;
 mod olmo2;
 mod phi3;
 mod qwen2;
+mod qwen2moe;
 mod qwen3;
+mod qwen3moe;
 mod rope;
 mod smollm3;
 
@@ -26,10 +30,11 @@ use thiserror::Error;
 
 use crate::gguf::{Gguf, GgufError, Value, type_name};
 use crate::numerics::Precision;
+use crate::ops::route::Weighing;
 use crate::plan::{self, Plan, PlanError, Weight, WeightSource};
 use crate::quant;
 
-use block::{Design, Layer};
+use block::{Design, Experts, Layer};
 use metadata::Metadata;
 use rope::Factors;
 
@@ -38,14 +43,18 @@ static ARCHITECTURES: &[&Architecture] = &[
     &llama::ARCHITECTURE,
     &qwen2::ARCHITECTURE,
     &qwen3::ARCHITECTURE,
+    &qwen2moe::ARCHITECTURE,
+    &qwen3moe::ARCHITECTURE,
     &gemma2::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
     &phi3::ARCHITECTURE,
     &smollm3::ARCHITECTURE,
     &olmo2::ARCHITECTURE,
     &granite::ARCHITECTURE,
+    &granitemoe::ARCHITECTURE,
     &glm4::ARCHITECTURE,
     &exaone4::ARCHITECTURE,
+    &gpt_oss::ARCHITECTURE,
 ];
 
 /// The names of the architectures this crate runs, as `general.architecture` gives them.
@@ -61,8 +70,8 @@ struct Architecture {
     keys: &'static [&'static str],
     /// Keys that files have and that change nothing, and why.
     ignored: &'static [(&'static str, &'static str)],
-    /// Tensors that are read besides those of the steps.
-    tensors: &'static [&'static str],
+    /// The tensors that divide RoPE's frequencies.
+    factors: Factors,
     /// What it computes.
     design: fn(&Source<'_>) -> Result<Design, ModelError>,
 }
@@ -71,14 +80,35 @@ struct Architecture {
 struct Source<'a> {
     meta: Metadata<'a>,
     config: &'a Config,
+    factors: Factors,
     /// Positions of the context that the model is opened for.
     context: usize,
 }
 
 impl Source<'_> {
     /// The usual table of angles.
-    fn angles(&self, factors: Factors) -> Result<plan::Angles, ModelError> {
-        rope::angles(self.meta, self.config, factors, self.context)
+    fn angles(&self) -> Result<plan::Angles, ModelError> {
+        self.scaled(self.meta.positive("rope.freq_base", 10000.0)?)
+    }
+
+    /// The table of a base, scaled as the file says.
+    fn scaled(&self, base: f64) -> Result<plan::Angles, ModelError> {
+        rope::scaled(self.meta, self.config, base, self.factors, self.context)
+    }
+
+    /// A number that stands for itself but for 0 and 1, which ask for nothing.
+    fn scale(&self, name: &str) -> Result<Option<f32>, ModelError> {
+        Ok(self.meta.optional_number(name)?.map(|by| by as f32).filter(|by| *by != 1.0))
+    }
+
+    /// The experts of the file; `None` where it has none. `width` is the size of their hidden rows.
+    fn experts(&self, width: usize, weighing: Weighing) -> Result<Option<Experts>, ModelError> {
+        let Some(count) = self.meta.optional_count("expert_count")? else { return Ok(None) };
+        let used = self.meta.count("expert_used_count", None)?;
+        if used > count {
+            return Err(self.meta.refused("expert_used_count", "there are not so many experts"));
+        }
+        Ok(Some(Experts { count, used, width, weighing, shared: None }))
     }
 
     /// How many positions layers with a window see; `None` without one.
@@ -295,7 +325,8 @@ impl Model {
         keys::check(&gguf, architecture.name, &known)?;
         let model = Self { context: config.context_length, gguf, config, architecture };
         let plan = model.plan(Precision::Fast)?;
-        model.check_tensors(&plan, architecture.tensors)?;
+        let meta = Metadata { gguf: &model.gguf, architecture: architecture.name };
+        model.check_tensors(&plan, &rope::tensors(meta, architecture.factors)?)?;
         model.check_vocabulary()?;
         Ok(model)
     }
@@ -342,7 +373,12 @@ impl Model {
             return Err(ModelError::Layers { asked: layers, available: self.config.block_count });
         }
         let meta = Metadata { gguf: &self.gguf, architecture: self.architecture.name };
-        let design = (self.architecture.design)(&Source { meta, config: &self.config, context: self.context })?;
+        let design = (self.architecture.design)(&Source {
+            meta,
+            config: &self.config,
+            factors: self.architecture.factors,
+            context: self.context,
+        })?;
         block::plan(self, &design, precision, layers)
     }
 
@@ -387,8 +423,14 @@ fn other_purpose(gguf: &Gguf) -> Option<&'static str> {
 
 /// The weight of this name, if present, with its shape checked: `rows` 1 asks for a vector.
 fn weight(gguf: &Gguf, name: &str, rows: usize, cols: usize) -> Result<Option<Weight>, ModelError> {
+    shaped(gguf, name, &[cols, rows][..if rows == 1 { 1 } else { 2 }])
+}
+
+/// The weight of this name, if present, with its shape checked, columns first: all rows of all dimensions.
+fn shaped(gguf: &Gguf, name: &str, shape: &[usize]) -> Result<Option<Weight>, ModelError> {
     let Some(tensor) = gguf.tensor(name) else { return Ok(None) };
-    let expected: Vec<u64> = if rows == 1 { vec![cols as u64] } else { vec![cols as u64, rows as u64] };
+    let expected: Vec<u64> = shape.iter().map(|n| *n as u64).collect();
+    let (cols, rows) = (shape[0], shape[1..].iter().product());
     let significant = tensor.dims.iter().rposition(|d| *d != 1).map_or(1, |i| i + 1);
     let mut found = tensor.dims[..significant].to_vec();
     found.resize(significant.max(expected.len()), 1);

@@ -9,12 +9,12 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "olmo2",
     keys: &["attention.sliding_window", "attention.sliding_window_pattern"],
     ignored: &[],
-    tensors: &[],
+    factors: Factors::None,
     design,
 };
 
 fn design(s: &Source<'_>) -> Result<Design, ModelError> {
-    let global = s.angles(Factors::None)?;
+    let global = s.angles()?;
     // Layers with a window have the same base, and no scaling.
     let local = rope::unscaled(s.config, s.meta.positive("rope.freq_base", 10000.0)?);
     Ok(Design {

@@ -8,11 +8,11 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "qwen2",
     keys: &[],
     ignored: &[("attention.sliding_window", "the models' own switch for the window is off")],
-    tensors: &[],
+    factors: Factors::None,
     design,
 };
 
 fn design(s: &Source<'_>) -> Result<Design, ModelError> {
     let biases = &["attn_q", "attn_k", "attn_v", "output"];
-    Ok(Design { neox: true, biases, ..Design::llama(s.config, s.angles(Factors::None)?) })
+    Ok(Design { neox: true, biases, ..Design::llama(s.config, s.angles()?) })
 }

@@ -5,8 +5,8 @@ use super::rope::Factors;
 use super::{Architecture, ModelError, Source};
 
 pub(super) static ARCHITECTURE: Architecture =
-    Architecture { name: "qwen3", keys: &[], ignored: &[], tensors: &[], design };
+    Architecture { name: "qwen3", keys: &[], ignored: &[], factors: Factors::None, design };
 
 fn design(s: &Source<'_>) -> Result<Design, ModelError> {
-    Ok(Design { neox: true, head_norms: HeadNorms::Each, ..Design::llama(s.config, s.angles(Factors::None)?) })
+    Ok(Design { neox: true, head_norms: HeadNorms::Each, ..Design::llama(s.config, s.angles()?) })
 }

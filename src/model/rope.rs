@@ -5,9 +5,9 @@ use super::{Config, ModelError, weight};
 use crate::plan::Angles;
 
 /// The tensor that divides frequencies: Llama 3's way to longer contexts.
-pub(super) const FREQUENCIES: &str = "rope_freqs.weight";
+const FREQUENCIES: &str = "rope_freqs.weight";
 /// LongRoPE's factors, for contexts up to the original length and beyond.
-pub(super) const LONG: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
+const LONG: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// Which tensors divide the frequencies of an architecture.
 #[derive(Clone, Copy, PartialEq)]
@@ -22,14 +22,31 @@ pub(super) enum Factors {
     Long,
 }
 
-/// The usual table of a model whose context has `context` positions.
-pub(super) fn angles(
+/// The tensors that a file's frequencies are divided by, whatever the context.
+pub(super) fn tensors(meta: Metadata<'_>, factors: Factors) -> Result<Vec<&'static str>, ModelError> {
+    let long = if is_long(factors, kind(meta)?) { &LONG[..] } else { &[] };
+    let one = matches!(factors, Factors::Tensors | Factors::Frequencies).then_some(FREQUENCIES);
+    Ok(one.into_iter().chain(long.iter().copied()).collect())
+}
+
+/// The way to stretch the table that the file names.
+fn kind(meta: Metadata<'_>) -> Result<&str, ModelError> {
+    let name = "rope.scaling.type";
+    if meta.has(name) { Ok(meta.gguf.get_str(&meta.key(name))?) } else { Ok("linear") }
+}
+
+fn is_long(factors: Factors, kind: &str) -> bool {
+    factors == Factors::Long || (factors == Factors::Tensors && kind == "longrope")
+}
+
+/// The table of a base, scaled as the file says, for a context of so many positions.
+pub(super) fn scaled(
     meta: Metadata<'_>,
     config: &Config,
+    base: f64,
     factors: Factors,
     context: usize,
 ) -> Result<Angles, ModelError> {
-    let base = meta.positive("rope.freq_base", 10000.0)?;
     let mut angles = unscaled(config, base);
     scale(meta, &mut angles, base, factors, context)?;
     if matches!(factors, Factors::Tensors | Factors::Frequencies) {
@@ -49,7 +66,7 @@ pub(super) fn unscaled(config: &Config, base: f64) -> Angles {
 }
 
 /// Stretches a table as `rope.scaling` says.
-pub(super) fn scale(
+fn scale(
     meta: Metadata<'_>,
     angles: &mut Angles,
     base: f64,
@@ -67,11 +84,14 @@ pub(super) fn scale(
         Ok(meta.optional_count("rope.scaling.original_context_length")?.map_or(default, |n| n as f64))
     };
     let trained = meta.count("context_length", None)? as f64;
-    let kind_name = "rope.scaling.type";
-    let kind = if meta.has(kind_name) { meta.gguf.get_str(&meta.key(kind_name))? } else { "linear" };
-    let long = factors == Factors::Long || (factors == Factors::Tensors && kind == "longrope");
+    let kind = kind(meta)?;
+    let long = is_long(factors, kind);
     if long {
-        divide(meta, frequencies, LONG[usize::from(context as f64 > original(trained)?)])?;
+        let name = LONG[usize::from(context as f64 > original(trained)?)];
+        if kind == "longrope" && meta.gguf.tensor(name).is_none() {
+            return Err(ModelError::MissingTensor(name.to_owned()));
+        }
+        divide(meta, frequencies, name)?;
     }
     match kind {
         "none" => {}
@@ -95,7 +115,7 @@ pub(super) fn scale(
             frequencies.iter_mut().for_each(|f| *f = llama3_scaled(*f, factor, low, high, original));
         }
         other => {
-            let (key, value) = (meta.key(kind_name), format!("{other:?}"));
+            let (key, value) = (meta.key("rope.scaling.type"), format!("{other:?}"));
             let reason = match factors {
                 Factors::Tensors | Factors::Long => "supported: none, linear, yarn, longrope, llama3",
                 Factors::None | Factors::Frequencies => "supported: none, linear, yarn, llama3",

@@ -63,6 +63,12 @@ pub fn rsqrt(x: f32) -> f32 {
     y
 }
 
+/// `1 / (1 + e^-x)`; the exponent is clamped to ±60.
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    recip(1.0 + exp((-flush(x, WEIGHT_FLOOR)).clamp(-60.0, 60.0)))
+}
+
 /// `x / (1 + e^-x)`; the exponent is clamped to ±60.
 #[inline(always)]
 pub fn silu(x: f32) -> f32 {

@@ -9,7 +9,7 @@ mod rounding;
 pub mod s8;
 
 pub use activation::{ActivationRow, Precision, quantize_block};
-pub use functions::{exp, exp2, gelu, recip, rsqrt, silu, tanh};
+pub use functions::{exp, exp2, gelu, recip, rsqrt, sigmoid, silu, tanh};
 pub use rounding::{f16_bits, f16_value, flush, r13, settle};
 
 /// The version of the contract: results of equal versions are comparable bit for bit.

@@ -260,6 +260,14 @@ ops! {
         Scale in scale;
         /// `x = cap * tanh(x / cap)`.
         SoftCap in soft_cap;
+        /// The gate of gpt-oss.
+        ClampedGate in clamped_gate;
+        /// `x = x * sigmoid(h · weight)`.
+        RowGate in row_gate;
+        /// The best experts and what they weigh.
+        Route in route;
+        /// The results of the chosen experts, added up.
+        Combine in combine;
     }
     others {
         /// Rows of a matrix by token id.
@@ -268,6 +276,8 @@ ops! {
         QuantizeActivations in quantize_activations;
         /// Multiplies with a matrix and adds a bias.
         Matmul in matmul;
+        /// Multiplies with the matrices of the chosen experts.
+        ExpertMatmul in expert_matmul;
         /// Appends keys and values to a cache.
         KvStore in kv_store;
         /// Attends over a cache, which every row's keys and values were appended to.

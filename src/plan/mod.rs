@@ -199,10 +199,28 @@ impl Builder {
         products: impl IntoIterator<Item = (&'static str, WeightId, Option<WeightId>, BufferId)>,
     ) {
         let products: Vec<_> = products.into_iter().collect();
+        let inputs = self.activations(x, part, products.iter().map(|p| p.1));
+        for ((part, weight, bias, out), x) in products.into_iter().zip(inputs) {
+            self.step(part, Op::Matmul(ops::Matmul { weight, bias, x, out }));
+        }
+    }
+
+    /// Appends the quantisations of `x` that products with matrices need, and says what each of them multiplies.
+    pub fn activations(
+        &mut self,
+        x: BufferId,
+        part: &str,
+        weights: impl IntoIterator<Item = WeightId>,
+    ) -> Vec<BufferId> {
         let mut done: Vec<(usize, BufferId)> = Vec::new();
-        for &(_, weight, ..) in &products {
-            let Some(block) = self.plan.weights[weight.0].format.activation_block() else { continue };
-            if done.iter().any(|(b, _)| *b == block) {
+        let mut inputs = Vec::new();
+        for weight in weights {
+            let Some(block) = self.plan.weights[weight.0].format.activation_block() else {
+                inputs.push(x);
+                continue;
+            };
+            if let Some((_, known)) = done.iter().find(|(b, _)| *b == block) {
+                inputs.push(*known);
                 continue;
             }
             let source = self.plan.buffers[x.0].clone();
@@ -210,12 +228,9 @@ impl Builder {
             let out = self.add_buffer(&name, source.width, kind, source.wanted);
             self.step(format!("{part}.q{block}"), Op::QuantizeActivations(ops::QuantizeActivations { x, out }));
             done.push((block, out));
+            inputs.push(out);
         }
-        for (part, weight, bias, out) in products {
-            let block = self.plan.weights[weight.0].format.activation_block();
-            let x = done.iter().find(|(b, _)| Some(*b) == block).map_or(x, |(_, q)| *q);
-            self.step(part, Op::Matmul(ops::Matmul { weight, bias, x, out }));
-        }
+        inputs
     }
 
     /// The plan, whose last step makes the `logits`.

@@ -200,6 +200,16 @@ shaders! {
     SCALE = "scale", "scale.wgsl";
     /// A bound for all elements.
     SOFT_CAP = "soft_cap", "soft_cap.wgsl";
+    /// The gate of gpt-oss.
+    CLAMPED_GATE = "clamped_gate", "clamped_gate.wgsl";
+    /// A gate for whole rows.
+    ROW_GATE = "row_gate", "row_gate.wgsl";
+    /// The choice of experts.
+    ROUTE = "route", "route.wgsl";
+    /// Products with the matrices of chosen experts.
+    EXPERT_MATMUL = "expert_matmul", "expert_matmul.wgsl";
+    /// The results of chosen experts, added up.
+    COMBINE = "combine", "combine.wgsl";
     /// Softmax of rows.
     SOFTMAX = "softmax", "softmax.wgsl";
     /// One row: norm, queries, keys and values, RoPE, cache.

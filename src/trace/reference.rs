@@ -56,6 +56,7 @@ impl<'a> Machine<'a> {
                 let bias = bias.map(|b| self.row(b, 0));
                 self.products(weight, bias.as_deref(), take(x))
             }
+            Op::ExpertMatmul(ref op) => self.expert_products(op),
             Op::KvStore(ops::KvStore { k, v, cache }) => {
                 let (k, v) = (take(k).clone(), take(v).clone());
                 let both = [k.as_slice(), v.as_slice()].concat();
@@ -94,11 +95,12 @@ impl<'a> Machine<'a> {
             return Vec::new();
         };
         let width = shapes.width(out);
-        let reads = facts.reads().map(|id| id.map_or(&[][..], |id| &self.buffers[id.0]));
+        let reads = facts.reads().map(|id| id.map_or((&[][..], 1), |id| (&self.buffers[id.0][..], shapes.width(id))));
         let vector = facts.vector().map_or_else(Vec::new, |id| self.row(id, 0));
-        let mut result = if op.is_in_place() { reads[0].to_vec() } else { vec![0.0; reads[0].len()] };
+        let (first, rows) = (reads[0].0, reads[0].0.len() / reads[0].1);
+        let mut result = if op.is_in_place() { first.to_vec() } else { vec![0.0; rows * width] };
         for (position, out) in result.chunks_mut(width).enumerate() {
-            let reads = reads.map(|x| x.get(position * width..(position + 1) * width).unwrap_or_default());
+            let reads = reads.map(|(x, width)| x.get(position * width..(position + 1) * width).unwrap_or_default());
             let angles = facts.angles().map_or(&[][..], |id| &shapes.angles[id.0].frequencies);
             let angles: Vec<f64> = angles.iter().map(|frequency| position as f64 * frequency).collect();
             facts.row64(&shapes, Row { reads, vector: &vector, angles: &angles }, out);
@@ -113,6 +115,26 @@ impl<'a> Machine<'a> {
         let mut values = vec![0.0; w.cols];
         w.format.dequantize(&self.model.data(w)[row * bytes..][..bytes], &mut values);
         values.into_iter().map(f64::from).collect()
+    }
+
+    /// Products with the matrices of the experts that each row's routes name.
+    fn expert_products(&self, op: &ops::ExpertMatmul) -> Vec<f64> {
+        let (shapes, w) = (self.plan.shapes(), &self.plan.weights[op.weight.0]);
+        let (used, width, slots) = (op.used(&shapes), op.rows(&shapes), op.has_slots(&shapes));
+        let bias = op.bias.map(|b| self.row(b, 0));
+        let mut out = Vec::new();
+        for (row, routes) in self.buffers[op.routes.0].chunks(2 * used).enumerate() {
+            for (slot, expert) in routes[..used].iter().enumerate() {
+                let x_row = if slots { row * used + slot } else { row };
+                let x = &self.buffers[op.x.0][x_row * w.cols..][..w.cols];
+                let first = *expert as usize * width;
+                out.extend(
+                    (first..first + width)
+                        .map(|n| dot(&self.row(op.weight, n), x) + bias.as_ref().map_or(0.0, |b| b[n])),
+                );
+            }
+        }
+        out
     }
 
     /// `x` of `[rows, cols]` times a matrix, its rows spread over the threads.

@@ -54,6 +54,16 @@ impl Mini {
             .set("tokenizer.ggml.token_type", Value::Array(Array::I32(tokens.iter().map(|t| t.1).collect())))
     }
 
+    /// The contents of a file, all its tensors as f32.
+    pub fn of(gguf: &Gguf) -> Self {
+        let tensor = |t: &samebits::gguf::TensorInfo| {
+            let mut values = vec![0.0; t.dims.iter().product::<u64>() as usize];
+            samebits::quant::format(t.type_id).unwrap().dequantize(gguf.data(t), &mut values);
+            (t.name.clone(), t.dims.clone(), values)
+        };
+        Self { metadata: gguf.metadata().to_vec(), tensors: gguf.tensors().iter().map(tensor).collect() }
+    }
+
     /// A SentencePiece vocabulary alone.
     pub fn spm(extra: &[(&str, i32)]) -> Self {
         Self::vocabulary("llama", &spm_tokens(extra))

@@ -106,6 +106,11 @@ fn silu(x0: f32) -> f32 {
   return mul(x, recip(add(1.0, exp_(max(min(-x, 60.0), -60.0)))));
 }
 
+fn sigmoid(x0: f32) -> f32 {
+  let x = flush(x0, WEIGHT_FLOOR);
+  return recip(add(1.0, exp_(max(min(-x, 60.0), -60.0))));
+}
+
 fn gelu(x0: f32) -> f32 {
   let x = flush(x0, WEIGHT_FLOOR);
   let t = max(min(x, 10.0), -10.0);

@@ -2,6 +2,7 @@
 
 mod bandwidth;
 mod cores;
+mod experts;
 mod isa;
 mod memory;
 mod panels;
@@ -253,6 +254,7 @@ impl Cpu {
                     }
                 }
             }
+            Op::ExpertMatmul(ref op) => self.expert_products(op, rows),
             Op::Attention(ref op) => self.attention(op, batch.position(), rows),
             Op::Gather(ops::Gather { x, out }) => {
                 let width = self.plan.buffers[x.0].width;
@@ -272,12 +274,13 @@ impl Cpu {
         let mut result = m.take_float(out);
         let m = &*m;
         // What is changed in place was taken: its rows are empty here, and the op has them in its output.
-        let reads = facts.reads().map(|id| id.map_or(&[][..], |id| m.float(id)));
+        let reads = facts.reads().map(|id| id.map_or((&[][..], 0), |id| (m.float(id), shapes.width(id))));
         let vector = facts.vector().map_or(&[][..], |id| &m.vectors[id.0]);
         let table = facts.angles().map(|id| (&m.angles[id.0], 2 * shapes.angles[id.0].frequencies.len()));
         self.pool.rows(&mut result, width, rows, |at, out| {
             let angles = table.map_or(&[][..], |(table, n)| &table[(position + at.start / width) * n..][..n]);
-            let reads = reads.map(|x| x.get(at.clone()).unwrap_or_default());
+            let row = at.start / width;
+            let reads = reads.map(|(x, width)| x.get(row * width..(row + 1) * width).unwrap_or_default());
             vector::row(isa, op, &shapes, Row { reads, vector, angles }, out);
         });
         self.memory.put_float(out, result);
@@ -424,6 +427,18 @@ impl Memory {
             totals: p.totals.get(part(32)).unwrap_or_default(),
         });
         simd::Rows { count: rows, cols, planes, scale: &scale[part(*block)] }
+    }
+
+    /// Row `row` of integers, as [`Self::rows`] has them.
+    fn row(&self, id: BufferId, row: usize, cols: usize) -> simd::Rows<'_> {
+        let Storage::Quantized { block, hi, lo, scale } = &self.buffers[id.0] else { return simd::Rows::default() };
+        let part = |n: usize| row * cols / n..(row + 1) * cols / n;
+        let planes = [hi, lo].map(|p| simd::Plane {
+            q: p.q.get(part(1)).unwrap_or_default(),
+            sums: [p.sums[0].get(part(16)).unwrap_or_default(), p.sums[1].get(part(32)).unwrap_or_default()],
+            totals: p.totals.get(part(32)).unwrap_or_default(),
+        });
+        simd::Rows { count: 1, cols, planes, scale: &scale[part(*block)] }
     }
 
     /// Row `row` of a buffer of `cols` elements as a matrix product reads it.

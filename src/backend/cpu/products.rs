@@ -207,7 +207,7 @@ pub(super) fn repack(weights: &dyn WeightSource, plan: &Plan, isa: Isa, pool: &m
         |id| plan.steps.iter().any(|s| matches!(s.op, Op::Embedding(ops::Embedding { weight, .. }) if weight == id));
     let mut ids = Vec::new();
     for step in &plan.steps {
-        if let Op::Matmul(ops::Matmul { weight, .. }) = step.op
+        if let Op::Matmul(ops::Matmul { weight, .. }) | Op::ExpertMatmul(ops::ExpertMatmul { weight, .. }) = step.op
             && !ids.contains(&weight)
         {
             ids.push(weight);

@@ -1,0 +1,104 @@
+//! Products with the matrices of the chosen experts: `y[row, slot, n] = Σ w[e, n, k] x[row, (slot,) k] (+ bias[e, n])` with the expert
+//! `e` that the slot's route names. Only the chosen experts' weights are read.
+
+use super::shapes::{BufferId, BufferKind, Shapes, WeightId, ensure, same};
+use super::{Call, Operand, Operation, Part, matmul::ROWS, quantize_activations};
+use crate::numerics::Precision;
+use crate::quant::CHUNK;
+pub use crate::shaders::{EXPERT_MATMUL as SHADER, params::ExpertMatmul as Params};
+
+/// Multiplies rows with the matrices of the experts that `routes` names ([`super::Route`]), of the `[experts * rows, cols]` of `weight`.
+/// `x` is one row for all slots, or has `cols` elements for each; `out` has `rows` elements for each.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct ExpertMatmul {
+    pub weight: WeightId,
+    pub experts: usize,
+    /// `[experts * rows]`.
+    pub bias: Option<WeightId>,
+    pub x: BufferId,
+    pub routes: BufferId,
+    pub out: BufferId,
+}
+
+impl ExpertMatmul {
+    /// Experts that are used.
+    pub(crate) fn used(&self, shapes: &Shapes<'_>) -> usize {
+        shapes.width(self.routes) / 2
+    }
+
+    /// Rows of an expert's matrix.
+    pub(crate) fn rows(&self, shapes: &Shapes<'_>) -> usize {
+        shapes.weights[self.weight.0].rows / self.experts
+    }
+
+    /// Whether `x` has elements for each slot.
+    pub(crate) fn has_slots(&self, shapes: &Shapes<'_>) -> bool {
+        shapes.width(self.x) != shapes.weights[self.weight.0].cols
+    }
+}
+
+impl Operation for ExpertMatmul {
+    fn reads(&self) -> [Option<BufferId>; 2] {
+        [Some(self.x), Some(self.routes)]
+    }
+
+    fn output(&self) -> Option<BufferId> {
+        Some(self.out)
+    }
+
+    fn matrix(&self) -> Option<WeightId> {
+        Some(self.weight)
+    }
+
+    fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
+        let (w, x, experts) = (shapes.weight(self.weight)?, &shapes.buffers[self.x.0], self.experts);
+        let kind = w.format.activation_block().map_or(BufferKind::Float, BufferKind::Quantized);
+        ensure!(x.kind == kind, "multiplies '{}' with '{}', which needs {kind:?} activations", x.name, w.name);
+        let routes = shapes.float(self.routes)?;
+        ensure!(routes.is_multiple_of(2) && routes / 2 <= experts, "reads routes of {routes} elements to {experts} experts");
+        ensure!(experts > 0 && w.rows.is_multiple_of(experts), "shares {} rows among {experts} experts", w.rows);
+        ensure!([w.cols, w.cols * (routes / 2)].contains(&x.width), "multiplies rows of {} with {} columns", x.width, w.cols);
+        same("matrix rows and an output", w.rows / experts * (routes / 2), shapes.float(self.out)?)?;
+        self.bias.map_or(Ok(()), |bias| shapes.vector(bias, w.rows))
+    }
+
+    fn call(&self, shapes: &Shapes<'_>, _: usize, part: &Part) -> Call {
+        let w = &shapes.weights[self.weight.0];
+        let (used, rows, slots) = (self.used(shapes), self.rows(shapes), self.has_slots(shapes));
+        let block = w.format.activation_block();
+        // Integers of all slots are one row of blocks; plain numbers are a row for each slot.
+        let per_slot = |yes: bool| u32::from(slots && yes);
+        let x_width = shapes.width(self.x);
+        let stride = block.map_or(w.cols, |b| quantize_activations::stride(x_width, b, shapes.precision));
+        let term = block.unwrap_or(CHUNK);
+        let p = Params {
+            cols: if block.is_some() { x_width } else { w.cols } as u32,
+            blocks: w.cols.div_ceil(term) as u32,
+            block: term as u32,
+            x_stride: stride as u32,
+            expert_rows: rows as u32,
+            used: used as u32,
+            slot_rows: per_slot(block.is_none()),
+            slot_blocks: per_slot(block.is_some()),
+            streams: part.streams,
+            rows: part.rows as u32,
+            row_base: part.row_base as u32,
+            first: part.first as u32,
+            has_bias: u32::from(self.bias.is_some()),
+        };
+        let read = Operand::Rows;
+        let operands = vec![
+            Operand::Matrix,
+            Operand::Matrix,
+            read(self.x),
+            read(self.x),
+            Operand::Vector(self.bias),
+            read(self.routes),
+            read(self.out),
+        ];
+        let groups = [p.used * p.expert_rows.div_ceil(ROWS), 1, 1];
+        let precise = block.is_some() && shapes.precision == Precision::Precise;
+        Call { format: Some(w.format), precise, ..Call::new(&SHADER, &p, groups, operands) }
+    }
+}
