@@ -214,6 +214,10 @@ shaders! {
     SOFTMAX = "softmax", "softmax.wgsl";
     /// One row: norm, queries, keys and values, RoPE, cache.
     QKV = "qkv", "fused/qkv.wgsl";
+    /// One row: norms of heads, RoPE, cache.
+    HEADS = "heads", "fused/heads.wgsl";
+    /// One row: a branch added to the residual, behind a norm or a scale.
+    JOIN = "join", "fused/join.wgsl";
     /// One row: attention over a short cache.
     ATTEND = "attend", "fused/attend.wgsl";
     /// One row: attention over a long cache, the scores.

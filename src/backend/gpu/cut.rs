@@ -39,6 +39,30 @@ pub(super) enum End {
     Residual { x: BufferId },
 }
 
+/// Queries, keys and values between their products and attention.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadSteps {
+    pub q: BufferId,
+    pub k: BufferId,
+    pub v: BufferId,
+    /// The queries that attention reads.
+    pub out: BufferId,
+    /// Of queries and of keys.
+    pub norms: Option<[Norm; 2]>,
+    /// The table of angles, and whether pairs are of halves.
+    pub rope: Option<(AnglesId, bool)>,
+    pub cache: CacheId,
+}
+
+/// A branch on its way back to the stream: `x = x + scale * norm(branch)`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct JoinSteps {
+    pub x: BufferId,
+    pub branch: BufferId,
+    pub norm: Option<Norm>,
+    pub scale: Option<f32>,
+}
+
 /// What a piece computes.
 #[derive(Clone, Debug)]
 pub(super) enum Work {
@@ -48,6 +72,10 @@ pub(super) enum Work {
     Embedding { weight: WeightId, out: BufferId },
     /// Products of one row, behind a norm or not.
     Products { x: BufferId, norm: Option<Norm>, products: Vec<Product>, end: End },
+    /// Heads on their way to attention.
+    Heads(HeadSteps),
+    /// A branch that joins the stream.
+    Join(JoinSteps),
     /// Attention.
     Attention(ops::Attention),
     /// The only row is the wanted one: `out` is another name for `x`.
@@ -89,6 +117,11 @@ pub(super) fn shapes(plan: &Plan, work: &Work) -> Result<(), String> {
             whole(&w.name, w.cols)?;
             if matches!(end, End::Gate { .. } | End::Residual { .. }) { whole("the result", w.rows) } else { Ok(()) }
         }),
+        Work::Heads(h) => match plan.caches[h.cache.0].head_dim {
+            d if d <= 256 => Ok(()),
+            d => Err(format!("the head size is {d}, more than 256")),
+        },
+        Work::Join(j) => whole(&plan.buffers[j.x.0].name, plan.buffers[j.x.0].width),
         Work::Attention(op) => match plan.caches[op.cache.0].head_dim {
             d if d.is_multiple_of(CHUNK) && d <= 256 => Ok(()),
             d => Err(format!("the head size is {d}, no multiple of {CHUNK} up to 256")),
@@ -160,6 +193,8 @@ impl Work {
         Some(match self {
             Self::Products { end, .. } => end.shader().name,
             Self::Attention(_) => crate::shaders::ATTEND.name,
+            Self::Heads(_) => crate::shaders::HEADS.name,
+            Self::Join(_) => crate::shaders::JOIN.name,
             Self::Embedding { .. } | Self::Nothing | Self::Same { .. } | Self::Plain => return None,
         })
     }
@@ -243,6 +278,9 @@ impl Cutter<'_> {
     fn next(&self, at: usize) -> Option<Piece> {
         let step = self.plan.steps.get(at)?;
         let one = |work, leaves: &[usize]| Piece { steps: at..at + 1, leaves: leaves.to_vec(), work };
+        if let Some(piece) = self.heads(at).or_else(|| self.join(at)) {
+            return Some(piece);
+        }
         Some(match step.op {
             _ if self.is_nothing(at) => one(Work::Nothing, &[]),
             Op::Embedding(ops::Embedding { weight, out }) => one(Work::Embedding { weight, out }, &[at]),
@@ -298,6 +336,77 @@ impl Cutter<'_> {
             (self.takes)(&work).ok()?;
             Some(Piece { steps: first..last + 1, leaves, work })
         })
+    }
+
+    /// Norms of heads, RoPE and the cache, where one kernel makes what these steps leave.
+    fn heads(&self, at: usize) -> Option<Piece> {
+        let mut last = at;
+        let mut two = |wanted: fn(&Op) -> bool| {
+            let both = self.plan.steps.get(last..last + 2)?;
+            let fits = wanted(&both[0].op) && wanted(&both[1].op);
+            fits.then(|| {
+                last += 2;
+                [&both[0].op, &both[1].op]
+            })
+        };
+        let norms = two(|op| matches!(op, Op::RmsNorm(_)));
+        let ropes = two(|op| matches!(op, Op::Rope(_)));
+        let Op::KvStore(ops::KvStore { k: stored, v, cache }) = &self.plan.steps.get(last)?.op else { return None };
+        let head_dim = self.plan.caches[cache.0].head_dim;
+        let (mut from, mut to) = (None, None);
+        let norms = match norms {
+            Some([Op::RmsNorm(a), Op::RmsNorm(b)]) => {
+                let each = |n: &ops::RmsNorm| self.plan.weights[n.weight.0].cols == head_dim;
+                (each(a) && each(b) && a.out != b.x).then_some(())?;
+                (from, to) = (Some([a.x, b.x]), Some([a.out, b.out]));
+                Some([a, b].map(|n| Norm { weight: n.weight, eps: n.eps }))
+            }
+            _ => None,
+        };
+        let rope = match ropes {
+            Some([Op::Rope(a), Op::Rope(b)]) => {
+                let alike = (a.angles, a.neox, a.head_dim) == (b.angles, b.neox, b.head_dim) && a.head_dim == head_dim;
+                (alike && to.unwrap_or([a.x, b.x]) == [a.x, b.x]).then_some(())?;
+                (from, to) = (from.or(Some([a.x, b.x])), Some([a.x, b.x]));
+                Some((a.angles, a.neox))
+            }
+            _ => None,
+        };
+        let ([q, k], [out, k_out]) = (from?, to?);
+        // The keys that are stored are left nowhere else; of the queries only what attention reads.
+        let apart = ![q, k, out, k_out].contains(v) && q != k && out != k_out;
+        let fits = apart && k_out == *stored && self.is_over(k_out, last);
+        let h = HeadSteps { q, k, v: *v, out, norms, rope, cache: *cache };
+        (fits && (self.takes)(&Work::Heads(h)).is_ok()).then_some(())?;
+        Some(Piece { steps: at..last + 1, leaves: vec![last - 2, last], work: Work::Heads(h) })
+    }
+
+    /// A norm or a scale, or both, and the sum with the stream.
+    fn join(&self, at: usize) -> Option<Piece> {
+        let mut steps = self.plan.steps[at..].iter().map(|s| &s.op).take(3).enumerate().peekable();
+        let (_, first) = steps.peek()?;
+        let (branch, norm, mut joins) = match first {
+            Op::RmsNorm(n) if n.heads(&self.plan.shapes()) == 1 => {
+                (n.x, Some(Norm { weight: n.weight, eps: n.eps }), n.out)
+            }
+            Op::Scale(s) => (s.x, None, s.x),
+            _ => return None,
+        };
+        if norm.is_some() {
+            steps.next();
+        }
+        let mut scale = None;
+        if let Some((_, Op::Scale(s))) = steps.peek()
+            && s.x == joins
+        {
+            (scale, joins) = (Some(s.by), s.x);
+            steps.next();
+        }
+        let Some((behind, Op::Add(ops::Add { x, b }))) = steps.next() else { return None };
+        let last = at + behind;
+        let fits = *b == joins && ![branch, joins].contains(x) && self.is_over(joins, last);
+        let work = Work::Join(JoinSteps { x: *x, branch, norm, scale });
+        (fits && (self.takes)(&work).is_ok()).then_some(Piece { steps: at..last + 1, leaves: vec![last], work })
     }
 
     /// What the steps from `at` on make of products `from` a row, and what its norm is of, before they are stored: how, how many steps these are, and which of them

@@ -16,7 +16,7 @@ use super::lower::{Dispatch, Grid, Lowering, Resources, dispatch, shards, vector
 use super::pipelines::Kernel;
 use super::shape::Shape;
 use super::weights::Shard;
-use super::{attend, row_words};
+use super::{attend, row_words, rows};
 use crate::backend::BackendError;
 use crate::numerics::{Precision, WEIGHT_FLOOR, flush};
 use crate::ops;
@@ -91,6 +91,8 @@ impl<'a> Fusing<'a> {
                         calls(device, plan, resources, *norm, products, *end).map(drop)
                     }
                     Work::Attention(op) => attend::fits(device, plan, op),
+                    Work::Heads(_) => rows::heads_fit(device),
+                    Work::Join(join) => rows::join_kernel(device, plan, join).map(drop),
                     _ => Ok(()),
                 }
             };
@@ -138,8 +140,8 @@ impl<'a> Fusing<'a> {
 }
 
 /// What has been made so far.
-struct Making<'a, 'b> {
-    fusing: &'b mut Fusing<'a>,
+pub(super) struct Making<'a, 'b> {
+    pub fusing: &'b mut Fusing<'a>,
     /// By buffer of the plan.
     values: Vec<Value>,
     groups: Vec<Group>,
@@ -148,11 +150,11 @@ struct Making<'a, 'b> {
 }
 
 impl Making<'_, '_> {
-    fn width(&self, id: BufferId) -> usize {
+    pub(super) fn width(&self, id: BufferId) -> usize {
         self.fusing.plan.buffers[id.0].width
     }
 
-    fn push(&mut self, piece: &Piece, kernels: Kernels) {
+    pub(super) fn push(&mut self, piece: &Piece, kernels: Kernels) {
         let outputs = piece.leaves.iter().filter_map(|&step| Some(Output { step, place: self.place(step)? })).collect();
         self.groups.push(Group { steps: piece.steps.clone().collect(), kernels, outputs });
     }
@@ -178,8 +180,14 @@ impl Making<'_, '_> {
         value.row.clone()
     }
 
+    /// A row that the next dispatch writes, in order, where another was read.
+    pub(super) fn replace_row(&mut self, id: BufferId, row: wgpu::Buffer) {
+        let items = self.values[id.0].items.clone();
+        self.values[id.0] = Value { row, items, in_row: true, in_items: false };
+    }
+
     /// A row that the next dispatch writes in the layout of items.
-    fn write_items(&mut self, id: BufferId) -> Result<wgpu::Buffer, BackendError> {
+    pub(super) fn write_items(&mut self, id: BufferId) -> Result<wgpu::Buffer, BackendError> {
         let items = self.items(id)?;
         let value = &mut self.values[id.0];
         (value.in_row, value.in_items) = (false, true);
@@ -197,7 +205,7 @@ impl Making<'_, '_> {
     }
 
     /// A row in order, brought there where it is not.
-    fn read_row(&mut self, id: BufferId) -> Result<wgpu::Buffer, BackendError> {
+    pub(super) fn read_row(&mut self, id: BufferId) -> Result<wgpu::Buffer, BackendError> {
         let (value, row) = (&self.values[id.0], self.values[id.0].row.clone());
         if let (false, true, Some(items)) = (value.in_row, value.in_items, value.items.clone()) {
             self.move_row(id, Some("FROM_ITEMS"), [&items, &row], 0)?;
@@ -207,7 +215,7 @@ impl Making<'_, '_> {
     }
 
     /// A row in the layout of items, brought there where it is not.
-    fn read_items(&mut self, id: BufferId) -> Result<wgpu::Buffer, BackendError> {
+    pub(super) fn read_items(&mut self, id: BufferId) -> Result<wgpu::Buffer, BackendError> {
         let items = self.items(id)?;
         if !self.values[id.0].in_items {
             let row = self.values[id.0].row.clone();
@@ -254,6 +262,8 @@ impl Making<'_, '_> {
                 let dispatches = self.embedding(*weight, *out)?;
                 self.push(piece, Kernels::Fixed(dispatches));
             }
+            Work::Heads(heads) => self.heads(piece, heads)?,
+            Work::Join(join) => self.join(piece, join)?,
             Work::Attention(op) => {
                 let q = self.read_row(op.q)?;
                 let out = self.write_items(op.out)?;

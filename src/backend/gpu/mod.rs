@@ -14,6 +14,7 @@ mod matrix;
 mod pipelines;
 mod profile;
 mod record;
+mod rows;
 mod shape;
 mod tiled;
 mod timing;
