@@ -94,6 +94,11 @@ fn logits_tokenize_and_inspect() {
     samebits().arg("inspect").arg(&model).assert().success().stdout(predicate::str::contains("blk.29.ffn_down.weight"));
     let layers = predicate::str::contains(" layers 0 to 29, each\n  qkv ")
         .and(predicate::str::contains("attn_k.rope kv_cache\n"));
+    let memory = predicate::str::contains("MiB of cache for 512 positions");
+    samebits().args(["inspect", "--ctx", "512"]).arg(&model).assert().success().stdout(memory);
+    let window = data("arch/qwen2-window-key-f16.gguf");
+    let ignored = predicate::str::contains("ignored: qwen2.attention.sliding_window, as the models'");
+    samebits().arg("inspect").arg(window).assert().success().stdout(ignored);
     samebits().args(["inspect", "--plan"]).arg(&model).assert().success().stdout(layers);
     samebits().args(["devices"]).assert().success().stdout(predicate::str::contains("driver"));
 }

@@ -181,3 +181,19 @@ fn perplexity_of_the_built_in_model() {
         .code(1)
         .stderr(predicate::str::contains("fewer than one window"));
 }
+
+#[test]
+fn what_chooses_experts_is_not_rounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.gguf");
+    let from = data("arch/qwen3moe-q4_k.gguf");
+    samebits().arg("quantize").arg(&from).arg(&out).arg("Q8_0").assert().success();
+    let (before, after) = (Gguf::open(&from).unwrap(), Gguf::open(&out).unwrap());
+    for name in ["blk.0.ffn_gate_inp.weight", "blk.1.attn_q_norm.weight", "output_norm.weight"] {
+        let [before, after] = [&before, &after].map(|gguf| gguf.data(gguf.tensor(name).unwrap()));
+        assert_eq!(before, after, "{name}");
+    }
+    let experts = after.tensor("blk.0.ffn_up_exps.weight").unwrap();
+    assert_eq!(samebits::quant::format(experts.type_id).unwrap().name, "Q8_0");
+    assert!(Model::new(after).is_ok());
+}

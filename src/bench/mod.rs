@@ -22,6 +22,7 @@ use crate::engine::{EngineError, Session};
 use crate::model::ModelError;
 use crate::numerics::Precision;
 use crate::ops::argmax;
+use crate::plan::Plan;
 
 pub use place::Place;
 pub use profile::Share;
@@ -64,6 +65,7 @@ pub struct Bench<'a> {
     subject: &'a Subject,
     place: &'a Place,
     options: Options,
+    plan: Plan,
     session: Session,
     load: Duration,
     first_token: Duration,
@@ -89,7 +91,7 @@ impl<'a> Bench<'a> {
         let start = Instant::now();
         let sizes = Sizes { context, batch: options.chunk, logits_rows: 1 };
         let plan = subject.model.for_context(sizes.context).plan(options.precision)?;
-        let backend = place.open(&subject.model, plan, sizes)?;
+        let backend = place.open(&subject.model, plan.clone(), sizes)?;
         let load = start.elapsed();
         let mut session = Session::new(backend, options.chunk);
         session.feed(&[id(0, subject)], false)?;
@@ -97,7 +99,7 @@ impl<'a> Bench<'a> {
         let load_memory = place::peak_memory();
         let read_bandwidth = place.read_bandwidth();
         place::forget_peak_memory();
-        Ok(Self { subject, place, options, session, load, first_token, read_bandwidth, load_memory })
+        Ok(Self { subject, place, options, plan, session, load, first_token, read_bandwidth, load_memory })
     }
 
     /// Stops a test when this flag is set.
@@ -124,7 +126,7 @@ impl<'a> Bench<'a> {
         let mut row = Row::new(self.subject, self.place.threads(), self.session.backend(), test, &self.options);
         row.set_times(test, &runs.iter().map(|r| r.time).collect::<Vec<_>>());
         if test.prompt == 0 {
-            let bytes = self.subject.bytes_per_token(test.depth.max(1) + test.generate / 2);
+            let bytes = self.subject.bytes_per_token(&self.plan, test.depth.max(1) + test.generate / 2);
             row.set_bandwidth(bytes as f64 * row.avg_ts, self.read_bandwidth);
         }
         row.set_counters(before, after);

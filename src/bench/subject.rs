@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::convert::TARGETS;
 use crate::gguf::ggml_type;
 use crate::model::Model;
+use crate::plan::{Op, Plan, Step};
 
 /// A model, and what is said of it.
 pub struct Subject {
@@ -28,15 +29,25 @@ impl Subject {
         self.model.gguf.tensors().iter().map(|t| t.bytes).sum()
     }
 
-    /// Bytes that generating a token reads: all weights, and the cache up to `position`.
-    pub(super) fn bytes_per_token(&self, position: usize) -> u64 {
+    /// Bytes that generating a token reads: all weights but those of experts that it does not choose, and what it sees of the cache at
+    /// `position`.
+    pub(super) fn bytes_per_token(&self, plan: &Plan, position: usize) -> u64 {
         let gguf = &self.model.gguf;
         // Of an embedding that is not also the output matrix, a token reads one row.
         let tied = gguf.tensor("output.weight").is_none();
         let looked_up = gguf.tensor("token_embd.weight").filter(|_| !tied).map_or(0, |t| t.bytes);
-        let c = &self.model.config;
-        let cache = 2 * 2 * position * c.block_count * c.head_count_kv * c.head_dim;
-        self.size() - looked_up + cache as u64
+        let left_out = |step: &Step| match &step.op {
+            Op::ExpertMatmul(op) => {
+                let w = &plan.weights[op.weight.0];
+                let used = plan.buffers[op.routes.0].width / 2;
+                (w.rows / op.experts * (op.experts - used) * w.format.row_bytes(w.cols)) as u64
+            }
+            _ => 0,
+        };
+        let left_out: u64 = plan.steps.iter().map(left_out).sum();
+        // Keys and values are halves.
+        let cache = plan.caches.iter().map(|c| 4 * c.width() * (position - c.first_seen(position))).sum::<usize>();
+        self.size() - looked_up - left_out + cache as u64
     }
 
     /// llama.cpp's `llm_type_name`, which it takes from the number of layers; the number of weights for a model that it
@@ -44,6 +55,7 @@ impl Subject {
     fn size_class(&self) -> String {
         let c = &self.model.config;
         let known = match c.block_count {
+            _ if c.architecture != "llama" => "",
             16 | 22 => "1B",
             26 | 28 => "3B",
             30 => "256M",

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::Outcome;
+use super::load::usual_context;
 use super::terminal::{print, print_json};
 use crate::backend::gpu::{groups, unfused_because};
 use crate::gguf::{Gguf, type_name};
@@ -22,6 +23,9 @@ pub(super) struct Arguments {
     /// Print how the model runs on a GPU, too: which kernel computes which steps of a single token
     #[arg(long)]
     plan: bool,
+    /// Positions of the context whose memory is said; 0: as many as the model was trained for
+    #[arg(short, long = "ctx", value_name = "N")]
+    context: Option<u32>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -29,7 +33,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let gguf = Arc::new(Gguf::open(&a.file)?);
-    let runs = Runs::of(gguf.clone(), a.plan);
+    let runs = Runs::of(gguf.clone(), a);
     let parameters: u64 = gguf.tensors().iter().map(|t| t.dims.iter().product::<u64>()).sum();
     if a.json {
         let metadata: serde_json::Map<String, Json> =
@@ -48,6 +52,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             "runs": runs.error.is_none(),
             "error": runs.error,
             "unfused": runs.unfused,
+            "ignored": runs.ignored.iter().map(|(key, why)| json!({"key": key, "why": why})).collect::<Vec<_>>(),
+            "memory": runs.memory.map(|m| json!({"context": m.context, "weights": m.weights, "cache": m.cache})),
             "plan": runs.plan.map(|plan| plan.iter().map(|(kernel, steps)| {
                 json!({"kernel": kernel, "steps": steps.iter().map(StepName::to_string).collect::<Vec<_>>()})
             }).collect::<Vec<_>>()),
@@ -70,6 +76,15 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         Runs { unfused: Some(reason), .. } => print(&format!("runs unfused: {reason}\n"))?,
         Runs { .. } => print("runs, single tokens by fused kernels on a GPU\n")?,
     }
+    if let Some(Memory { context, weights, cache }) = runs.memory {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let (weights, cache) = (mib(weights), mib(cache));
+        print(&format!("memory: {weights:.1} MiB of weights, {cache:.1} MiB of cache for {context} positions\n"))?;
+    }
+    if !runs.ignored.is_empty() {
+        runs.ignored.iter().try_for_each(|(key, why)| print(&format!("ignored: {key}, as {why}")))?;
+        print("")?;
+    }
     if let Some(plan) = &runs.plan {
         layers(plan).iter().try_for_each(|line| print(line))?;
         print("")?;
@@ -85,17 +100,47 @@ pub(super) fn run(a: &Arguments) -> Outcome {
 struct Runs {
     error: Option<String>,
     unfused: Option<String>,
+    /// Keys without effect, and why.
+    ignored: Vec<(String, &'static str)>,
+    memory: Option<Memory>,
     plan: Option<Groups>,
+}
+
+/// Bytes that a model takes besides those that do not depend on the context.
+#[derive(Clone, Copy)]
+struct Memory {
+    /// Positions of the context.
+    context: usize,
+    weights: u64,
+    cache: u64,
 }
 
 /// Kernels, and the steps that each computes.
 type Groups = Vec<(&'static str, Vec<StepName>)>;
 
 impl Runs {
-    fn of(gguf: Arc<Gguf>, with_groups: bool) -> Self {
-        match Model::new(gguf).and_then(|model| model.plan(Precision::Fast)) {
-            Ok(plan) => Self { error: None, unfused: unfused_because(&plan), plan: with_groups.then(|| groups(&plan)) },
-            Err(error) => Self { error: Some(error.to_string()), unfused: None, plan: None },
+    fn of(gguf: Arc<Gguf>, a: &Arguments) -> Self {
+        let opened = Model::new(gguf).and_then(|model| {
+            let context = usual_context(&model, a.context);
+            let model = model.for_context(context);
+            Ok((model.plan(Precision::Fast)?, model, context))
+        });
+        let (plan, model, context) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                let error = Some(error.to_string());
+                return Self { error, unfused: None, ignored: Vec::new(), memory: None, plan: None };
+            }
+        };
+        let weights = plan.weights.iter().map(|w| (w.rows * w.format.row_bytes(w.cols)) as u64).sum();
+        // Keys and values are halves.
+        let cache = plan.caches.iter().map(|c| 4 * (c.width() * context) as u64).sum();
+        Self {
+            error: None,
+            unfused: unfused_because(&plan),
+            ignored: model.ignored_keys().collect(),
+            memory: Some(Memory { context, weights, cache }),
+            plan: a.plan.then(|| groups(&plan)),
         }
     }
 }

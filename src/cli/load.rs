@@ -148,18 +148,18 @@ impl BackendName {
 impl RunArguments {
     /// Positions that the context shall hold.
     pub fn context(&self, model: &Model) -> usize {
-        let trained = model.config.context_length;
-        match self.context {
-            None => usual_context(model),
-            Some(0) => trained,
-            Some(n) => n as usize,
-        }
+        usual_context(model, self.context)
     }
 }
 
-/// Positions of the context where nothing is asked for.
-pub(super) fn usual_context(model: &Model) -> usize {
-    model.config.context_length.min(DEFAULT_CONTEXT)
+/// Positions of the context that `--ctx` asks for: 0 as many as the model was trained for, nothing as many of them as are usual.
+pub(super) fn usual_context(model: &Model, asked: Option<u32>) -> usize {
+    let trained = model.config.context_length;
+    match asked {
+        None => trained.min(DEFAULT_CONTEXT),
+        Some(0) => trained,
+        Some(n) => n as usize,
+    }
 }
 
 /// Opens a session on the backend asked for, which a signal stops from then on, before anything is said; `all_logits` makes room for

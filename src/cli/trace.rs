@@ -145,7 +145,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         Some(layers) => layers.clone(),
         None => 0..model.config.block_count,
     };
-    let plan = model.for_context(usual_context(&model)).plan_of_layers(a.precision.into(), layers)?;
+    let plan = model.for_context(usual_context(&model, None)).plan_of_layers(a.precision.into(), layers)?;
     if let Some(step) = a.step.as_ref().filter(|name| plan.steps.iter().all(|s| s.name.to_string() != **name)) {
         return Err(Failure::NoStep(step.clone()).into());
     }

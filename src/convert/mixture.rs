@@ -1,5 +1,5 @@
-//! Which format each tensor of a model gets: llama.cpp's layouts for the `llama` architecture
-//! (`llama_tensor_get_type` in `llama-quant.cpp`), without importance matrices.
+//! Which format each tensor of a model gets: llama.cpp's layouts for the dense `llama` architecture
+//! (`llama_tensor_get_type` in `llama-quant.cpp`), without importance matrices. Other architectures get the same.
 
 use crate::quant::{self, Format};
 
@@ -63,6 +63,11 @@ pub struct Shape {
     pub group: usize,
     /// Whether the file has an output matrix of its own.
     pub has_output: bool,
+}
+
+/// Whether a tensor stays as it is: norms, and what chooses experts, whose choice a rounded weight would change.
+pub(super) fn is_kept(name: &str) -> bool {
+    ["_norm.weight", "ffn_gate_inp.weight"].iter().any(|end| name.ends_with(end))
 }
 
 /// The format of matrix `name` with rows of `cols` weights; `pure` gives every matrix the target's base format.

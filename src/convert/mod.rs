@@ -128,7 +128,7 @@ fn jobs<'a>(source: &'a Gguf, options: Options) -> Result<Vec<Job<'a>>, ConvertE
     };
     let job = |tensor: &'a TensorInfo| {
         let matrix = tensor.dims.iter().filter(|d| **d > 1).count() > 1;
-        if !matrix || !tensor.name.ends_with(".weight") || tensor.name.ends_with("_norm.weight") {
+        if !matrix || !tensor.name.ends_with(".weight") || mixture::is_kept(&tensor.name) {
             return Ok(Job { tensor, formats: None });
         }
         let from = quant::format(tensor.type_id).ok_or_else(|| ConvertError::Type {

@@ -80,7 +80,8 @@ impl Making<'_, '_> {
         let x = self.write_items(j.x)?;
         let (plan, r) = (self.fusing.plan, self.fusing.resources);
         let kernel = join_kernel(self.fusing.device, plan, j);
-        let kernel = kernel.map_err(|what| BackendError::Unsupported { device: self.fusing.device.info.name.clone(), what })?;
+        let kernel =
+            kernel.map_err(|what| BackendError::Unsupported { device: self.fusing.device.info.name.clone(), what })?;
         let width = self.width(j.x);
         let p = params::Join {
             width: width as u32,
