@@ -46,7 +46,7 @@ fn product(format: &str, rows: usize, cols: usize) -> (Plan, Made) {
             raw.extend(bytes);
         }
         made.0.insert(name.to_owned(), raw);
-        plan.weight(Weight { name: name.to_owned(), format, rows, cols })
+        plan.weight(Weight { name: name.to_owned(), format, first: 0, rows, cols })
     };
     let (x, y, out) = (plan.buffer("x", cols), plan.buffer("y", rows), plan.wanted_buffer("out", rows));
     let embedding = weight(&mut plan, "embedding", "F32", VOCABULARY, cols);
