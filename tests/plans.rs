@@ -181,15 +181,16 @@ fn rewired(plan: &Plan, which: usize, with: usize) -> Plan {
                 visit(a);
                 visit(b);
             }
-            Op::Attention(ops::Attention { q, out, .. }) => {
+            Op::Attention(ops::Attention { q, out, .. })
+            | Op::ExpertMatmul(ops::ExpertMatmul { x: q, out, .. })
+            | Op::Columns(ops::Columns { a: ops::columns::Slice { x: q, .. }, out, .. }) => {
                 visit(q);
                 visit(out);
             }
             Op::SiluMul(ops::SiluMul { a, b, out })
             | Op::GeluMul(ops::GeluMul { a, b, out })
             | Op::ClampedGate(ops::ClampedGate { a, b, out })
-            | Op::Combine(ops::Combine { x: a, routes: b, out })
-            | Op::ExpertMatmul(ops::ExpertMatmul { x: a, routes: b, out, .. }) => {
+            | Op::Combine(ops::Combine { x: a, routes: b, out }) => {
                 visit(a);
                 visit(b);
                 visit(out);

@@ -16,6 +16,7 @@ struct Params {
   row_base: u32, // first of them in the whole tensor
   first: u32, // the shard's first row in the buffer
   has_bias: u32, // 1: a bias is added
+  all: u32, // 1: a slot's expert is that of its number
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> weights: array<u32>;
@@ -41,7 +42,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let groups = (params.expert_rows + ROWS - 1u) / ROWS;
   let slot = group.x / groups;
   let first = group.x % groups * ROWS;
-  let expert = u32(routes[group.y * 2u * params.used + slot]);
+  var expert = slot;
+  if params.all == 0u { expert = u32(routes[group.y * 2u * params.used + slot]); }
   let base = expert * params.expert_rows;
   let x_row = group.y * select(1u, params.used, params.slot_rows != 0u) + slot * params.slot_rows;
   // The blocks of a slot lie behind those of the slots before: a weight row that begins as many blocks earlier meets them.

@@ -39,7 +39,7 @@ impl Subject {
         let left_out = |step: &Step| match &step.op {
             Op::ExpertMatmul(op) => {
                 let w = &plan.weights[op.weight.0];
-                let used = plan.buffers[op.routes.0].width / 2;
+                let used = op.used(&plan.shapes());
                 (w.rows / op.experts * (op.experts - used) * w.format.row_bytes(w.cols)) as u64
             }
             _ => 0,

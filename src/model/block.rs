@@ -8,7 +8,8 @@ use crate::gguf::Gguf;
 use crate::numerics::Precision;
 use crate::ops;
 use crate::ops::attention::Scoring;
-use crate::ops::route::Weighing;
+use crate::ops::columns::Slice;
+use crate::ops::route::{Choice, Weighing};
 use crate::plan::{Angles, BufferId, Builder, CacheSpec, Op, Plan, Weight, WeightId};
 
 /// What an architecture computes:
@@ -55,6 +56,8 @@ pub(super) struct Design {
     pub sinks: bool,
     /// The experts in place of one feed-forward layer.
     pub experts: Option<Experts>,
+    /// Attention over a latent cache.
+    pub latent: Option<Latent>,
     /// Where the output matrix comes from.
     pub output: Output,
     /// Tables of RoPE angles that layers have.
@@ -72,6 +75,19 @@ pub(super) enum HeadNorms {
     Each,
     /// All heads together.
     Together,
+}
+
+/// Latent attention (DeepSeek-AI 2024): keys and values of all heads are products of one row of `rank` elements, which the cache keeps.
+#[derive(Clone, Copy)]
+pub(super) struct Latent {
+    /// Elements of the row that queries are products of; `None` where they are products of the input.
+    pub q_rank: Option<usize>,
+    /// Elements of the row that keys and values are products of.
+    pub rank: usize,
+    /// Elements of a head that RoPE turns, the last of it.
+    pub rope: usize,
+    /// Elements of a head's values.
+    pub values: usize,
 }
 
 /// The function of a gate.
@@ -96,6 +112,10 @@ pub(super) struct Experts {
     pub width: usize,
     /// What they weigh.
     pub weighing: Weighing,
+    /// How they are chosen; with a bias of `exp_probs_b`, where the file has it.
+    pub choice: Choice,
+    /// The first layer that has them; those before have one feed-forward layer.
+    pub first: usize,
     /// One that every token uses.
     pub shared: Option<Shared>,
 }
@@ -148,6 +168,7 @@ impl Design {
             score_cap: None,
             sinks: false,
             experts: None,
+            latent: None,
             output: Output::Optional,
             angles: vec![angles],
             layers: vec![Layer { angles: Some(0), window: None }; config.block_count],
@@ -170,7 +191,10 @@ pub(super) fn plan(
     m.scale("token_embd.scale", x, design.embedding_scale);
     for layer in layers {
         m.b.layer(Some(layer));
-        m.attention(layer, x)?;
+        match design.latent {
+            Some(latent) => m.latent_attention(layer, x, latent)?,
+            None => m.attention(layer, x)?,
+        }
         m.feed_forward(layer, x)?;
     }
     m.b.layer(None);
@@ -342,11 +366,73 @@ impl Maker<'_> {
         self.join(layer, "post_attention_norm", "attn_residual", x, branch)
     }
 
+    /// Parts of heads as a row of their own.
+    fn columns(&mut self, part: &str, heads: usize, a: Slice, b: Option<Slice>) -> BufferId {
+        let out = self.b.buffer(part, heads * (a.count + b.map_or(0, |b| b.count)));
+        self.b.step(part, Op::Columns(ops::Columns { heads, a, b, out }));
+        out
+    }
+
+    /// Attention over the latent rows: instead of multiplying them to keys and values of every head, queries are multiplied the
+    /// other way, and what is attended to is multiplied to values.
+    fn latent_attention(&mut self, layer: usize, x: BufferId, l: Latent) -> Result<(), ModelError> {
+        let c = self.c;
+        let (width, heads, plain) = (c.embedding_length, c.head_count, c.head_dim - l.rope);
+        let all = |x, from, count| Slice { x, from, count };
+        let h = self.norm_before(layer, "attn_norm", x)?;
+        let (q, kv) = (self.b.buffer("q", heads * c.head_dim), self.b.buffer("kv", l.rank + l.rope));
+        let latent = self.product(layer, "attn_kv_a_mqa", [l.rank + l.rope, width], kv)?;
+        match l.q_rank {
+            None => {
+                let queries = self.product(layer, "attn_q", [heads * c.head_dim, width], q)?;
+                self.b.matmuls(h, "attn_norm", [queries, latent]);
+            }
+            Some(rank) => {
+                let [q_a, normed] = ["q latent", "q latent norm"].map(|n| self.b.buffer(n, rank));
+                let queries = self.product(layer, "attn_q_a", [rank, width], q_a)?;
+                self.b.matmuls(h, "attn_norm", [queries, latent]);
+                self.norm(layer, "attn_q_a_norm", q_a, normed, rank)?;
+                let queries = self.product(layer, "attn_q_b", [heads * c.head_dim, rank], q)?;
+                self.b.matmuls(normed, "attn_q_a_norm", [queries]);
+            }
+        }
+        let row = self.columns("attn_kv.latent", 1, all(kv, 0, l.rank), None);
+        let normed = self.b.buffer("latent norm", l.rank);
+        self.norm(layer, "attn_kv_a_norm", row, normed, l.rank)?;
+        let turned = self.columns("attn_k.rope_part", 1, all(kv, l.rank, l.rope), None);
+        let q_turned = self.columns("attn_q.rope_part", heads, all(q, plain, l.rope), None);
+        if let Some(angles) = self.d.layers[layer].angles {
+            let (angles, neox) = (self.b.angles(self.d.angles[angles].clone()), self.d.neox);
+            for (part, x) in [("attn_q.rope", q_turned), ("attn_k.rope", turned)] {
+                self.b.step(part, Op::Rope(ops::Rope { x, head_dim: l.rope, angles, neox }));
+            }
+        }
+        let k = self.columns("attn_k", 1, all(normed, 0, l.rank), Some(all(turned, 0, l.rope)));
+        let q_plain = self.columns("attn_q.plain_part", heads, all(q, 0, plain), None);
+        let q_latent = self.b.buffer("q by latent", heads * l.rank);
+        let parts = [("attn_k_b", [l.rank, plain], q_latent)];
+        self.expert_products(layer, heads, (q_plain, "attn_q.plain_part"), None, &parts)?;
+        let q = self.columns("attn_q.latent", heads, all(q_latent, 0, l.rank), Some(all(q_turned, 0, l.rope)));
+        let cache = self.b.cache(CacheSpec { kv_heads: 1, head_dim: l.rank + l.rope, window: None });
+        self.b.step("kv_cache", Op::KvStore(ops::KvStore { k, v: k, cache }));
+        let att = self.b.buffer("attention", heads * (l.rank + l.rope));
+        let scoring = Scoring { divisor: self.d.divisor, cap: None, sinks: None };
+        self.b.step("attention", Op::Attention(ops::Attention { q, out: att, cache, heads, scoring }));
+        let seen = self.columns("attention.latent", heads, all(att, 0, l.rank), None);
+        let values = self.b.buffer("values", heads * l.values);
+        let parts = [("attn_v_b", [l.values, l.rank], values)];
+        self.expert_products(layer, heads, (seen, "attention.latent"), None, &parts)?;
+        let branch = self.b.buffer("branch", width);
+        let output = self.product(layer, "attn_output", [width, heads * l.values], branch)?;
+        self.b.matmuls(values, "attention", [output]);
+        self.join(layer, "post_attention_norm", "attn_residual", x, branch)
+    }
+
     fn feed_forward(&mut self, layer: usize, x: BufferId) -> Result<(), ModelError> {
         let h = self.norm_before(layer, self.d.ffn_norm, x)?;
         let branch = match self.d.experts {
-            Some(experts) => self.experts(layer, experts, h)?,
-            None => {
+            Some(experts) if layer >= experts.first => self.experts(layer, experts, h)?,
+            _ => {
                 let names = ["ffn_gate", "ffn_up", "ffn_act", "ffn_down"];
                 self.gated(layer, h, names, self.c.feed_forward_length, "branch")?
             }
@@ -412,12 +498,17 @@ impl Maker<'_> {
         let (down, branch) = (self.b.buffer("experts down", e.used * width), self.b.buffer("branch", width));
         let scores = self.product(layer, "ffn_gate_inp", [e.count, width], router)?;
         self.b.matmuls(h, self.input(), [scores]);
-        self.b.step("ffn_route", Op::Route(ops::Route { x: router, out: routes, used: e.used, weighing: e.weighing }));
+        let bias = match e.choice.sigmoid {
+            true => self.optional(&format!("blk.{layer}.exp_probs_b.bias"), 1, e.count)?,
+            false => None,
+        };
+        let (used, weighing, choice) = (e.used, e.weighing, Choice { bias, ..e.choice });
+        self.b.step("ffn_route", Op::Route(ops::Route { x: router, out: routes, used, weighing, choice }));
         let parts = [("ffn_gate_exps", [e.width, width], gate), ("ffn_up_exps", [e.width, width], up)];
-        self.expert_products(layer, e.count, (h, "ffn_exps"), routes, &parts)?;
+        self.expert_products(layer, e.count, (h, "ffn_exps"), Some(routes), &parts)?;
         self.gate("ffn_exps_gate", [gate, up, hidden]);
         let parts = [("ffn_down_exps", [width, e.width], down)];
-        self.expert_products(layer, e.count, (hidden, "ffn_exps_gate"), routes, &parts)?;
+        self.expert_products(layer, e.count, (hidden, "ffn_exps_gate"), Some(routes), &parts)?;
         self.b.step("ffn_combine", Op::Combine(ops::Combine { x: down, routes, out: branch }));
         if let Some(shared) = e.shared {
             let names = ["ffn_gate_shexp", "ffn_up_shexp", "ffn_shexp", "ffn_down_shexp"];
@@ -431,13 +522,13 @@ impl Maker<'_> {
         Ok(branch)
     }
 
-    /// Products of a row, or of a row for each slot, with matrices of the chosen experts.
+    /// Products of a row, or of a row for each slot, with matrices of the chosen experts, or of all.
     fn expert_products(
         &mut self,
         layer: usize,
         experts: usize,
         (x, from): (BufferId, &str),
-        routes: BufferId,
+        routes: Option<BufferId>,
         parts: &[(&'static str, [usize; 2], BufferId)],
     ) -> Result<(), ModelError> {
         let mut weights = Vec::new();

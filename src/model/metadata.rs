@@ -127,13 +127,19 @@ impl Metadata<'_> {
         let embedding_length = self.count("embedding_length", None)?;
         let head_count = self.count("attention.head_count", None)?;
         let head_count_kv = self.count("attention.head_count_kv", Some(head_count))?;
-        let head_dim = self.count("attention.key_length", Some(embedding_length / head_count))?;
-        let value_dim = self.count("attention.value_length", Some(head_dim))?;
+        // Of latent attention these are the sizes of heads; the other keys are those of its cache.
+        let latent = self.has("attention.key_length_mla");
+        let [key_name, value_name] = match latent {
+            true => ["attention.key_length_mla", "attention.value_length_mla"],
+            false => ["attention.key_length", "attention.value_length"],
+        };
+        let head_dim = self.count(key_name, Some(embedding_length / head_count))?;
+        let value_dim = self.count(value_name, Some(head_dim))?;
         let rope_dimensions = self.count("rope.dimension_count", Some(head_dim))?;
         let divides = head_count % head_count_kv == 0;
         check("attention.head_count_kv", head_count_kv, divides, "it must divide the head count")?;
         check("attention.key_length", head_dim, head_dim % 2 == 0, "heads of odd size are not supported")?;
-        check("attention.value_length", value_dim, value_dim == head_dim, "it must equal the key length")?;
+        check("attention.value_length", value_dim, latent || value_dim == head_dim, "it must equal the key length")?;
         let rope_fits = rope_dimensions % 2 == 0 && rope_dimensions <= head_dim;
         check("rope.dimension_count", rope_dimensions, rope_fits, "it must be even and at most the head size")?;
         let eps_name = "attention.layer_norm_rms_epsilon";
@@ -146,7 +152,7 @@ impl Metadata<'_> {
         // Sizes are compared with tensors before memory depends on them.
         for layer in [0, block_count - 1] {
             let name = format!("blk.{layer}.attn_output.weight");
-            let expected = vec![(head_count * head_dim) as u64, embedding_length as u64];
+            let expected = vec![(head_count * value_dim) as u64, embedding_length as u64];
             let found = tensor(name.clone())?.dims.clone();
             if found != expected {
                 return Err(ModelError::Shape { name, found, expected });

@@ -1,6 +1,7 @@
 //! Architectures: GGUF metadata and tensors to a [`Plan`]. One file per architecture.
 
 mod block;
+mod deepseek2;
 mod exaone4;
 mod gemma2;
 mod gemma3;
@@ -30,7 +31,7 @@ use thiserror::Error;
 
 use crate::gguf::{Gguf, GgufError, Value, type_name};
 use crate::numerics::Precision;
-use crate::ops::route::Weighing;
+use crate::ops::route::{Choice, Weighing};
 use crate::plan::{self, Plan, PlanError, Weight, WeightSource};
 use crate::quant;
 
@@ -55,6 +56,7 @@ static ARCHITECTURES: &[&Architecture] = &[
     &glm4::ARCHITECTURE,
     &exaone4::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
+    &deepseek2::ARCHITECTURE,
 ];
 
 /// The names of the architectures this crate runs, as `general.architecture` gives them.
@@ -108,7 +110,7 @@ impl Source<'_> {
         if used > count {
             return Err(self.meta.refused("expert_used_count", "there are not so many experts"));
         }
-        Ok(Some(Experts { count, used, width, weighing, shared: None }))
+        Ok(Some(Experts { count, used, width, weighing, choice: Choice::BY_SCORE, first: 0, shared: None }))
     }
 
     /// How many positions layers with a window see; `None` without one.

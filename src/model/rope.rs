@@ -103,7 +103,8 @@ fn scale(
         "yarn" => {
             let (factor, original) = (factor(1.0)?, original(trained)?);
             yarn(frequencies, base, factor, original);
-            if factor > 1.0 {
+            // Where the file says how, the scores carry the magnitude instead (`latent_scale`).
+            if factor > 1.0 && meta.optional_number(MULTIPLIER)?.is_none() {
                 angles.magnitude *= 0.1 * libm::log(factor) + 1.0;
             }
         }
@@ -124,6 +125,19 @@ fn scale(
         }
     }
     Ok(())
+}
+
+/// DeepSeek's factor of the magnitude of YaRN in the scores, which counts for latent attention alone.
+pub(super) const MULTIPLIER: &str = "rope.scaling.yarn_log_multiplier";
+
+/// What YaRN multiplies the scores of latent attention by.
+pub(super) fn latent_scale(meta: Metadata<'_>) -> Result<f64, ModelError> {
+    let factor = meta.optional_number("rope.scaling.factor")?.unwrap_or(1.0);
+    if kind(meta)? != "yarn" || factor <= 1.0 {
+        return Ok(1.0);
+    }
+    let magnitude = 1.0 + meta.optional_number(MULTIPLIER)?.unwrap_or(0.1) * libm::log(factor);
+    Ok(magnitude * magnitude)
 }
 
 /// Divides frequencies by the numbers of a tensor, where the file has it.

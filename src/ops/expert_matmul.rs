@@ -7,7 +7,7 @@ use crate::numerics::Precision;
 use crate::quant::CHUNK;
 pub use crate::shaders::{EXPERT_MATMUL as SHADER, params::ExpertMatmul as Params};
 
-/// Multiplies rows with the matrices of the experts that `routes` names ([`super::Route`]), of the `[experts * rows, cols]` of `weight`.
+/// Multiplies rows with the matrices of the experts that `routes` names ([`super::Route`]), or of all, one after the other, of the `[experts * rows, cols]` of `weight`.
 /// `x` is one row for all slots, or has `cols` elements for each; `out` has `rows` elements for each.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -17,14 +17,14 @@ pub struct ExpertMatmul {
     /// `[experts * rows]`.
     pub bias: Option<WeightId>,
     pub x: BufferId,
-    pub routes: BufferId,
+    pub routes: Option<BufferId>,
     pub out: BufferId,
 }
 
 impl ExpertMatmul {
     /// Experts that are used.
     pub(crate) fn used(&self, shapes: &Shapes<'_>) -> usize {
-        shapes.width(self.routes) / 2
+        self.routes.map_or(self.experts, |routes| shapes.width(routes) / 2)
     }
 
     /// Rows of an expert's matrix.
@@ -40,7 +40,7 @@ impl ExpertMatmul {
 
 impl Operation for ExpertMatmul {
     fn reads(&self) -> [Option<BufferId>; 2] {
-        [Some(self.x), Some(self.routes)]
+        [Some(self.x), self.routes]
     }
 
     fn output(&self) -> Option<BufferId> {
@@ -55,7 +55,7 @@ impl Operation for ExpertMatmul {
         let (w, x, experts) = (shapes.weight(self.weight)?, &shapes.buffers[self.x.0], self.experts);
         let kind = w.format.activation_block().map_or(BufferKind::Float, BufferKind::Quantized);
         ensure!(x.kind == kind, "multiplies '{}' with '{}', which needs {kind:?} activations", x.name, w.name);
-        let routes = shapes.float(self.routes)?;
+        let routes = self.routes.map_or(Ok(2 * experts), |routes| shapes.float(routes))?;
         ensure!(routes.is_multiple_of(2) && routes / 2 <= experts, "reads routes of {routes} elements to {experts} experts");
         ensure!(experts > 0 && w.rows.is_multiple_of(experts), "shares {} rows among {experts} experts", w.rows);
         ensure!([w.cols, w.cols * (routes / 2)].contains(&x.width), "multiplies rows of {} with {} columns", x.width, w.cols);
@@ -86,6 +86,7 @@ impl Operation for ExpertMatmul {
             row_base: part.row_base as u32,
             first: part.first as u32,
             has_bias: u32::from(self.bias.is_some()),
+            all: u32::from(self.routes.is_none()),
         };
         let read = Operand::Rows;
         let operands = vec![
@@ -94,7 +95,7 @@ impl Operation for ExpertMatmul {
             read(self.x),
             read(self.x),
             Operand::Vector(self.bias),
-            read(self.routes),
+            self.routes.map_or(Operand::Vector(None), Operand::Rows),
             read(self.out),
         ];
         let groups = [p.used * p.expert_rows.div_ceil(ROWS), 1, 1];

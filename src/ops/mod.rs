@@ -264,6 +264,8 @@ ops! {
         ClampedGate in clamped_gate;
         /// `x = x * sigmoid(h · weight)`.
         RowGate in row_gate;
+        /// Columns of heads.
+        Columns in columns;
         /// The best experts and what they weigh.
         Route in route;
         /// The results of the chosen experts, added up.

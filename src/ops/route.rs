@@ -1,9 +1,11 @@
 //! The choice of experts for each token (Shazeer et al. 2017; Fedus et al. 2021): the best scores, ties to the lower number, and what
 //! each of them weighs.
 
-use super::shapes::{BufferId, Shapes, ensure};
+use std::cmp::Ordering;
+
+use super::shapes::{BufferId, Shapes, WeightId, ensure};
 use super::{Call, Op, Operand, Operation, Part, PerRow, Row};
-use crate::numerics::{ACTIVATION_FLOOR, WEIGHT_FLOOR, exp2, flush, recip, s8, settle};
+use crate::numerics::{ACTIVATION_FLOOR, WEIGHT_FLOOR, exp2, flush, recip, s8, settle, sigmoid};
 pub use crate::shaders::{ROUTE as SHADER, params::Route as Params};
 
 /// What the chosen experts weigh.
@@ -17,27 +19,79 @@ pub enum Weighing {
     Chosen,
 }
 
+/// How scores become what experts are chosen by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// Whether an expert's part is `sigmoid(score)`, for itself alone.
+    pub sigmoid: bool,
+    /// Added to the parts for the choice alone; only with `sigmoid`.
+    pub bias: Option<WeightId>,
+    /// Groups of neighbouring experts, and how many of them compete: those whose two best experts have the largest sum. 1: all compete.
+    pub groups: [usize; 2],
+    /// What weights are multiplied by, last.
+    pub scale: f32,
+}
+
+impl Choice {
+    /// By the scores themselves.
+    pub const BY_SCORE: Self = Self { sigmoid: false, bias: None, groups: [1, 1], scale: 1.0 };
+}
+
+/// The most groups of experts.
+const GROUPS: usize = 64;
+
 /// The least sum that parts are divided by.
 const LEAST: f32 = 6.103_515_6e-5;
 
-/// One row: `x` has a score for each of `p.experts`; `out` gets the numbers of `p.used` of them, the best first, then their weights.
-pub fn cpu(p: &Params, x: &[f32], out: &mut [f32]) {
+/// The experts in the order in which they are chosen, by their values: those of the groups that compete.
+fn order<T: Copy + PartialOrd + std::ops::Add<Output = T>>(values: &[T], [groups, compete]: [usize; 2]) -> Vec<usize> {
+    let best_first = |values: &[T]| {
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        order.sort_by(|a, b| values[*b].partial_cmp(&values[*a]).unwrap_or(Ordering::Equal).then(a.cmp(b)));
+        order
+    };
+    if groups < 2 {
+        return best_first(values);
+    }
+    let size = values.len() / groups;
+    let sum = |group: &[T]| match best_first(group)[..] {
+        [first, second, ..] => group[first] + group[second],
+        [first] => group[first],
+        [] => values[0],
+    };
+    let sums: Vec<T> = values.chunks_exact(size).map(sum).collect();
+    let chosen = &best_first(&sums)[..compete];
+    best_first(values).into_iter().filter(|i| chosen.contains(&(i / size))).collect()
+}
+
+/// One row: `x` has a score for each of `p.experts`, and `bias` a number or nothing; `out` gets the numbers of `p.used` of them, the best
+/// first, then their weights.
+pub fn cpu(p: &Params, bias: &[f32], x: &[f32], out: &mut [f32]) {
     let used = p.used as usize;
     let (numbers, weights) = out.split_at_mut(used);
     let scaled = |i: usize| flush(flush(x[i], ACTIVATION_FLOOR) * std::f32::consts::LOG2_E, ACTIVATION_FLOOR);
-    let mut order: Vec<usize> = (0..x.len()).collect();
-    order.sort_by(|a, b| flush(x[*b], ACTIVATION_FLOOR).total_cmp(&flush(x[*a], ACTIVATION_FLOOR)).then(a.cmp(b)));
+    let by_sigmoid = |i: usize| sigmoid(flush(x[i], ACTIVATION_FLOOR));
+    let values = (0..x.len()).map(|i| match (p.sigmoid != 0, bias.get(i)) {
+        (false, _) => flush(x[i], ACTIVATION_FLOOR),
+        (true, None) => by_sigmoid(i),
+        (true, Some(bias)) => by_sigmoid(i) + flush(*bias, WEIGHT_FLOOR),
+    });
+    let mut order = order(&values.collect::<Vec<_>>(), [p.groups as usize, p.compete as usize]);
     order.truncate(used);
     let top = scaled(order[0]);
     let part = |i: usize| exp2(scaled(i) - top);
     let over = if p.chosen != 0 { s8::sum(order.iter().map(|i| part(*i))) } else { s8::sum((0..x.len()).map(part)) };
     let inverse = recip(over);
     for ((number, weight), i) in numbers.iter_mut().zip(&mut *weights).zip(&order) {
-        (*number, *weight) = (*i as f32, settle(part(*i) * inverse));
+        let share = if p.sigmoid != 0 { settle(by_sigmoid(*i)) } else { settle(part(*i) * inverse) };
+        (*number, *weight) = (*i as f32, share);
     }
     if p.normed != 0 {
         let inverse = recip(s8::sum(weights.iter().copied()).max(LEAST));
         weights.iter_mut().for_each(|w| *w = settle(flush(*w, WEIGHT_FLOOR) * inverse));
+    }
+    if p.scale != 1.0 {
+        weights.iter_mut().for_each(|w| *w = settle(flush(*w, WEIGHT_FLOOR) * p.scale));
     }
 }
 
@@ -55,13 +109,26 @@ pub struct Route {
     pub out: BufferId,
     pub used: usize,
     pub weighing: Weighing,
+    pub choice: Choice,
 }
 
 impl Route {
     fn params(&self, experts: usize) -> Params {
         let yes = |b| u32::from(b);
         let (normed, chosen) = (yes(self.weighing == Weighing::Normed), yes(self.weighing == Weighing::Chosen));
-        Params { experts: experts as u32, used: self.used as u32, normed, chosen }
+        let Choice { sigmoid, bias, groups, scale } = self.choice;
+        let [groups, compete] = groups.map(|n| n as u32);
+        Params {
+            experts: experts as u32,
+            used: self.used as u32,
+            normed,
+            chosen,
+            sigmoid: yes(sigmoid),
+            has_bias: yes(bias.is_some()),
+            groups,
+            compete,
+            scale,
+        }
     }
 }
 
@@ -79,44 +146,65 @@ impl Operation for Route {
         ensure!(used > 0 && used <= experts, "chooses {used} of {experts} experts");
         ensure!(experts <= 1 << 12, "chooses among {experts} experts, more than 4096");
         ensure!(out == 2 * used, "writes numbers and weights of {used} experts to rows of {out}");
-        Ok(())
+        let Choice { sigmoid, bias, groups: [groups, compete], scale } = self.choice;
+        ensure!((1..=GROUPS).contains(&groups) && experts.is_multiple_of(groups), "has {groups} groups of {experts} experts");
+        ensure!(compete > 0 && compete <= groups, "lets {compete} of {groups} groups compete");
+        ensure!(used <= experts / groups * compete, "chooses {used} of {compete} groups of {}", experts / groups);
+        ensure!(sigmoid || (groups == 1 && bias.is_none()), "chooses by groups or a bias, but not by sigmoid");
+        ensure!((WEIGHT_FLOOR..=WEIGHT_FLOOR.recip()).contains(&scale), "multiplies weights by {scale}");
+        bias.map_or(Ok(()), |bias| shapes.vector(bias, experts))
     }
 
     fn call(&self, shapes: &Shapes<'_>, _: usize, _: &Part) -> Call {
         let p = self.params(shapes.width(self.x));
-        Call::new(&SHADER, &p, workgroups(&p, 1), [self.x, self.out].map(Operand::Rows))
+        let operands = [Operand::Rows(self.x), Operand::Vector(self.choice.bias), Operand::Rows(self.out)];
+        Call::new(&SHADER, &p, workgroups(&p, 1), operands)
     }
 }
 
 impl PerRow for Route {
+    fn vector(&self) -> Option<WeightId> {
+        self.choice.bias
+    }
+
     #[inline(always)]
     fn row(&self, _: &Shapes<'_>, from: Row<'_, f32>, out: &mut [f32]) {
-        cpu(&self.params(from.reads[0].len()), from.reads[0], out);
+        let bias = if self.choice.bias.is_some() { from.vector } else { &[] };
+        cpu(&self.params(from.reads[0].len()), bias, from.reads[0], out);
     }
 
     fn row64(&self, _: &Shapes<'_>, from: Row<'_, f64>, out: &mut [f64]) {
         let x = from.reads[0];
-        let mut order: Vec<usize> = (0..x.len()).collect();
-        order.sort_by(|a, b| x[*b].total_cmp(&x[*a]).then(a.cmp(b)));
+        let Choice { sigmoid, bias, groups, scale } = self.choice;
+        let by_sigmoid = |i: usize| 1.0 / (1.0 + (-x[i]).exp());
+        let added = |i: usize| if bias.is_some() { from.vector[i] } else { 0.0 };
+        let values: Vec<f64> =
+            (0..x.len()).map(|i| if sigmoid { by_sigmoid(i) + added(i) } else { x[i] }).collect();
+        let mut order = order(&values, groups);
         order.truncate(self.used);
-        let part = |i: usize| (x[i] - x[order[0]]).exp();
+        let part = |i: usize| if sigmoid { by_sigmoid(i) } else { (x[i] - x[order[0]]).exp() };
         let chosen: f64 = order.iter().map(|i| part(*i)).sum();
         let all: f64 = (0..x.len()).map(part).sum();
         let over = match self.weighing {
+            Weighing::All if sigmoid => 1.0,
             Weighing::All => all,
+            Weighing::Normed if sigmoid => chosen.max(f64::from(LEAST)),
             Weighing::Normed => chosen.max(f64::from(LEAST) * all),
             Weighing::Chosen => chosen,
         };
         for (slot, i) in order.iter().enumerate() {
-            (out[slot], out[self.used + slot]) = (*i as f64, part(*i) / over);
+            (out[slot], out[self.used + slot]) = (*i as f64, part(*i) / over * f64::from(scale));
         }
     }
 
     fn examples(width: usize) -> Vec<Op> {
         // The output has as many elements as the scores.
         let used = width / 2;
-        let one = |weighing| Op::Route(Self { x: BufferId(0), out: BufferId(2), used, weighing });
-        let all = [Weighing::All, Weighing::Normed, Weighing::Chosen].map(one).to_vec();
+        let one = |weighing, choice| Op::Route(Self { x: BufferId(0), out: BufferId(2), used, weighing, choice });
+        let by_score = [Weighing::All, Weighing::Normed, Weighing::Chosen].map(|w| one(w, Choice::BY_SCORE));
+        let groups = if width.is_multiple_of(4) { [4, 3] } else { [1, 1] };
+        let by_sigmoid = Choice { sigmoid: true, bias: Some(WeightId(0)), groups, scale: 2.5 };
+        let all = [&by_score[..], &[one(Weighing::Normed, by_sigmoid)]].concat();
         if width.is_multiple_of(2) && width <= 1 << 12 { all } else { Vec::new() }
     }
 }

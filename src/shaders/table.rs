@@ -204,6 +204,8 @@ shaders! {
     CLAMPED_GATE = "clamped_gate", "clamped_gate.wgsl";
     /// A gate for whole rows.
     ROW_GATE = "row_gate", "row_gate.wgsl";
+    /// Columns of heads.
+    COLUMNS = "columns", "columns.wgsl";
     /// The choice of experts.
     ROUTE = "route", "route.wgsl";
     /// Products with the matrices of chosen experts.

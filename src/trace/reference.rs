@@ -123,11 +123,14 @@ impl<'a> Machine<'a> {
         let (used, width, slots) = (op.used(&shapes), op.rows(&shapes), op.has_slots(&shapes));
         let bias = op.bias.map(|b| self.row(b, 0));
         let mut out = Vec::new();
-        for (row, routes) in self.buffers[op.routes.0].chunks(2 * used).enumerate() {
-            for (slot, expert) in routes[..used].iter().enumerate() {
+        let routes = op.routes.map(|routes| &self.buffers[routes.0]);
+        let x_width = shapes.width(op.x);
+        for row in 0..self.buffers[op.x.0].len() / x_width {
+            for slot in 0..used {
+                let expert = routes.map_or(slot, |routes| routes[row * 2 * used + slot] as usize);
                 let x_row = if slots { row * used + slot } else { row };
                 let x = &self.buffers[op.x.0][x_row * w.cols..][..w.cols];
-                let first = *expert as usize * width;
+                let first = expert * width;
                 out.extend(
                     (first..first + width)
                         .map(|n| dot(&self.row(op.weight, n), x) + bias.as_ref().map_or(0.0, |b| b[n])),

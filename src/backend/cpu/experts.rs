@@ -15,7 +15,7 @@ impl Cpu {
         let (used, width, slots) = (op.used(&shapes), op.rows(&shapes), op.has_slots(&shapes));
         let mut out = self.memory.take_float(op.out);
         let memory = &self.memory;
-        let routes = memory.float(op.routes);
+        let routes = op.routes.map(|routes| memory.float(routes));
         let bias = op.bias.map_or(&[][..], |b| &memory.vectors[b.0]);
         // A panel holds rows of one expert only.
         let panels = memory.panels[op.weight.0].as_ref().filter(|_| width.is_multiple_of(ROWS));
@@ -27,7 +27,7 @@ impl Cpu {
             let (product, part) = (task / parts, task % parts);
             let (row, slot) = (product / used, product % used);
             // A number that `Route` wrote.
-            let expert = (routes[row * 2 * used + slot] as usize).min(op.experts - 1);
+            let expert = routes.map_or(slot, |routes| routes[row * 2 * used + slot] as usize).min(op.experts - 1);
             let x_row = if slots { product } else { row };
             let some = part * ROWS..((part + 1) * ROWS).min(width);
             let at = expert * width + some.start;
