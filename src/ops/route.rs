@@ -37,6 +37,9 @@ impl Choice {
     pub const BY_SCORE: Self = Self { sigmoid: false, bias: None, groups: [1, 1], scale: 1.0 };
 }
 
+/// The most experts that are chosen: Mesa's lavapipe ends a shader's loops after 65,535 rounds, and each takes some.
+const USED: usize = 256;
+
 /// The most groups of experts.
 const GROUPS: usize = 64;
 
@@ -143,7 +146,7 @@ impl Operation for Route {
 
     fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
         let (experts, used, out) = (shapes.float(self.x)?, self.used, shapes.float(self.out)?);
-        ensure!(used > 0 && used <= experts, "chooses {used} of {experts} experts");
+        ensure!(used > 0 && used <= experts.min(USED), "chooses {used} of {experts} experts, of at most {USED}");
         ensure!(experts <= 1 << 12, "chooses among {experts} experts, more than 4096");
         ensure!(out == 2 * used, "writes numbers and weights of {used} experts to rows of {out}");
         let Choice { sigmoid, bias, groups: [groups, compete], scale } = self.choice;
@@ -205,6 +208,6 @@ impl PerRow for Route {
         let groups = if width.is_multiple_of(4) { [4, 3] } else { [1, 1] };
         let by_sigmoid = Choice { sigmoid: true, bias: Some(WeightId(0)), groups, scale: 2.5 };
         let all = [&by_score[..], &[one(Weighing::Normed, by_sigmoid)]].concat();
-        if width.is_multiple_of(2) && width <= 1 << 12 { all } else { Vec::new() }
+        if width.is_multiple_of(2) && used <= USED { all } else { Vec::new() }
     }
 }
