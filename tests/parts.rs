@@ -65,7 +65,11 @@ fn files_of_another_kind_can_be_looked_at_and_are_refused_by_name() {
         ("split", mini.clone().set("split.count", Value::U16(2)).bytes(), "--merge"),
         ("adapter", mini.clone().set("general.type", text("adapter")).bytes(), "adapter"),
         ("mamba", mini.clone().set("general.architecture", text("mamba")).bytes(), "'mamba' is not supported"),
-        ("experts", mini.clone().set("llama.expert_count", Value::U32(8)).bytes(), "'llama.expert_used_count' is missing"),
+        (
+            "experts",
+            mini.clone().set("llama.expert_count", Value::U32(8)).bytes(),
+            "'llama.expert_used_count' is missing",
+        ),
         ("tensor", mini.clone().tensor("blk.0.attn_q_norm.weight", &[8]).bytes(), "blk.0.attn_q_norm.weight"),
     ];
     for (name, bytes, says) in cases {
