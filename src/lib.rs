@@ -8,6 +8,9 @@
 
 pub mod backend;
 pub mod bench;
+#[cfg(feature = "chat")]
+pub mod chat;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod convert;
 pub mod engine;

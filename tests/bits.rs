@@ -3,13 +3,15 @@
 
 mod common;
 
+use std::ops::ControlFlow;
+
 use bytemuck::bytes_of;
 use common::{Random, bits, on_cpu, on_gpu, on_isa, run_kernel, smollm2, tiny, turn};
 use proptest::prelude::*;
 use samebits::backend::Chooser;
 use samebits::backend::cpu::Isa;
 use samebits::backend::gpu::{Kernel, weights};
-use samebits::engine::Choice;
+use samebits::engine::{Choice, StopReason};
 use samebits::model::Model;
 use samebits::numerics::{ActivationRow, Precision, f16_bits};
 use samebits::ops::{
@@ -324,21 +326,22 @@ fn sampled_runs() {
         session.clear();
         let mut sampler = sampler(top_k);
         let mut count = 0;
-        let mut emit = |_| {
+        let emit = |_: u32, _: &[f32]| {
             count += 1;
-            count < stop
+            if count < stop { ControlFlow::Continue(()) } else { ControlFlow::Break(StopReason::Interrupted) }
         };
         let options = sampler.draw_options().unwrap();
         let mut draw = || sampler.next_draw();
         let choice = Choice::Ahead(Chooser::Draw(options, &mut draw));
-        let g = session.generate(&[3, 1, 4], 50, choice, |_| false, &mut emit).unwrap();
+        let g = session.generate(&[3, 1, 4], 50, choice, |_| false, emit).unwrap();
         (g.tokens, g.logits_hash)
     };
     let by_hand = |session: &mut samebits::engine::Session, top_k| {
         session.clear();
         let mut sampler = sampler(top_k);
         let mut by = |logits: &[f32], history: &[u32]| sampler.sample(logits, history);
-        let g = session.generate(&[3, 1, 4], 50, Choice::By(&mut by), |_| false, |_| true).unwrap();
+        let g =
+            session.generate(&[3, 1, 4], 50, Choice::By(&mut by), |_| false, |_, _| ControlFlow::Continue(())).unwrap();
         (g.tokens, g.logits_hash)
     };
     let mut cpu = on_cpu(&model, Precision::Fast, 64, 16, 2);

@@ -235,3 +235,44 @@ fn help_says_what_exit_codes_mean() {
     samebits().arg("--frobnicate").assert().code(2).stdout("").stderr(contains("unexpected argument"));
     samebits().assert().code(2).stdout("");
 }
+
+/// The text ends before the string, which may begin in one token and end in another; all else is as without it.
+#[test]
+fn a_text_ends_where_it_is_asked_to() {
+    let run = |n: &str, extra: &[&str]| {
+        let output = samebits()
+            .args(["generate", "Once upon a time", "-q", "--backend", "cpu", "--json", "-n", n])
+            .args(extra)
+            .assert()
+            .success();
+        output.get_output().stdout.clone()
+    };
+    let whole: Value = serde_json::from_slice(&run("24", &[])).unwrap();
+    let text = whole["text"].as_str().unwrap();
+    let middle = text.len() / 2;
+    let stop = text.get(middle..middle + 7).unwrap();
+    let cut: Value = serde_json::from_slice(&run("24", &["--stop", "no such text", "--stop", stop])).unwrap();
+    assert_eq!(cut["stop_reason"], "stop_string");
+    assert_eq!(cut["text"], text[..text.find(stop).unwrap()]);
+    let made = cut["tokens"].as_array().unwrap().len();
+    assert_eq!(cut["tokens"].as_array().unwrap()[..], whole["tokens"].as_array().unwrap()[..made]);
+    samebits().args(["generate", "a", "--stop", ""]).assert().code(2).stderr(contains("it is empty"));
+    samebits().args(["generate", "a", "--stream"]).assert().code(2).stderr(contains("--json"));
+
+    // Lines of JSON: one for each token, then the whole.
+    let lines = String::from_utf8(run("5", &["--stream", "--logprobs", "3"])).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let (last, tokens) = lines.split_last().unwrap();
+    let joined: String = tokens.iter().map(|t| t["text"].as_str().unwrap()).collect();
+    assert_eq!((tokens.len(), last["text"].as_str().unwrap()), (5, joined.as_str()));
+    for (line, id) in tokens.iter().zip(last["tokens"].as_array().unwrap()) {
+        assert_eq!(line["token"], *id);
+        let top = line["logprobs"]["top"].as_array().unwrap();
+        // The likeliest token is taken, and probabilities do not exceed one.
+        assert_eq!((top.len(), &top[0]["id"]), (3, id));
+        assert_eq!(top[0]["logprob"], line["logprobs"]["logprob"]);
+        let sum: f64 = top.iter().map(|t| t["logprob"].as_f64().unwrap().exp()).sum();
+        assert!(sum > 0.0 && sum <= 1.0 + 1e-9, "{line}");
+    }
+    assert_eq!(last["logprobs"].as_array().unwrap().len(), 5);
+}

@@ -14,7 +14,8 @@ use samebits::ops::argmax;
 
 fn greedy(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, String) {
     session.clear();
-    let g = session.generate(prompt, 48, Choice::Ahead(Chooser::Greedy), |_| false, |_| true).unwrap();
+    let go_on = |_: u32, _: &[f32]| std::ops::ControlFlow::Continue(());
+    let g = session.generate(prompt, 48, Choice::Ahead(Chooser::Greedy), |_| false, go_on).unwrap();
     (g.tokens, g.logits_hash)
 }
 

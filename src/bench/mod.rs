@@ -6,6 +6,7 @@
 pub mod compare;
 pub mod output;
 mod place;
+#[cfg(feature = "pictures")]
 pub mod plot;
 mod profile;
 mod row;

@@ -3,18 +3,19 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::Outcome;
 use super::error::{Failure, Interrupted};
 use super::load::{ModelArguments, RunArguments, encode};
-use super::terminal;
-use super::terminal::{generated, note, print_json, write_out};
+use super::make::{Made, Step, Wanted, make};
+use super::sampling::SamplingArguments;
+use super::terminal::{escape_json, generated, note, print_json, write_out};
+use super::templates::TemplateArguments;
 use super::text::PromptArguments;
-use super::values::{Limit, Seed, at_least_zero, penalty, share};
-use crate::backend::Chooser;
-use crate::engine::{Choice, EngineError, Generation, Session, StopReason};
-use crate::sample::{Sampler, SamplerOptions};
+use super::values::{Limit, stop_string};
+use super::Outcome;
+use crate::chat::{self, Message};
+use crate::engine::{EngineError, Session, StopReason};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -22,71 +23,36 @@ pub(super) struct Arguments {
     model: ModelArguments,
     #[command(flatten)]
     prompt: PromptArguments,
+    /// Take the text as a message to the model, as `samebits chat` does: its chat template makes the prompt
+    #[arg(long)]
+    chat: bool,
+    /// Continue the text as it is, without a word of the model's chat template
+    #[arg(long, conflicts_with_all = ["chat", "chat_template"])]
+    raw: bool,
+    #[command(flatten)]
+    template: TemplateArguments,
     /// Tokens to make at most; -1 for as many as the model wants and the context holds
     #[arg(short = 'n', long, value_name = "N", default_value = "128")]
     n_predict: Limit,
+    /// End before this text; may be given several times
+    #[arg(long, value_name = "TEXT", value_parser = stop_string)]
+    stop: Vec<String>,
+    /// Go on behind tokens that end a text
+    #[arg(long)]
+    ignore_eos: bool,
     #[command(flatten)]
     sampling: SamplingArguments,
     /// Print one JSON object at the end instead of the text as it comes
     #[arg(long)]
     json: bool,
+    /// With --json: a line of JSON for each token, then one for the whole
+    #[arg(long, requires = "json")]
+    stream: bool,
+    /// With --json: the log-probability of every token, and of the N likeliest in its place
+    #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u8).range(0..=100))]
+    logprobs: Option<u8>,
     #[command(flatten)]
     run: RunArguments,
-}
-
-/// How tokens are chosen.
-#[derive(Args, Debug)]
-pub(super) struct SamplingArguments {
-    /// 0 always takes the likeliest token; higher is more varied
-    #[arg(long, default_value_t = 0.0, value_parser = at_least_zero)]
-    temp: f32,
-    /// Sample from the N likeliest tokens only; 0 for all [default: 40]
-    #[arg(long, value_name = "N")]
-    top_k: Option<usize>,
-    /// Sample from the likeliest tokens that together have this probability [default: 0.95]
-    #[arg(long, value_name = "SHARE", value_parser = share)]
-    top_p: Option<f32>,
-    /// Drop tokens less likely than this share of the likeliest [default: 0.05]
-    #[arg(long, value_name = "SHARE", value_parser = share)]
-    min_p: Option<f32>,
-    /// Divide the logits of recent tokens by this; 1 is off
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = penalty)]
-    repeat_penalty: f32,
-    /// How many tokens count as recent; -1 for all
-    #[arg(long, value_name = "N", default_value = "64")]
-    repeat_last_n: Limit,
-    /// Seed of the sampler; -1 draws one and says which [default: 0]
-    #[arg(short, long, value_name = "N")]
-    seed: Option<Seed>,
-}
-
-impl SamplingArguments {
-    /// The options, with a seed that is said where it was drawn. What has no effect is said, too.
-    pub fn options(&self, quiet: bool) -> SamplerOptions {
-        let (seed, drawn) = self.seed.unwrap_or(Seed::Given(0)).value();
-        let given = [
-            ("--top-k", self.top_k.is_some()),
-            ("--top-p", self.top_p.is_some()),
-            ("--min-p", self.min_p.is_some()),
-            ("--seed", self.seed.is_some()),
-        ];
-        let given: Vec<_> = given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
-        if self.temp <= 0.0 && !given.is_empty() && !quiet {
-            note!("{} without effect: --temp 0 always takes the likeliest token", given.join(", "));
-        }
-        if drawn && !quiet {
-            note!("seed: {seed}");
-        }
-        SamplerOptions {
-            temperature: self.temp,
-            top_k: self.top_k.unwrap_or(40),
-            top_p: self.top_p.unwrap_or(0.95),
-            min_p: self.min_p.unwrap_or(0.05),
-            repeat_penalty: self.repeat_penalty,
-            repeat_last_n: self.repeat_last_n.0,
-            seed,
-        }
-    }
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
@@ -94,72 +60,69 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let text = a.prompt.read()?;
     let model = a.model.open()?;
     let tokenizer = a.model.tokenizer(&model.gguf, a.run.quiet)?;
-    let prompt = encode(&tokenizer, &text, a.run.quiet)?;
+    let chat = a.chat || a.template.chat_template.is_some();
+    let prompt = if chat {
+        a.template.open(&model.gguf, &tokenizer)?.prompt(&[Message::new("user", text)])?.ids
+    } else {
+        encode(&tokenizer, &text, a.run.quiet)?
+    };
+    if !chat && !a.raw && !a.run.quiet && model.gguf.get(chat::KEY).is_some() {
+        note!("this model is made for conversations: --chat makes a message of the prompt, --raw hides this hint");
+    }
     if prompt.is_empty() {
         return Err(EngineError::EmptyPrompt.into());
     }
     let (mut session, signal) = super::load::session(&model, &a.run, false)?;
     let load = start.elapsed();
 
-    let options = a.sampling.options(a.run.quiet);
-    let mut sampler = Sampler::new(options);
-    let mut text = String::new();
-    let mut stream = tokenizer.stream();
-    let mut failed = None;
-    let mut write = |piece: &str| {
-        text.push_str(piece);
-        if a.json { Ok(()) } else { write_out(&generated(piece)) }
+    let wanted = Wanted {
+        limit: a.n_predict.0,
+        sampling: a.sampling.options(0.0, a.run.quiet),
+        stops: &a.stop,
+        ignore_end: a.ignore_eos,
+        logprobs: a.logprobs.map(usize::from),
     };
-    let mut first = None;
-    let (mut draw, mut sample);
-    let choice = match sampler.draw_options() {
-        _ if sampler.is_greedy() => Choice::Ahead(Chooser::Greedy),
-        Some(options) => {
-            draw = || sampler.next_draw();
-            Choice::Ahead(Chooser::Draw(options, &mut draw))
-        }
-        None => {
-            sample = |logits: &[f32], history: &[u32]| sampler.sample(logits, history);
-            Choice::By(&mut sample)
-        }
-    };
-    let generation = session.generate(
-        &prompt,
-        a.n_predict.0,
-        choice,
-        |token| tokenizer.is_end_of_generation(token),
-        |token| {
-            first.get_or_insert_with(|| start.elapsed());
-            failed = write(&stream.push(token)).err();
-            failed.is_none() && !signal.asked()
-        },
-    )?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
-    write(&stream.finish())?;
+    let mut index = 0;
+    let made = make(&mut session, &tokenizer, &prompt, &wanted, &signal, &mut |step| match (a.json, a.stream) {
+        (false, _) => write_out(&generated(step.text)),
+        (true, true) => line(&step, &mut index),
+        (true, false) => Ok(()),
+    })?;
     if !a.json {
-        terminal::write_out("\n")?;
+        write_out("\n")?;
     }
-    report(a, &session, &prompt, &generation, &text, options.seed, load, first.unwrap_or_default())?;
-    if generation.stop_reason == StopReason::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
+    report(a, &session, &prompt, &made, wanted.sampling.seed, load)?;
+    if made.generation.stop_reason == StopReason::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
+}
+
+/// A token as a line of JSON.
+fn line(step: &Step<'_>, index: &mut usize) -> Result<(), Failure> {
+    if step.token.is_none() && step.text.is_empty() {
+        return Ok(());
+    }
+    let mut value = json!({"index": *index, "token": step.token, "text": step.text});
+    if let Some(logprobs) = step.logprobs {
+        value["logprobs"] = logprobs.clone();
+    }
+    *index += usize::from(step.token.is_some());
+    write_out(&format!("{}\n", escape_json(&value.to_string())))
 }
 
 fn report(
     a: &Arguments,
     session: &Session,
     prompt: &[u32],
-    g: &Generation,
-    text: &str,
+    made: &Made,
     seed: u64,
     load: Duration,
-    first: Duration,
 ) -> Result<(), Failure> {
+    let g = &made.generation;
+    let first = made.first.map_or(load, |first| load + first);
     let (prefill, decode) = (g.timings.prefill.as_secs_f64(), g.timings.decode.as_secs_f64());
     let steps = g.tokens.len().saturating_sub(1);
     if a.json {
-        print_json(&json!({
-            "text": text,
+        let mut value = json!({
+            "text": made.text,
             "prompt_tokens": prompt,
             "tokens": g.tokens,
             "seed": seed,
@@ -173,12 +136,17 @@ fn report(
             },
             "backend": session.backend().name(),
             "adapter": session.backend().device(),
-        }))?;
+        });
+        if a.logprobs.is_some() {
+            value["logprobs"] = Value::Array(made.logprobs.clone());
+        }
+        if a.stream { write_out(&format!("{}\n", escape_json(&value.to_string())))? } else { print_json(&value)? }
     }
     if !a.run.quiet {
         let rate = |n: usize, seconds: f64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
         let why = match g.stop_reason {
             StopReason::EndOfText => "end of text",
+            StopReason::StopString => "a text to end at (--stop)",
             StopReason::Length => "as many tokens as asked for (-n)",
             StopReason::ContextFull => "the context is full (--ctx)",
             StopReason::Interrupted => "interrupted",

@@ -79,6 +79,11 @@ pub(super) fn penalty(text: &str) -> Result<f32, String> {
     }
 }
 
+/// A text to end at.
+pub(super) fn stop_string(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 /// Text with something in it.
 pub(super) fn not_empty(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }

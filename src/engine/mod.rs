@@ -2,7 +2,9 @@
 
 mod open;
 mod perplexity;
+mod stops;
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -14,6 +16,7 @@ use crate::plan::{Step, Words};
 
 pub use open::{Fact, OpenOptions, Refusal, Wanted, open};
 pub use perplexity::{Perplexity, perplexity};
+pub use stops::Stops;
 
 /// Why a session stopped with an error.
 #[derive(Debug, Error)]
@@ -50,6 +53,8 @@ pub enum EngineError {
 pub enum StopReason {
     /// The model ended its answer.
     EndOfText,
+    /// One of the strings that the caller wants to end at.
+    StopString,
     /// As many tokens as were asked for.
     Length,
     /// The cache is full.
@@ -182,8 +187,9 @@ impl Session {
         BackendError::NonFinite { step: first.unwrap_or_else(|| "output".to_owned()) }
     }
 
-    /// Feeds the prompt, then chooses up to `limit` tokens. `emit` hears each and says whether to go on; `is_end` tells
-    /// end-of-text tokens. An interrupt of the backend ends it with [`StopReason::Interrupted`], also within the prompt.
+    /// Feeds the prompt, then chooses up to `limit` tokens. `emit` hears each with the logits that it was chosen from, and may
+    /// end the text; `is_end` tells end-of-text tokens, which `emit` does not hear. An interrupt of the backend ends it with
+    /// [`StopReason::Interrupted`], also within the prompt.
     ///
     /// # Errors
     /// As [`Self::feed`].
@@ -193,7 +199,7 @@ impl Session {
         limit: usize,
         choice: Choice<'_>,
         is_end: impl Fn(u32) -> bool,
-        mut emit: impl FnMut(u32) -> bool,
+        mut emit: impl FnMut(u32, &[f32]) -> ControlFlow<StopReason>,
     ) -> Result<Generation, EngineError> {
         let mut hash = Sha256::new();
         let mut new = Vec::new();
@@ -211,13 +217,11 @@ impl Session {
             }
             new.push(token);
             if is_end(token) {
-                Some(StopReason::EndOfText)
-            } else if !emit(token) {
-                Some(StopReason::Interrupted)
-            } else if new.len() >= limit {
-                Some(StopReason::Length)
-            } else {
-                None
+                return Some(StopReason::EndOfText);
+            }
+            match emit(token, logits) {
+                ControlFlow::Break(reason) => Some(reason),
+                ControlFlow::Continue(()) => (new.len() >= limit).then_some(StopReason::Length),
             }
         };
         match choice {

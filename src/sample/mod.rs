@@ -76,6 +76,14 @@ impl Sampler {
     }
 }
 
+/// The logarithms of the probabilities that softmax makes of finite logits, in f64: the same on every machine.
+pub fn log_probabilities(logits: &[f32]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f32::MIN, f32::max);
+    let sum: f64 = logits.iter().map(|x| libm::exp(f64::from(*x) - f64::from(max))).sum();
+    let log = libm::log(sum);
+    logits.iter().map(|x| f64::from(*x) - f64::from(max) - log).collect()
+}
+
 fn penalise(logits: &[f32], recent: &[u32], penalty: f32) -> Vec<f32> {
     let mut out = logits.to_vec();
     for id in recent {

@@ -195,13 +195,34 @@ impl Tokenizer {
     }
 
     /// Token ids of a text.
+    ///
+    /// # Errors
+    /// Where the vocabulary has no token for a part of it.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizerError> {
+        self.encode_spelt(text, options, &[])
+    }
+
+    /// The bytes of a text at which the text of a control token begins, in ascending order.
+    pub fn control_tokens(&self, text: &str) -> Vec<usize> {
+        self.specials.controls(text)
+    }
+
+    /// As [`Self::encode`], but no control token begins at the bytes of `spelt` (in ascending order): there its text is text.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_spelt(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        spelt: &[usize],
+    ) -> Result<Vec<u32>, TokenizerError> {
         let mut ids = Vec::new();
         if let (Some(bos), true) = (self.bos, options.add_special && self.add_bos) {
             ids.push(bos);
         }
         let mut first = true;
-        for part in self.specials.cut(text, options.parse_special) {
+        for part in self.specials.cut(text, options.parse_special, spelt) {
             match (part, &self.algorithm) {
                 (Part::Token(id), _) => ids.push(id),
                 (Part::Text(text), Algorithm::Bpe(bpe)) => bpe.encode(text, &mut ids)?,

@@ -72,9 +72,9 @@ impl Specials {
     }
 
     /// Cuts a text at its special tokens: longer ones are cut out everywhere before shorter ones are looked for, as in
-    /// llama.cpp. With `control` false only user-defined tokens are.
-    pub(super) fn cut<'t>(&self, text: &'t str, control: bool) -> Vec<Part<'t>> {
-        let chosen = self.choose(text, control);
+    /// llama.cpp. With `control` false only user-defined tokens are, and so it is at the bytes of `spelt`, which ascend.
+    pub(super) fn cut<'t>(&self, text: &'t str, control: bool, spelt: &[usize]) -> Vec<Part<'t>> {
+        let chosen = self.choose(text, control, spelt);
         let mut parts = Vec::with_capacity(2 * chosen.len() + 1);
         let mut at = 0;
         for (start, behind, id) in chosen {
@@ -90,13 +90,27 @@ impl Specials {
         parts
     }
 
+    /// The bytes at which the text of a token begins that is not found in plain text, in ascending order.
+    pub(super) fn controls(&self, text: &str) -> Vec<usize> {
+        let Some(automaton) = &self.automaton else { return Vec::new() };
+        let matches = automaton.find_overlapping_iter(text);
+        let mut starts: Vec<_> =
+            matches.filter(|m| !self.tokens[m.pattern().as_usize()].always).map(|m| m.start()).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        starts
+    }
+
     /// First byte, first byte behind it and the white space that it drops, and id of each special token, in the order of the
     /// text.
-    fn choose(&self, text: &str, control: bool) -> Vec<(usize, usize, u32)> {
+    fn choose(&self, text: &str, control: bool, spelt: &[usize]) -> Vec<(usize, usize, u32)> {
         let Some(automaton) = &self.automaton else { return Vec::new() };
         let mut matches: Vec<(usize, usize)> = automaton
             .find_overlapping_iter(text)
-            .filter(|m| control || self.tokens[m.pattern().as_usize()].always)
+            .filter(|m| {
+                let parsed = control && spelt.binary_search(&m.start()).is_err();
+                parsed || self.tokens[m.pattern().as_usize()].always
+            })
             .map(|m| (m.pattern().as_usize(), m.start()))
             .collect();
         if matches.is_empty() {

@@ -4,7 +4,9 @@
 
 mod compare;
 mod figures;
+#[cfg(feature = "pictures")]
 mod page;
+#[cfg(feature = "pictures")]
 mod plot;
 mod reference;
 mod warnings;
@@ -17,7 +19,9 @@ use crate::numerics::f16_value;
 use crate::plan::{Plan, Step, Words};
 
 pub use compare::{Difference, Run, first_difference, run};
+#[cfg(feature = "pictures")]
 pub use page::{Page, Verdict};
+#[cfg(feature = "pictures")]
 pub use plot::{PlotError, svg};
 
 /// Figures of a step's output for the last token of the prompt.
