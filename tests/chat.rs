@@ -109,28 +109,28 @@ fn a_message_becomes_a_prompt() {
     let model = smollm2_path();
     let run = |arguments: &[&str]| {
         let mut command = samebits();
-        command.args(["generate", "-n", "12", "--json", "--backend", "cpu", "-m"]).arg(&model).args(arguments);
+        command.args(["generate", "-n", "24", "--json", "--backend", "cpu", "-m"]).arg(&model).args(arguments);
         let output = command.assert().success().get_output().clone();
         let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         (value, String::from_utf8(output.stderr).unwrap())
     };
-    let (chat, said) = run(&["--chat", "What is the capital of France?"]);
-    assert!(chat["text"].as_str().unwrap().contains("Paris"), "{chat}");
+    let (chat, said) = run(&["--chat", "Why is the sky blue?"]);
+    assert!(chat["text"].as_str().unwrap().contains("The sky appears blue"), "{chat}");
     assert!(!said.contains("--chat"), "{said}");
     let gguf = smollm2_file();
     let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
     let prompt = Template::of_model(&gguf, &tokenizer).unwrap();
-    let prompt = prompt.prompt(&[Message::new("user", "What is the capital of France?")]).unwrap();
+    let prompt = prompt.prompt(&[Message::new("user", "Why is the sky blue?")]).unwrap();
     let (raw, said) = run(&["--raw", "-p", &prompt.text]);
     assert_eq!((&raw["logits_hash"], &raw["text"]), (&chat["logits_hash"], &chat["text"]));
     assert!(!said.contains("--chat"), "{said}");
-    let (plain, said) = run(&["What is the capital of France?"]);
+    let (plain, said) = run(&["Why is the sky blue?"]);
     assert_ne!(plain["logits_hash"], chat["logits_hash"]);
     assert!(said.contains("this model is made for conversations"), "{said}");
-    let (_, said) = run(&["-q", "What is the capital of France?"]);
+    let (_, said) = run(&["-q", "Why is the sky blue?"]);
     assert_eq!(said, "");
     // The system prompt that the model's own template adds is missing in the general one.
-    let (other, _) = run(&["--chat-template", "chatml", "What is the capital of France?"]);
+    let (other, _) = run(&["--chat-template", "chatml", "Why is the sky blue?"]);
     assert!(other["prompt_tokens"].as_array().unwrap().len() < chat["prompt_tokens"].as_array().unwrap().len());
 }
 
@@ -147,11 +147,17 @@ fn what_is_wrong_with_a_template_is_said_with_the_next_step() {
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    fails(&["--chat"], 1, "no chat template, so it is probably not made for conversations; name one: --chat-template chatml|");
+    fails(
+        &["--chat"],
+        1,
+        "no chat template, so it is probably not made for conversations; name one: --chat-template chatml|",
+    );
     fails(&["--chat-template", "nonsense"], 1, "choose chatml, llama2");
     fails(&["--chat-template", ""], 2, "it is empty");
     fails(&["--chat-template", "chatml", "--raw"], 2, "cannot be used with");
-    fails(&["--chat-template", &template("{% if %}")], 1, "is broken");
+    for text in ["{% if %}", "{{", "{% include 'other' %}"] {
+        fails(&["--chat-template", &template(text)], 1, "is broken");
+    }
     fails(
         &["--chat-template", &template("{{ raise_exception('no \u{1b}[31m users') }}")],
         1,
@@ -161,17 +167,14 @@ fn what_is_wrong_with_a_template_is_said_with_the_next_step() {
         "{% for i in range(100000000) %}{{ i }}{% endfor %}",
         "{% for i in range(99999) %}{% for i in range(99999) %}{% endfor %}{% endfor %}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-        "{{ strftime_now('%Q%') }}",
         "{{ messages[0].content.no_such_method() }}",
         "{{ no_such_function() }}",
-        "{% include 'other' %}",
         "{{ 'x' * 100000000000 }}",
         "{{ messages | tojson(nonsense=1) }}",
     ];
     for text in hostile {
         fails(&["--chat-template", &template(text)], 1, "the chat template fails: ");
     }
-    fails(&["--chat-template", &template("")], 1, "the prompt is empty");
     // One that is in a file, and is no text.
     let path = folder.path().join("model.gguf");
     let write = |value: Value| {
@@ -180,4 +183,262 @@ fn what_is_wrong_with_a_template_is_said_with_the_next_step() {
     };
     fails(&["--chat", "-m", &write(Value::U32(7))], 1, "no chat template");
     fails(&["--chat", "-m", &write(Value::String("{% for %}".to_owned()))], 1, "chat template of the model is broken");
+}
+
+/// What comes through a pipe is answered once, by the same bits as `generate --chat`.
+#[test]
+fn a_pipe_is_answered_once() {
+    let model = smollm2_path();
+    let chat = |extra: &[&str]| {
+        let mut command = samebits();
+        command.args(["chat", "-n", "24", "--temp", "0", "--backend", "cpu", "-m"]).arg(&model).args(extra);
+        command.write_stdin("Why is the sky blue?\n").assert().success()
+    };
+    let text = chat(&[]).stderr(contains("logits hash "));
+    let text = String::from_utf8(text.get_output().stdout.clone()).unwrap();
+    assert!(text.contains("The sky appears blue") && !text.contains('>'), "{text}");
+    let answer: serde_json::Value = serde_json::from_slice(&chat(&["--json"]).get_output().stdout).unwrap();
+    assert_eq!(text, format!("{}\n", answer["text"].as_str().unwrap()));
+    let mut command = samebits();
+    command.args(["generate", "--chat", "-n", "24", "--json", "--backend", "cpu", "-m"]).arg(&model);
+    let same = command.args(["-p", "Why is the sky blue?"]).assert().success();
+    let same: serde_json::Value = serde_json::from_slice(&same.get_output().stdout).unwrap();
+    assert_eq!((&same["logits_hash"], &same["text"]), (&answer["logits_hash"], &answer["text"]));
+    samebits()
+        .args(["chat", "--chat-template", "chatml", "--backend", "cpu", "-c", "8", "hello there, how are you today?"])
+        .assert()
+        .code(1)
+        .stdout("")
+        .stderr(contains("the conversation has ").and(contains("context holds 8")));
+}
+
+#[cfg(unix)]
+mod terminal {
+    use std::path::Path;
+    use std::process::Command;
+
+    use rexpect::process::{Signal, WaitStatus};
+    use rexpect::session::{PtySession, spawn_command};
+    use serde_json::Value;
+
+    use super::*;
+
+    /// The story model, talking as if it were made for it.
+    fn start(folder: &Path, extra: &[&str]) -> PtySession {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin("samebits"));
+        command.args(["chat", "--chat-template", "chatml", "--backend", "cpu"]).args(extra);
+        if !extra.contains(&"-n") {
+            command.args(["-n", "8"]);
+        }
+        command.env("HOME", folder).env("XDG_DATA_HOME", folder).env("TERM", "xterm").current_dir(folder);
+        let mut session = spawn_command(command, Some(60_000)).unwrap();
+        session.exp_string("/help lists the commands").unwrap();
+        prompt(&mut session);
+        session
+    }
+
+    /// Waits until the next message can be typed.
+    fn prompt(session: &mut PtySession) {
+        session.exp_string("> ").unwrap();
+    }
+
+    /// Sends a line and gives what comes until the next one can be typed.
+    fn say(session: &mut PtySession, line: &str) -> String {
+        session.send_line(line).unwrap();
+        // What is typed is shown with the prompt before it, again and again.
+        session.exp_string("\x1b[?2004l").unwrap();
+        let said = session.exp_string("\x1b[?2004h").unwrap();
+        prompt(session);
+        said
+    }
+
+    fn saved(folder: &Path, name: &str) -> Value {
+        serde_json::from_str(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap()
+    }
+
+    fn ends(session: &mut PtySession, code: i32) {
+        session.exp_eof().unwrap();
+        let status = session.process().wait().unwrap();
+        assert!(matches!(status, WaitStatus::Exited(_, got) if got == code), "{status:?}");
+    }
+
+    /// A turn from the warm cache is the same turn in a new process, and the same as `generate` makes of the whole prompt.
+    #[test]
+    fn a_conversation_has_the_same_bits_warm_and_cold() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let messages = ["Tell me of a fox", "And then? 日本語 😀 e\u{301}"];
+        let mut warm = start(folder, &["--temp", "0"]);
+        for (message, file) in messages.into_iter().zip(["one.json", "two.json"]) {
+            assert!(say(&mut warm, message).contains("logits hash "));
+            assert!(say(&mut warm, &format!("/save {file}")).contains("saved: "));
+        }
+        assert!(say(&mut warm, "/save two.json").contains("--force"));
+        warm.send_line("/exit").unwrap();
+        ends(&mut warm, 0);
+        let mut cold = start(folder, &[]);
+        let loaded = say(&mut cold, "/load one.json");
+        assert!(loaded.contains("loaded: 1 messages, temperature 0") && !loaded.contains("differ"), "{loaded}");
+        say(&mut cold, messages[1]);
+        say(&mut cold, "/save --force one.json");
+        cold.send_control('d').unwrap();
+        ends(&mut cold, 0);
+        let (warm, cold) = (saved(folder, "two.json"), saved(folder, "one.json"));
+        assert_eq!(warm, cold);
+        assert_eq!(warm["messages"][2]["content"], messages[1]);
+        let turn = |message: usize| {
+            let content = warm["messages"][message]["content"].as_str().unwrap();
+            format!("<|im_start|>{}\n{content}<|im_end|>\n", warm["messages"][message]["role"].as_str().unwrap())
+        };
+        let prompt = format!("{}{}{}<|im_start|>assistant\n", turn(0), turn(1), turn(2));
+        let mut command = samebits();
+        command.args(["generate", "--json", "-n", "8", "--backend", "cpu", "-p", &prompt]);
+        let output = command.assert().success().get_output().stdout.clone();
+        let generated: Value = serde_json::from_slice(&output).unwrap();
+        assert_eq!(generated["logits_hash"], warm["answers"][1]["logits_hash"]);
+        assert_eq!(generated["text"], warm["messages"][3]["content"]);
+    }
+
+    #[test]
+    fn commands_do_what_help_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let mut chat = start(folder, &["--system", "Be brief."]);
+        // A block that is pasted is one message, also where a line of it looks like a command.
+        let said = say(&mut chat, "\x1b[200~first line\r\n/exit\n\tsecond line\x1b[201~");
+        assert!(said.contains("logits hash "), "{said}");
+        let said = say(&mut chat, "/regen");
+        assert!(said.contains("seed 1"), "{said}");
+        say(&mut chat, "//not a command");
+        // Blocks over several lines.
+        for line in ["\"\"\"a block", "of two lines\"\"\"", "with \\", "another"] {
+            chat.send_line(line).unwrap();
+        }
+        for _ in 0..2 {
+            chat.exp_string("logits hash ").unwrap();
+            prompt(&mut chat);
+        }
+        say(&mut chat, "/save all.json");
+        let all = saved(folder, "all.json");
+        let message = |i: usize| all["messages"][i]["content"].as_str().unwrap();
+        assert_eq!(
+            [message(0), message(1), message(3)],
+            ["Be brief.", "first line\n/exit\n\tsecond line", "/not a command"]
+        );
+        assert_eq!([message(5), message(7)], ["a block\nof two lines", "with \nanother"]);
+        assert_eq!(all["answers"][0]["seed"], 1);
+        for (command, says) in [
+            ("/help", "/regen"),
+            ("/undo", "3 messages are left"),
+            ("/drop 1", "2 messages are left"),
+            ("/system", "Be brief."),
+            ("/system -", ""),
+            ("/system", "(nothing)"),
+            ("/stats", "positions in use"),
+            ("/frobnicate", "there is no command /frobnicate"),
+            ("/drop x", "it is used as /drop N"),
+            ("/drop 5", "0 messages are left"),
+            ("/undo", "there is no message yet"),
+            ("/regen", "there is no message yet"),
+            ("/save", "it is used as /save FILE"),
+            ("/load all.json", "loaded: 4 messages"),
+            ("/load nothing.json", "cannot read nothing.json"),
+            ("/new", "a new conversation"),
+            ("/seed 7", "seed: 7"),
+            ("/seed x", "it is used as /seed N"),
+            ("/think off", ""),
+            ("/think", "it is used as /think on|off"),
+        ] {
+            let said = say(&mut chat, command);
+            assert!(said.contains(says), "{command}: {said}");
+        }
+        let good = std::fs::read_to_string(folder.join("all.json")).unwrap();
+        for (from, to) in [
+            ("\"user\"", "\"system\""),
+            ("\"temperature\": 0.7", "\"temperature\": -1.0"),
+            ("\"temperature\": 0.7", "\"temperature\": 1e300"),
+            ("\"min_p\"", "\"min_q\""),
+            ("\"cut\": false", "\"cut\": 0"),
+            ("{", "["),
+        ] {
+            assert!(good.contains(from), "{from}");
+            std::fs::write(folder.join("bad.json"), good.replacen(from, to, 1)).unwrap();
+            let said = say(&mut chat, "/load bad.json");
+            assert!(said.contains("bad.json is not what /save writes: "), "{from} {to}: {said}");
+        }
+        std::fs::write(folder.join("other.json"), good.replace("samebits stories", "another")).unwrap();
+        assert!(say(&mut chat, "/load other.json").contains("answers may differ"));
+        chat.send_line("/exit").unwrap();
+        ends(&mut chat, 0);
+        // Messages are there the next time, and nobody else can read them.
+        let history = folder.join("samebits/history");
+        assert!(std::fs::read_to_string(&history).unwrap().contains("//not a command"));
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&history).unwrap().permissions());
+        assert_eq!(mode & 0o077, 0);
+    }
+
+    /// Ctrl-C stops an answer, also while the prompt is read; what there is of it stays, and the chat goes on.
+    #[test]
+    fn an_answer_can_be_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let model = smollm2_path();
+        let model = ["-m", model.to_str().unwrap(), "-t", "1", "--temp", "0"];
+        let mut chat = start(folder, &[&model[..], &["-n", "-1", "-c", "0", "--chunk", "1"]].concat());
+        let long = format!("\x1b[200~{}\x1b[201~", "Tell me a long story of a fox. ".repeat(200));
+        // While the prompt is read, and while the answer is made.
+        for (message, wait) in [(long.as_str(), ""), ("Why is the sky blue?", "e")] {
+            chat.send_line(message).unwrap();
+            chat.exp_string("\x1b[?2004l").unwrap();
+            chat.exp_string(wait).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            chat.send_control('c').unwrap();
+            let said = chat.exp_string("; stopped]").unwrap();
+            prompt(&mut chat);
+            assert_eq!(said.contains(" 0 made"), wait.is_empty(), "{said}");
+            say(&mut chat, if wait.is_empty() { "/save one.json" } else { "/save two.json" });
+            if wait.is_empty() {
+                say(&mut chat, "/new");
+            }
+        }
+        assert_eq!(saved(folder, "one.json")["answers"][0]["cut"], true);
+        let two = saved(folder, "two.json");
+        assert_eq!(two["answers"][0]["cut"], true);
+        assert!(!two["messages"][1]["content"].as_str().unwrap().is_empty());
+        // Ctrl-C where nothing is under way: once says how to end, twice ends.
+        chat.send_control('c').unwrap();
+        chat.exp_string("Ctrl-C once more").unwrap();
+        prompt(&mut chat);
+        chat.send_control('c').unwrap();
+        ends(&mut chat, 130);
+    }
+
+    #[test]
+    fn a_full_context_is_said_with_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut chat = start(folder.path(), &["-c", "40", "-n", "-1"]);
+        let said = say(&mut chat, "hi");
+        assert!(said.contains("context 40 of 40") && said.contains("the context is full: /new, /drop N"), "{said}");
+        let said = say(&mut chat, "and");
+        assert!(said.contains("tokens but the context holds 40: /new begins anew"), "{said}");
+        say(&mut chat, "/new");
+        assert!(say(&mut chat, "hi").contains("logits hash "));
+    }
+
+    /// A service that is stopped, a terminal that is closed: the process ends whatever it does.
+    #[test]
+    fn other_signals_end_the_chat() {
+        for answering in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let model = smollm2_path();
+            let mut chat = start(folder.path(), &["-m", model.to_str().unwrap(), "-n", "-1", "-t", "1", "--temp", "0"]);
+            if answering {
+                chat.send_line("Why is the sky blue?").unwrap();
+                chat.exp_string("\x1b[?2004l").unwrap();
+                chat.exp_string("e").unwrap();
+            }
+            chat.process_mut().signal(Signal::SIGTERM).unwrap();
+            ends(&mut chat, 143);
+        }
+    }
 }

@@ -63,8 +63,7 @@ impl Jinja {
         };
         let tools = if given.tools.is_undefined() { Value::from(()) } else { given.tools.clone() };
         let Given { bos, eos, answer, .. } = given;
-        let values =
-            context! { messages, tools, bos_token => bos, eos_token => eos, add_generation_prompt => answer };
+        let values = context! { messages, tools, bos_token => bos, eos_token => eos, add_generation_prompt => answer };
         self.0.get_template("chat").and_then(|template| template.render(values)).map_err(failed)
     }
 }
@@ -97,6 +96,12 @@ fn environment() -> Result<Environment<'static>, Error> {
         write!(text, "{}", jiff::ZonedDateTime::now().strftime(&format))
             .map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("strftime_now does not know {format:?}")))?;
         Ok(text)
+    });
+    // Loops take what is none for an empty list; templates ask first, and mean Python's answer.
+    environment.add_test("iterable", |value: &Value| match value.kind() {
+        ValueKind::None => false,
+        ValueKind::String => true,
+        _ => value.try_iter().is_ok(),
     });
     // Python writes its constants with capitals.
     environment.set_formatter(|out, state, value| match value.kind() {

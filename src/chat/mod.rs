@@ -36,7 +36,10 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum ChatError {
-    #[error("the model has no chat template, so it is probably not made for conversations; name one: --chat-template {}", list("|"))]
+    #[error(
+        "the model has no chat template, so it is probably not made for conversations; name one: --chat-template {}",
+        list("|")
+    )]
     NoTemplate,
     #[error("chat template '{name}' is unknown; choose {list}, or give a file with a template", list = list(", "))]
     Unknown { name: String },

@@ -50,6 +50,19 @@ pub(super) enum Failure {
     NoTrace { name: String, reason: String },
     #[error("{0} is of another prompt or model; trace the same on both machines")]
     OtherTrace(String),
+    #[error(
+        "the conversation has {tokens} tokens but the context holds {context}: /new begins anew, /drop N forgets the N oldest \
+         messages, --ctx N with a larger N holds more"
+    )]
+    ChatFull { tokens: usize, context: usize },
+    #[error("there is no message yet")]
+    NoMessage,
+    #[error("it is used as {0}; /help lists the commands")]
+    ChatCommand(&'static str),
+    #[error("there is no command /{0}; /help lists the commands, and // begins a message with one /")]
+    UnknownChatCommand(String),
+    #[error("{name} is not what /save writes: {reason}")]
+    NoChat { name: String, reason: String },
     #[error("runs differ; see above")]
     RunsDiffer,
     #[error("rows of the same test have different fingerprints: a backend computes other bits")]

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::Outcome;
 use super::error::{Failure, Interrupted};
 use super::load::{ModelArguments, RunArguments, encode};
 use super::make::{Made, Step, Wanted, make};
 use super::sampling::SamplingArguments;
-use super::terminal::{escape_json, generated, note, print_json, write_out};
 use super::templates::TemplateArguments;
+use super::terminal::{escape_json, generated, note, print_json, write_out};
 use super::text::PromptArguments;
 use super::values::{Limit, stop_string};
-use super::Outcome;
 use crate::chat::{self, Message};
 use crate::engine::{EngineError, Session, StopReason};
 
@@ -67,7 +67,9 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         encode(&tokenizer, &text, a.run.quiet)?
     };
     if !chat && !a.raw && !a.run.quiet && model.gguf.get(chat::KEY).is_some() {
-        note!("this model is made for conversations: --chat makes a message of the prompt, --raw hides this hint");
+        note!(
+            "this model is made for conversations: `samebits chat` has them, --chat makes a message of the prompt, --raw is for neither"
+        );
     }
     if prompt.is_empty() {
         return Err(EngineError::EmptyPrompt.into());

@@ -1,6 +1,7 @@
 //! The command line: arguments to library calls to printing.
 
 mod bench;
+mod chat;
 mod devices;
 mod emit;
 mod error;
@@ -49,6 +50,8 @@ struct Arguments {
 enum Command {
     /// Continue a prompt; the text streams to stdout, statistics to stderr
     Generate(generate::Arguments),
+    /// Talk with a model that is made for it
+    Chat(chat::Arguments),
     /// Print or save the logits after a prompt
     Logits(logits::Arguments),
     /// Turn text into token ids, or ids into text
@@ -128,6 +131,7 @@ fn coloured(text: &clap::Error) -> String {
 fn run(arguments: &Arguments, start: Instant) -> Outcome {
     match &arguments.command {
         Command::Generate(a) => generate::run(a),
+        Command::Chat(a) => chat::run(a),
         Command::Logits(a) => logits::run(a),
         Command::Tokenize(a) => tokenize::run(a),
         Command::Inspect(a) => inspect::run(a),
@@ -164,6 +168,8 @@ fn failed(error: &(dyn Error + 'static)) -> u8 {
     match signals::asked() {
         Some(code) => code,
         None if error.is::<Usage>() => 2,
+        // Ctrl-C where a line is edited is no signal.
+        None if error.is::<Interrupted>() => signals::INTERRUPTED,
         None => 1,
     }
 }

@@ -34,6 +34,15 @@ impl Watch {
         asked().is_some()
     }
 
+    /// Ends watching. A Ctrl-C that came was for what has been done, and is forgotten; returns whether nothing else came.
+    pub fn over(self) -> bool {
+        INTERRUPT.clear();
+        let _ = ASKED.compare_exchange(INTERRUPTED, 0, Ordering::SeqCst, Ordering::SeqCst);
+        // A signal that comes from here on ends the process itself.
+        drop(self);
+        asked().is_none()
+    }
+
     /// What a backend stops on.
     pub fn interrupt(&self) -> Interrupt {
         INTERRUPT.clone()
@@ -50,6 +59,18 @@ impl Drop for Watch {
 pub(super) fn asked() -> Option<u8> {
     Some(ASKED.load(Ordering::SeqCst)).filter(|code| *code != 0)
 }
+
+/// Remembers how the terminal is set, for an end while a line is edited.
+pub(super) fn keep_terminal() {
+    #[cfg(unix)]
+    if let Ok(settings) = rustix::termios::tcgetattr(std::io::stdin()) {
+        let _ = TERMINAL.set(settings);
+    }
+}
+
+/// How the terminal was set before lines were edited.
+#[cfg(unix)]
+static TERMINAL: std::sync::OnceLock<rustix::termios::Termios> = std::sync::OnceLock::new();
 
 /// What a signal does, in a thread of its own.
 fn hear(code: u8, at_once: bool) {
@@ -96,6 +117,12 @@ fn is_ignored(signal: libc::c_int) -> bool {
 /// Ends the process without what it registered to be run at its end: other threads still use it.
 #[cfg(unix)]
 fn end(code: u8) -> ! {
+    if let Some(settings) = TERMINAL.get() {
+        use rustix::termios::{OptionalActions, tcsetattr};
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, settings);
+        // Pasted blocks are no longer marked.
+        let _ = rustix::io::write(std::io::stderr(), b"\x1b[?2004l");
+    }
     // SAFETY: the call does not return and runs no code of this process.
     unsafe { libc::_exit(code.into()) }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::text;
 use super::values::not_empty;
-use crate::chat::Template;
+use crate::chat::{ChatError, Template};
 use crate::gguf::Gguf;
 use crate::tokenizer::Tokenizer;
 
@@ -25,10 +25,11 @@ impl TemplateArguments {
     /// # Errors
     /// Where there is none, or it is broken.
     pub fn open<'t>(&self, gguf: &Gguf, tokenizer: &'t Tokenizer) -> Result<Template<'t>, Box<dyn Error>> {
-        Ok(match &self.chat_template {
-            None => Template::of_model(gguf, tokenizer)?,
-            Some(file) if Path::new(file).is_file() => Template::new(file, &text::read(Path::new(file))?, tokenizer)?,
-            Some(name) => Template::named(name, gguf, tokenizer)?,
-        })
+        let Some(name) = &self.chat_template else { return Ok(Template::of_model(gguf, tokenizer)?) };
+        let template = Template::named(name, gguf, tokenizer);
+        if matches!(template, Err(ChatError::Unknown { .. })) && Path::new(name).exists() {
+            return Ok(Template::new(name, &text::read(Path::new(name))?, tokenizer)?);
+        }
+        Ok(template?)
     }
 }

@@ -14,13 +14,13 @@ const LIMIT: u64 = 256 << 20;
 /// A prompt, for commands that take it as their argument.
 #[derive(Args, Debug)]
 pub(super) struct PromptArguments {
-    /// The text to continue; `-` reads it from standard input, and so does no text at all where that is no terminal
+    /// The text for the model; `-` reads it from standard input, and so does no text at all where that is no terminal
     #[arg(value_name = "PROMPT")]
     argument: Option<String>,
-    /// The text to continue, as an option: also text that begins with a dash
+    /// The text for the model, as an option: also text that begins with a dash
     #[arg(short = 'p', long = "prompt", value_name = "TEXT", conflicts_with = "argument")]
     option: Option<String>,
-    /// Read the text to continue from a file, without the line feed at its end; - is standard input
+    /// Read that text from a file, without the line feed at its end; - is standard input
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["argument", "option"])]
     file: Option<PathBuf>,
 }
@@ -43,6 +43,11 @@ impl PromptArguments {
                 text => Ok(without_line_feed(text)),
             },
         }
+    }
+
+    /// Whether a text is named on the command line.
+    pub fn is_given(&self) -> bool {
+        self.argument.is_some() || self.option.is_some() || self.file.is_some()
     }
 
     /// The file that is read, where there is one.
