@@ -8,6 +8,7 @@ mod table;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::path::Path;
+use std::process::Command;
 use std::{env, fs};
 
 use naga::valid::{ModuleInfo, ValidationFlags, Validator};
@@ -20,6 +21,9 @@ fn main() {
     println!("cargo::rerun-if-changed=models/stories.gguf");
     if env::var_os("CARGO_FEATURE_STORIES").is_some() && Path::new("models/stories.gguf").is_file() {
         println!("cargo::rustc-cfg=builtin_model");
+    }
+    if let Some(commit) = commit() {
+        println!("cargo::rustc-env=SAMEBITS_COMMIT={commit}");
     }
     println!("cargo::rerun-if-changed=wgsl");
     println!("cargo::rerun-if-changed=src/shaders/table.rs");
@@ -43,6 +47,26 @@ fn main() {
         |name: &str, text: String| fs::write(Path::new(&folder).join(name), text).unwrap_or_else(|e| panic!("{e}"));
     write("facts.rs", facts.text());
     write("params.rs", params.text());
+}
+
+/// The commit that a program for use is built from. Builds with debug assertions are for work on the program: they would be made anew
+/// for every commit, and have none.
+fn commit() -> Option<String> {
+    if env::var_os("CARGO_CFG_DEBUG_ASSERTIONS").is_some() {
+        return None;
+    }
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+    };
+    // Sources within another repository are none of its commits.
+    let root = fs::canonicalize(git(&["rev-parse", "--show-toplevel"])?).ok()?;
+    if root != fs::canonicalize(env::var_os("CARGO_MANIFEST_DIR")?).ok()? {
+        return None;
+    }
+    println!("cargo::rerun-if-changed={}", git(&["rev-parse", "--git-path", "logs/HEAD"])?);
+    println!("cargo::rerun-if-changed=src");
+    git(&["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
 }
 
 fn files(folder: &str) -> impl Iterator<Item = String> {

@@ -276,3 +276,56 @@ fn a_text_ends_where_it_is_asked_to() {
     }
     assert_eq!(last["logprobs"].as_array().unwrap().len(), 5);
 }
+
+/// What says how something is computed may come from the environment; an option goes before it.
+#[test]
+fn the_environment_gives_options() {
+    let run = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = samebits();
+        command.args(["generate", "ab", "-n", "4", "--json"]).args(arguments).envs(variables.iter().copied());
+        command.assert()
+    };
+    let json = |variables: &[(&str, &str)], arguments: &[&str]| -> (Value, String) {
+        let output = run(variables, arguments).success().get_output().clone();
+        (serde_json::from_slice(&output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let tiny = tiny();
+    let usual = [("SAMEBITS_MODEL", tiny.as_str()), ("SAMEBITS_BACKEND", "cpu"), ("SAMEBITS_QUIET", "1")];
+    let (value, said) = json(&usual, &[]);
+    let (same, _) = json(&[], &["-q", "--backend", "cpu", "-m", &tiny]);
+    assert_eq!((&value["logits_hash"], said.as_str()), (&same["logits_hash"], ""));
+    let sampled = [&usual[..], &[("SAMEBITS_TEMP", "5"), ("SAMEBITS_SEED", "7"), ("SAMEBITS_PRECISION", "precise")]];
+    let (value, _) = json(&sampled.concat(), &[]);
+    assert_eq!(value["seed"], 7);
+    let (precise, _) = json(&usual, &["--temp", "5", "--seed", "7", "--precision", "precise"]);
+    assert_eq!(value["tokens"], precise["tokens"]);
+    assert_eq!(value["logits_hash"], precise["logits_hash"]);
+    assert_eq!(json(&sampled.concat(), &["--temp", "0", "--precision", "fast"]).0["logits_hash"], same["logits_hash"]);
+    // No switch of a command, and nothing that a name says, is taken from there; what is wrong is named.
+    assert!(json(&[&usual[..], &[("SAMEBITS_PROMPT", "x"), ("SAMEBITS_CHAT", "1")]].concat(), &[]).1.is_empty());
+    run(&[("SAMEBITS_BACKEND", "nonsense")], &[]).code(2).stdout("").stderr(contains("--backend <BACKEND>"));
+    run(&[("SAMEBITS_QUIET", "perhaps")], &[]).code(2).stdout("").stderr(contains("--quiet"));
+    samebits().args(["generate", "--help"]).assert().success().stdout(contains("[env: SAMEBITS_BACKEND="));
+}
+
+#[test]
+fn shells_and_manuals_know_all_commands() {
+    let output = |arguments: &[&str]| {
+        let output = samebits().args(arguments).assert().success().get_output().stdout.clone();
+        String::from_utf8(output).unwrap()
+    };
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = output(&["completions", shell]);
+        assert!(["generate", "chat", "verify", "logprobs"].iter().all(|word| script.contains(word)), "{shell}");
+    }
+    samebits().args(["completions", "csh"]).assert().code(2).stderr(contains("bash"));
+    let page = output(&["man"]);
+    assert!(page.contains(".TH samebits") && page.contains("quantize"), "{page}");
+    let page = output(&["man", "generate"]);
+    assert!(page.contains(".TH samebits\\-generate") || page.contains(".TH samebits-generate"), "{page}");
+    assert!(page.contains("\\-\\-logprobs") && page.contains("SAMEBITS_BACKEND"), "{page}");
+    samebits().args(["man", "nonsense"]).assert().code(2).stderr(contains("there is no command nonsense"));
+    let version = output(&["--version"]);
+    assert!(version.starts_with("samebits 0.") && version.contains("\nnumerics v1\nfeatures stories"), "{version}");
+    assert_eq!(output(&["-V"]).lines().count(), 1);
+}

@@ -19,6 +19,8 @@ pub(super) enum Usage {
     Chunk,
     #[error("--compare needs two backends, as in --compare cpu,gpu")]
     OneBackend,
+    #[error("there is no command {0}; `samebits help` lists them")]
+    NoCommand(String),
     #[error("--json prints to standard output, where {0} goes already; give that a file")]
     TwoOnStdout(String),
 }

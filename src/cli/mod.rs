@@ -13,6 +13,7 @@ mod make;
 mod perplexity;
 mod quantize;
 mod sampling;
+mod shell;
 mod signals;
 mod templates;
 mod terminal;
@@ -25,13 +26,16 @@ mod verify;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 use std::time::Instant;
 
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use error::{Failure, Interrupted, Usage};
 
 use crate::convert::ConvertError;
+use crate::numerics::VERSION;
 use crate::output::OutputError;
 
 const EXIT_CODES: &str = "\
@@ -40,7 +44,7 @@ Exit codes: 0 done, 1 an error or a check that does not hold, 2 wrong usage, 130
 
 /// Runs GGUF language models with the same bits on every GPU and on the CPU.
 #[derive(Debug, Parser)]
-#[command(name = "samebits", version, about, propagate_version = true, after_help = EXIT_CODES)]
+#[command(name = "samebits", version, long_version = version(), about, propagate_version = true, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -72,6 +76,10 @@ enum Command {
     Bench(bench::Arguments),
     /// List the GPU adapters, their drivers and limits
     Devices(devices::Arguments),
+    /// Print a script with which a shell completes commands and options
+    Completions(shell::CompletionsArguments),
+    /// Print a manual page, as roff
+    Man(shell::ManArguments),
 }
 
 /// What a command returns; errors are printed by [`main`].
@@ -108,14 +116,57 @@ fn arguments() -> Result<Arguments, clap::Error> {
     Arguments::from_arg_matches(&matches).map_err(|e| e.format(&mut command()))
 }
 
+/// Options that the environment may give, and their variables: those that say how something is computed, not what.
+const ENVIRONMENT: [(&str, &str); 15] = [
+    ("model", "SAMEBITS_MODEL"),
+    ("backend", "SAMEBITS_BACKEND"),
+    ("device", "SAMEBITS_DEVICE"),
+    ("precision", "SAMEBITS_PRECISION"),
+    ("ctx", "SAMEBITS_CTX"),
+    ("threads", "SAMEBITS_THREADS"),
+    ("chunk", "SAMEBITS_CHUNK"),
+    ("quiet", "SAMEBITS_QUIET"),
+    ("temp", "SAMEBITS_TEMP"),
+    ("top-k", "SAMEBITS_TOP_K"),
+    ("top-p", "SAMEBITS_TOP_P"),
+    ("min-p", "SAMEBITS_MIN_P"),
+    ("repeat-penalty", "SAMEBITS_REPEAT_PENALTY"),
+    ("repeat-last-n", "SAMEBITS_REPEAT_LAST_N"),
+    ("seed", "SAMEBITS_SEED"),
+];
+
+/// What decides whether two programs compute the same, and where this one comes from.
+fn version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let features: Vec<_> = [("stories", cfg!(builtin_model)), ("faults", cfg!(feature = "faults"))]
+            .into_iter()
+            .filter_map(|(name, built_in)| built_in.then_some(name))
+            .collect();
+        let commit = match option_env!("SAMEBITS_COMMIT") {
+            Some(commit) => format!("commit {commit}\n"),
+            None => String::new(),
+        };
+        format!("{}\n{commit}{VERSION}\nfeatures {}", env!("CARGO_PKG_VERSION"), features.join(" "))
+    });
+    &TEXT
+}
+
 /// All commands. What stands behind an option is its value, also where it begins with a dash, as POSIX has it: `-p "- milk"`.
 fn command() -> clap::Command {
     let takes_value = |a: &clap::Arg| matches!(a.get_action(), ArgAction::Set | ArgAction::Append);
     Arguments::command().mut_subcommands(|command| {
-        command.mut_args(|a| match (takes_value(&a), a.is_positional()) {
-            (true, false) => a.allow_hyphen_values(true),
-            (true, true) => a.allow_negative_numbers(true),
-            (false, _) => a,
+        command.mut_args(|a| {
+            let variable = ENVIRONMENT.iter().find(|(option, _)| a.get_long() == Some(option));
+            let a = match variable {
+                Some((_, variable)) if takes_value(&a) => a.env(variable),
+                Some((_, variable)) => a.env(variable).value_parser(BoolishValueParser::new()),
+                None => a,
+            };
+            match (takes_value(&a), a.is_positional()) {
+                (true, false) => a.allow_hyphen_values(true),
+                (true, true) => a.allow_negative_numbers(true),
+                (false, _) => a,
+            }
         })
     })
 }
@@ -142,6 +193,8 @@ fn run(arguments: &Arguments, start: Instant) -> Outcome {
         Command::Trace(a) => trace::run(a),
         Command::Bench(a) => bench::run(a, start),
         Command::Devices(a) => devices::run(a),
+        Command::Completions(a) => shell::completions(a),
+        Command::Man(a) => shell::man(a),
     }
 }
 
