@@ -71,7 +71,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var slot = 0u; slot < params.used; slot++) {
     var best = 0.0;
     var number = params.experts; // none
-    for (var i = thread; i < params.experts; i += THREADS) {
+    for (var from_ = 0u; from_ < params.experts; from_ += THREADS) {
+      let i = min(from_ + thread, params.experts - 1u); // the last again, where there is none
       let s = value(base + i, i);
       let behind = slot == 0u || before(last, last_number, s, i);
       if behind && competes[i / size] != 0u && (number == params.experts || before(s, i, best, number)) {
@@ -102,17 +103,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let count = select(params.experts, params.used, params.chosen != 0u);
   storageBarrier();
   workgroupBarrier();
-  for (var b = thread; b * 32u < count; b += THREADS) {
-    var lo = vec4(0.0);
-    var hi = vec4(0.0);
-    for (var i = 0u; i < min(32u, count - b * 32u); i++) {
-      var e = b * 32u + i;
-      if params.chosen != 0u { e = u32(out[result + e]); }
-      let t = exp2_(sub(scaled(base + e), top));
-      lo = add_lane(lo, i & 7u, t);
-      hi = add_lane(hi, (i & 7u) - 4u, t);
+  for (var from_ = 0u; from_ * 32u < count; from_ += THREADS) {
+    let b = from_ + thread;
+    if b * 32u < count {
+      var lo = vec4(0.0);
+      var hi = vec4(0.0);
+      for (var i = 0u; i < min(32u, count - b * 32u); i++) {
+        var e = b * 32u + i;
+        if params.chosen != 0u { e = u32(out[result + e]); }
+        let t = exp2_(sub(scaled(base + e), top));
+        lo = add_lane(lo, i & 7u, t);
+        hi = add_lane(hi, (i & 7u) - 4u, t);
+      }
+      shared_terms[b] = s8_tree(lo, hi);
     }
-    shared_terms[b] = s8_tree(lo, hi);
   }
   workgroupBarrier();
   if thread == 0u {

@@ -49,10 +49,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let is_value = group.x >= all_values;
   let head = group.x - select(select(0u, keys, is_key), all_values, is_value);
   let first = head * params.head_dim;
-  for (var i = thread; i < params.head_dim; i += THREADS) {
-    var x = 0.0;
-    if is_value { x = v[first + i]; } else if is_key { x = k[first + i]; } else { x = q[first + i]; }
-    values[i] = x;
+  for (var from_ = 0u; from_ < params.head_dim; from_ += THREADS) {
+    let i = from_ + thread;
+    if i < params.head_dim {
+      var x = 0.0;
+      if is_value { x = v[first + i]; } else if is_key { x = k[first + i]; } else { x = q[first + i]; }
+      values[i] = x;
+    }
   }
   workgroupBarrier();
   if NORM {
@@ -66,17 +69,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if thread < 8u { lanes[thread] = term; }
     workgroupBarrier();
     let r = rsqrt(add(mul(tree(0u), params.inverse_width), select(params.q_eps, params.k_eps, is_key)));
-    if !is_value {
-      let weights = select(0u, params.head_dim, is_key);
-      for (var i = thread; i < params.head_dim; i += THREADS) {
+    let weights = select(0u, params.head_dim, is_key);
+    for (var from_ = 0u; from_ < params.head_dim; from_ += THREADS) {
+      let i = from_ + thread;
+      if i < params.head_dim && !is_value {
         let x = mul(mul(flush(values[i], WEIGHT_FLOOR), r), flush(norms[weights + i], WEIGHT_FLOOR));
         values[i] = settle(x);
       }
     }
     workgroupBarrier();
   }
-  if !is_value {
-    for (var pair = thread; pair < params.pairs; pair += THREADS) {
+  for (var from_ = 0u; from_ < params.pairs; from_ += THREADS) {
+    let pair = from_ + thread;
+    if pair < params.pairs && !is_value {
       let i = select(2u * pair, pair, params.neox != 0u);
       let j = i + select(1u, params.pairs, params.neox != 0u);
       let at = 2u * (state.position * params.pairs + pair);

@@ -29,14 +29,17 @@ fn tree(first: u32) -> f32 {
 fn main(@builtin(local_invocation_index) thread: u32) {
   var r = 1.0;
   if NORM {
-    for (var t = thread; t < params.width / 4u; t += THREADS) {
-      let first = t / 8u * 32u + t % 8u;
-      var sum = 0.0;
-      for (var i = 0u; i < 32u; i += 8u) {
-        let v = flush(y[first + i], WEIGHT_FLOOR);
-        sum = add(sum, mul(v, v));
+    for (var from_ = 0u; from_ < params.width / 4u; from_ += THREADS) {
+      let t = from_ + thread;
+      if t < params.width / 4u {
+        let first = t / 8u * 32u + t % 8u;
+        var sum = 0.0;
+        for (var i = 0u; i < 32u; i += 8u) {
+          let v = flush(y[first + i], WEIGHT_FLOOR);
+          sum = add(sum, mul(v, v));
+        }
+        lanes[t] = sum;
       }
-      lanes[t] = sum;
     }
     workgroupBarrier();
     if thread < 8u {
