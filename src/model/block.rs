@@ -257,24 +257,38 @@ impl Maker<'_> {
         Ok((part, matrix, bias, out))
     }
 
-    /// Matrices that lie behind each other in one tensor; `None` where the file does not have it.
-    fn parts(
+    /// Matrices of one input, of so many rows each: each a tensor, or where the first has none of its own all behind each other in
+    /// the tensor `whole`.
+    fn products(
         &mut self,
         layer: usize,
-        tensor: &str,
+        whole: &str,
         cols: usize,
         parts: &[(&'static str, usize, BufferId)],
-    ) -> Result<Option<Vec<Product>>, ModelError> {
-        let rows = parts.iter().map(|p| p.1).sum();
-        let name = format!("blk.{layer}.{tensor}.weight");
-        let Some(whole) = weight(self.gguf, &name, rows, cols)? else { return Ok(None) };
+    ) -> Result<Vec<Product>, ModelError> {
+        let whole = match self.gguf.tensor(&format!("blk.{layer}.{}.weight", parts[0].0)) {
+            None => weight(self.gguf, &format!("blk.{layer}.{whole}.weight"), parts.iter().map(|p| p.1).sum(), cols)?,
+            Some(_) => None,
+        };
+        let Some(whole) = whole else {
+            return parts.iter().map(|&(part, rows, out)| self.product(layer, part, [rows, cols], out)).collect();
+        };
         let mut first = 0;
-        let products = parts.iter().map(|&(part, rows, out)| {
+        let product = |&(part, rows, out): &(&'static str, usize, BufferId)| {
             let matrix = self.b.weight(Weight { first, rows, ..whole.clone() });
             first += rows;
             (part, matrix, None, out)
-        });
-        Ok(Some(products.collect()))
+        };
+        Ok(parts.iter().map(product).collect())
+    }
+
+    /// RoPE of queries and keys, in layers that have it.
+    fn rotate(&mut self, layer: usize, head_dim: usize, [q, k]: [BufferId; 2]) {
+        let Some(angles) = self.d.layers[layer].angles else { return };
+        let (angles, neox) = (self.b.angles(self.d.angles[angles].clone()), self.d.neox);
+        for (part, x) in [("attn_q.rope", q), ("attn_k.rope", k)] {
+            self.b.step(part, Op::Rope(ops::Rope { x, head_dim, angles, neox }));
+        }
     }
 
     /// `x` behind a norm of the layer, or as it is.
@@ -327,13 +341,7 @@ impl Maker<'_> {
         let [k, v] = ["k", "v"].map(|n| self.b.buffer(n, kv_width));
         let branch = self.b.buffer("branch", width);
         let parts = [("attn_q", q_width, q), ("attn_k", kv_width, k), ("attn_v", kv_width, v)];
-        let qkv = match self.parts(layer, "attn_qkv", width, &parts)? {
-            Some(qkv) => qkv,
-            None => parts
-                .into_iter()
-                .map(|(part, rows, out)| self.product(layer, part, [rows, width], out))
-                .collect::<Result<_, _>>()?,
-        };
+        let qkv = self.products(layer, "attn_qkv", width, &parts)?;
         self.b.matmuls(h, if self.d.norms_before { "attn_norm" } else { "attn_input" }, qkv);
         let (mut queries, mut keys) = (q, k);
         if self.d.head_norms != HeadNorms::None {
@@ -343,15 +351,9 @@ impl Maker<'_> {
                 self.norm(layer, part, x, out, elements)?;
             }
         }
-        let Layer { angles, window } = self.d.layers[layer];
-        if let Some(angles) = angles {
-            let (angles, neox) = (self.b.angles(self.d.angles[angles].clone()), self.d.neox);
-            for (part, x) in [("attn_q.rope", queries), ("attn_k.rope", keys)] {
-                self.b.step(part, Op::Rope(ops::Rope { x, head_dim: c.head_dim, angles, neox }));
-            }
-        }
+        self.rotate(layer, c.head_dim, [queries, keys]);
         // A window that holds the whole context is none.
-        let window = window.filter(|window| *window < self.context);
+        let window = self.d.layers[layer].window.filter(|window| *window < self.context);
         let cache = self.b.cache(CacheSpec { kv_heads: c.head_count_kv, head_dim: c.head_dim, window });
         self.b.step("kv_cache", Op::KvStore(ops::KvStore { k: keys, v, cache }));
         let sinks = match self.d.sinks {
@@ -401,12 +403,7 @@ impl Maker<'_> {
         self.norm(layer, "attn_kv_a_norm", row, normed, l.rank)?;
         let turned = self.columns("attn_k.rope_part", 1, all(kv, l.rank, l.rope), None);
         let q_turned = self.columns("attn_q.rope_part", heads, all(q, plain, l.rope), None);
-        if let Some(angles) = self.d.layers[layer].angles {
-            let (angles, neox) = (self.b.angles(self.d.angles[angles].clone()), self.d.neox);
-            for (part, x) in [("attn_q.rope", q_turned), ("attn_k.rope", turned)] {
-                self.b.step(part, Op::Rope(ops::Rope { x, head_dim: l.rope, angles, neox }));
-            }
-        }
+        self.rotate(layer, l.rope, [q_turned, turned]);
         let k = self.columns("attn_k", 1, all(normed, 0, l.rank), Some(all(turned, 0, l.rope)));
         let q_plain = self.columns("attn_q.plain_part", heads, all(q, 0, plain), None);
         let q_latent = self.b.buffer("q by latent", heads * l.rank);
@@ -433,8 +430,8 @@ impl Maker<'_> {
         let branch = match self.d.experts {
             Some(experts) if layer >= experts.first => self.experts(layer, experts, h)?,
             _ => {
-                let names = ["ffn_gate", "ffn_up", "ffn_act", "ffn_down"];
-                self.gated(layer, h, names, self.c.feed_forward_length, "branch")?
+                let (names, steps) = (["ffn_gate", "ffn_up", "ffn_down"], [self.input(), self.activation()]);
+                self.gated(layer, h, names, steps, self.c.feed_forward_length, "branch")?
             }
         };
         self.join(layer, "post_ffw_norm", "ffn_residual", x, branch)
@@ -455,34 +452,23 @@ impl Maker<'_> {
         self.b.step(part, op);
     }
 
-    /// Gate, up and down over hidden rows of `hidden_width`.
+    /// Gate, up and down over hidden rows of `hidden_width`, whose input comes from the step `from`, to the buffer `result`.
     fn gated(
         &mut self,
         layer: usize,
         h: BufferId,
-        [gate_part, up_part, act, down_part]: [&'static str; 4],
+        [gate_part, up_part, down_part]: [&'static str; 3],
+        [from, act]: [&str; 2],
         hidden_width: usize,
         result: &str,
     ) -> Result<BufferId, ModelError> {
         let width = self.c.embedding_length;
-        let name =
-            |n: &str| if hidden_width == self.c.feed_forward_length { n.to_owned() } else { format!("{act} {n}") };
-        let [gate, up, hidden] = ["gate", "up", "hidden"].map(|n| self.b.buffer(&name(n), hidden_width));
+        let [gate, up, hidden] =
+            ["gate", "up", "hidden"].map(|n| self.b.buffer(&format!("{result} {n}"), hidden_width));
         let branch = self.b.buffer(result, width);
         let parts = [(gate_part, hidden_width, gate), (up_part, hidden_width, up)];
-        let both = match self.gguf.tensor(&format!("blk.{layer}.{gate_part}.weight")) {
-            None => self.parts(layer, up_part, width, &parts)?,
-            Some(_) => None,
-        };
-        let gate_up = match both {
-            Some(both) => both,
-            None => parts
-                .into_iter()
-                .map(|(part, rows, out)| self.product(layer, part, [rows, width], out))
-                .collect::<Result<_, _>>()?,
-        };
-        self.b.matmuls(h, if act == "ffn_act" { self.input() } else { act }, gate_up);
-        let act = if act == "ffn_act" { self.activation() } else { act };
+        let gate_up = self.products(layer, up_part, width, &parts)?;
+        self.b.matmuls(h, from, gate_up);
         self.gate(&format!("{act}_mul"), [gate, up, hidden]);
         let down = self.product(layer, down_part, [width, hidden_width], branch)?;
         self.b.matmuls(hidden, &format!("{act}_mul"), [down]);
@@ -511,8 +497,8 @@ impl Maker<'_> {
         self.expert_products(layer, e.count, (hidden, "ffn_exps_gate"), Some(routes), &parts)?;
         self.b.step("ffn_combine", Op::Combine(ops::Combine { x: down, routes, out: branch }));
         if let Some(shared) = e.shared {
-            let names = ["ffn_gate_shexp", "ffn_up_shexp", "ffn_shexp", "ffn_down_shexp"];
-            let also = self.gated(layer, h, names, shared.width, "shared")?;
+            let names = ["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"];
+            let also = self.gated(layer, h, names, ["ffn_shexp"; 2], shared.width, "shared")?;
             if shared.gated {
                 let weight = self.required(&format!("blk.{layer}.ffn_gate_inp_shexp.weight"), 1, width)?;
                 self.b.step("ffn_shexp_gate", Op::RowGate(ops::RowGate { x: also, h, weight }));

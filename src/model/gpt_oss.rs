@@ -30,10 +30,7 @@ fn design(s: &Source<'_>) -> Result<Design, ModelError> {
     }
     let layers = s.layers(window, 2, [Some(1), Some(0)])?;
     let width = meta.count("expert_feed_forward_length", Some(c.feed_forward_length))?;
-    let experts = s.experts(width, Weighing::Chosen)?;
-    if experts.is_none() {
-        return Err(meta.refused("expert_count", "the architecture has experts"));
-    }
+    let experts = Some(s.needed_experts(width, Weighing::Chosen)?);
     Ok(Design {
         neox: true,
         ffn_norm: "post_attention_norm",

@@ -103,6 +103,12 @@ impl Source<'_> {
         Ok(self.meta.optional_number(name)?.map(|by| by as f32).filter(|by| *by != 1.0))
     }
 
+    /// The experts of an architecture that always has some.
+    fn needed_experts(&self, width: usize, weighing: Weighing) -> Result<Experts, ModelError> {
+        let experts = self.experts(width, weighing)?;
+        experts.ok_or_else(|| self.meta.refused("expert_count", "the architecture has experts"))
+    }
+
     /// The experts of the file; `None` where it has none. `width` is the size of their hidden rows.
     fn experts(&self, width: usize, weighing: Weighing) -> Result<Option<Experts>, ModelError> {
         let Some(count) = self.meta.optional_count("expert_count")? else { return Ok(None) };

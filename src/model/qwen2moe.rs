@@ -19,9 +19,7 @@ fn design(s: &Source<'_>) -> Result<Design, ModelError> {
     let used = s.meta.count("expert_used_count", None)?;
     let width = s.meta.count("expert_feed_forward_length", Some(c.feed_forward_length / used))?;
     let shared = s.meta.count("expert_shared_feed_forward_length", Some(c.feed_forward_length))?;
-    let Some(experts) = s.experts(width, Weighing::All)? else {
-        return Err(s.meta.refused("expert_count", "the architecture has experts"));
-    };
+    let experts = s.needed_experts(width, Weighing::All)?;
     Ok(Design {
         neox: true,
         biases: &["attn_q", "attn_k", "attn_v"],

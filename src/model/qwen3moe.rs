@@ -16,9 +16,6 @@ pub(super) static ARCHITECTURE: Architecture = Architecture {
 fn design(s: &Source<'_>) -> Result<Design, ModelError> {
     let used = s.meta.count("expert_used_count", None)?;
     let width = s.meta.count("expert_feed_forward_length", Some(s.config.feed_forward_length / used))?;
-    let experts = s.experts(width, Weighing::Normed)?;
-    if experts.is_none() {
-        return Err(s.meta.refused("expert_count", "the architecture has experts"));
-    }
+    let experts = Some(s.needed_experts(width, Weighing::Normed)?);
     Ok(Design { neox: true, head_norms: HeadNorms::Each, experts, ..Design::llama(s.config, s.angles()?) })
 }

@@ -71,6 +71,6 @@ fn panel(
             vector::prepare(isa, &values[row * cols..][..cols], bytes == 2, &mut rounded[..cols]);
             simd::floats(isa, panels, panel..panel + 1, &[&rounded], y);
         }
-        _ => simd::blocks(isa, panels, panel..panel + 1, &memory.row(x, row, cols), precise, y),
+        _ => simd::blocks(isa, panels, panel..panel + 1, &memory.rows(x, row..row + 1, cols), precise, y),
     }
 }

@@ -12,6 +12,7 @@ mod simd;
 mod vector;
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -418,27 +419,15 @@ impl Memory {
     }
 
     /// Rows of quantised activations as the vector kernels read them.
-    fn rows(&self, id: BufferId, rows: usize, cols: usize) -> simd::Rows<'_> {
+    fn rows(&self, id: BufferId, rows: Range<usize>, cols: usize) -> simd::Rows<'_> {
         let Storage::Quantized { block, hi, lo, scale } = &self.buffers[id.0] else { return simd::Rows::default() };
-        let part = |n: usize| ..rows * cols / n;
+        let part = |n: usize| rows.start * cols / n..rows.end * cols / n;
         let planes = [hi, lo].map(|p| simd::Plane {
             q: p.q.get(part(1)).unwrap_or_default(),
             sums: [p.sums[0].get(part(16)).unwrap_or_default(), p.sums[1].get(part(32)).unwrap_or_default()],
             totals: p.totals.get(part(32)).unwrap_or_default(),
         });
-        simd::Rows { count: rows, cols, planes, scale: &scale[part(*block)] }
-    }
-
-    /// Row `row` of integers, as [`Self::rows`] has them.
-    fn row(&self, id: BufferId, row: usize, cols: usize) -> simd::Rows<'_> {
-        let Storage::Quantized { block, hi, lo, scale } = &self.buffers[id.0] else { return simd::Rows::default() };
-        let part = |n: usize| row * cols / n..(row + 1) * cols / n;
-        let planes = [hi, lo].map(|p| simd::Plane {
-            q: p.q.get(part(1)).unwrap_or_default(),
-            sums: [p.sums[0].get(part(16)).unwrap_or_default(), p.sums[1].get(part(32)).unwrap_or_default()],
-            totals: p.totals.get(part(32)).unwrap_or_default(),
-        });
-        simd::Rows { count: 1, cols, planes, scale: &scale[part(*block)] }
+        simd::Rows { count: rows.len(), cols, planes, scale: &scale[part(*block)] }
     }
 
     /// Row `row` of a buffer of `cols` elements as a matrix product reads it.

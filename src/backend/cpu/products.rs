@@ -52,7 +52,7 @@ impl Cpu {
                 vector::prepare(self.isa, row, exact, out);
             }
         }
-        let mut quantized = memory.rows(x, rows, cols);
+        let mut quantized = memory.rows(x, 0..rows, cols);
         let floats: Vec<_> = rounded.chunks_exact(padded).take(rows).collect();
         let (isa, precise) = (self.isa, self.plan.precision == Precision::Precise);
         let in_tiles = isa == Isa::Amx && !precise && quantized.count > 0 && simd::Tiles::pay(rows);
