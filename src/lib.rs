@@ -15,6 +15,8 @@ pub mod cli;
 pub mod convert;
 pub mod engine;
 pub mod gguf;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod memory;
 pub mod model;
 pub mod numerics;

@@ -28,8 +28,8 @@ const TWO_LETTERS: [(&str, &str); 4] =
 options with lists may be repeated."
 )]
 pub(super) struct Arguments {
-    /// GGUF files, separated by commas [default: the story model that is built in]
-    #[arg(short, long, value_name = "FILE", required = !cfg!(builtin_model))]
+    /// GGUF files, or models of Hugging Face's hub, separated by commas [default: the story model that is built in]
+    #[arg(short, long, value_name = "FILE|NAME", required = !cfg!(builtin_model))]
     model: Vec<PathBuf>,
     /// Prompt lengths to measure; 0 for none
     #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512")]
@@ -137,7 +137,8 @@ pub(super) fn run(a: &Arguments, process_start: Instant) -> Outcome {
     if chunks.iter().any(|c| !(1..=4096).contains(c)) {
         return Err(Usage::Chunk.into());
     }
-    let models: Vec<_> = a.model.iter().flat_map(|list| files(list)).collect();
+    let names: Vec<_> = a.model.iter().flat_map(|list| files(list)).collect();
+    let models = names.iter().map(|name| super::hub::resolve(name, a.quiet)).collect::<Result<Vec<_>, _>>()?;
     let inputs: Vec<_> = models.iter().chain(&a.compare).map(PathBuf::as_path).collect();
     let svg = a.svg.as_deref().map(|path| Target::new(path, a.force, &inputs)).transpose()?;
     let earlier = a.compare.as_deref().map(Earlier::read).transpose()?;

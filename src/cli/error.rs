@@ -46,6 +46,12 @@ pub(super) enum Failure {
     TraceMemory { tokens: usize, size: String },
     #[error("the steps of a fused run cannot be seen; compare it with one that is not fused")]
     Fused,
+    #[error(
+        "there is no file '{0}'; a model of Hugging Face's hub is written hf:OWNER/REPO, and `samebits models` lists those that are here"
+    )]
+    NoModel(String),
+    #[error("{0} is an address; write hf:OWNER/REPO[:QUANT|FILE], or download the file and give its path")]
+    Address(String),
     #[error("there is no step '{0}'; `samebits trace --steps` lists them")]
     NoStep(String),
     #[error("{name} is not what `samebits trace --json` writes: {reason}")]

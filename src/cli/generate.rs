@@ -58,7 +58,7 @@ pub(super) struct Arguments {
 pub(super) fn run(a: &Arguments) -> Outcome {
     let start = Instant::now();
     let text = a.prompt.read()?;
-    let model = a.model.open()?;
+    let model = a.model.open(a.run.quiet)?;
     let tokenizer = a.model.tokenizer(&model.gguf, a.run.quiet)?;
     let chat = a.chat || a.template.chat_template.is_some();
     let prompt = if chat {

@@ -17,8 +17,8 @@ use crate::plan::StepName;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// The GGUF file
-    #[arg(value_name = "FILE")]
+    /// The GGUF file, or a model of Hugging Face's hub
+    #[arg(value_name = "FILE|NAME")]
     file: PathBuf,
     /// Print how the model runs on a GPU, too: which kernel computes which steps of a single token
     #[arg(long)]
@@ -32,7 +32,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
-    let gguf = Arc::new(Gguf::open(&a.file)?);
+    let gguf = Arc::new(Gguf::open(&super::hub::resolve(&a.file, false)?)?);
     let runs = Runs::of(gguf.clone(), a);
     let parameters: u64 = gguf.tensors().iter().map(|t| t.dims.iter().product::<u64>()).sum();
     if a.json {
@@ -48,6 +48,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             "version": gguf.version(),
             "alignment": gguf.alignment(),
             "bytes": gguf.file_size(),
+            "files": gguf.files(),
             "parameters": parameters,
             "runs": runs.error.is_none(),
             "error": runs.error,
@@ -62,10 +63,11 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         }))?);
     }
     print(&format!(
-        "{}: GGUF version {}, {} bytes, {parameters} parameters\n",
+        "{}: GGUF version {}, {} bytes{}, {parameters} parameters\n",
         a.file.display(),
         gguf.version(),
-        gguf.file_size()
+        gguf.file_size(),
+        if gguf.files() > 1 { format!(" in {} files", gguf.files()) } else { String::new() }
     ))?;
     for (key, value) in gguf.metadata() {
         print(&format!("{key:<48} {}", value.summary()))?;

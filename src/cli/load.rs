@@ -2,15 +2,15 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::error::Usage;
-use super::signals;
 use super::terminal::{self, note, warning};
 use super::values::not_empty;
+use super::{hub, signals};
 use crate::backend::cpu;
 use crate::backend::gpu::{self, Api};
 use crate::backend::{Backend, Sizes};
@@ -26,25 +26,41 @@ const DEFAULT_CONTEXT: usize = 4096;
 
 #[derive(Args, Debug)]
 pub(super) struct ModelArguments {
-    /// The GGUF file [default: the story model that is built in]
-    #[arg(short, long, value_name = "FILE", required = !cfg!(builtin_model))]
+    /// The model: a GGUF file, or hf:OWNER/REPO[:QUANT|FILE] of Hugging Face's hub [default: the story model that is built in]
+    #[arg(short, long, value_name = "FILE|NAME", required = !cfg!(builtin_model))]
     pub model: Option<PathBuf>,
+    /// The file of the model, once it is known.
+    #[arg(skip)]
+    file: OnceLock<PathBuf>,
     /// How text is cut before byte pairs are merged, instead of what the file names: llama-bpe, qwen2, gpt-2, …
     #[arg(long, value_name = "NAME", value_parser = not_empty)]
     pub pre: Option<String>,
 }
 
 impl ModelArguments {
-    /// Opens the file, or the built-in model where none was given.
-    pub fn open(&self) -> Result<Model, ModelError> {
-        open_model(self.model.as_deref())
+    /// The file that is named; a model of the hub is fetched where it is missing.
+    pub fn file(&self, quiet: bool) -> Result<Option<&Path>, Box<dyn Error>> {
+        let Some(word) = &self.model else { return Ok(None) };
+        let file = match self.file.get() {
+            Some(file) => file,
+            None => {
+                let file = hub::resolve(word, quiet)?;
+                self.file.get_or_init(|| file)
+            }
+        };
+        Ok(Some(file))
+    }
+
+    /// Opens the model that is named, or the built-in one where none is.
+    pub fn open(&self, quiet: bool) -> Result<Model, Box<dyn Error>> {
+        Ok(open_model(self.file(quiet)?)?)
     }
 
     /// Opens the file for its vocabulary alone.
-    pub fn vocabulary(&self) -> Result<Arc<Gguf>, ModelError> {
-        match &self.model {
+    pub fn vocabulary(&self) -> Result<Arc<Gguf>, Box<dyn Error>> {
+        match self.file(false)? {
             Some(path) => Ok(Arc::new(Gguf::open(path)?)),
-            None => Ok(self.open()?.gguf),
+            None => Ok(self.open(false)?.gguf),
         }
     }
 

@@ -42,13 +42,13 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
-    let inputs: Vec<_> = [a.model.model.as_deref(), a.prompt.input()].into_iter().flatten().collect();
+    let inputs: Vec<_> = [a.model.file(a.run.quiet)?, a.prompt.input()].into_iter().flatten().collect();
     let npy = a.npy.as_deref().map(|path| Target::new(path, a.force, &inputs)?.binary()).transpose()?;
     if let Some(npy) = npy.as_ref().filter(|npy| a.json && npy.is_stdout()) {
         return Err(Usage::TwoOnStdout(npy.name().to_owned()).into());
     }
     let text = if a.tokens.is_some() { String::new() } else { a.prompt.read()? };
-    let model = a.model.open()?;
+    let model = a.model.open(a.run.quiet)?;
     // Ids need no vocabulary; without one they have no text.
     let tokenizer = match a.model.tokenizer(&model.gguf, a.run.quiet) {
         Err(_) if a.tokens.is_some() => None,

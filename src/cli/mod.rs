@@ -6,6 +6,7 @@ mod devices;
 mod emit;
 mod error;
 mod generate;
+mod hub;
 mod inspect;
 mod load;
 mod logits;
@@ -35,6 +36,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use error::{Failure, Interrupted, Usage};
 
 use crate::convert::ConvertError;
+use crate::hub::HubError;
 use crate::numerics::VERSION;
 use crate::output::OutputError;
 
@@ -76,6 +78,12 @@ enum Command {
     Bench(bench::Arguments),
     /// List the GPU adapters, their drivers and limits
     Devices(devices::Arguments),
+    /// Fetch models of Hugging Face's hub by name
+    Pull(hub::PullArguments),
+    /// List the models that have been fetched
+    Models(hub::ModelsArguments),
+    /// Remove models that have been fetched
+    Rm(hub::RmArguments),
     /// Print a script with which a shell completes commands and options
     Completions(shell::CompletionsArguments),
     /// Print a manual page, as roff
@@ -193,6 +201,9 @@ fn run(arguments: &Arguments, start: Instant) -> Outcome {
         Command::Trace(a) => trace::run(a),
         Command::Bench(a) => bench::run(a, start),
         Command::Devices(a) => devices::run(a),
+        Command::Pull(a) => hub::pull(a),
+        Command::Models(a) => hub::models(a),
+        Command::Rm(a) => hub::rm(a),
         Command::Completions(a) => shell::completions(a),
         Command::Man(a) => shell::man(a),
     }
@@ -221,6 +232,7 @@ fn failed(error: &(dyn Error + 'static)) -> u8 {
     match signals::asked() {
         Some(code) => code,
         None if error.is::<Usage>() => 2,
+        None if matches!(error.downcast_ref(), Some(HubError::Name { .. })) => 2,
         // Ctrl-C where a line is edited is no signal.
         None if error.is::<Interrupted>() => signals::INTERRUPTED,
         None => 1,

@@ -34,7 +34,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
-    let model = a.model.open()?;
+    let model = a.model.open(a.run.quiet)?;
     let tokenizer = a.model.tokenizer(&model.gguf, a.run.quiet)?;
     let text = match &a.file {
         Some(file) => text::read(file)?,

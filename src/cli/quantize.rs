@@ -11,12 +11,12 @@ use super::terminal::{note, print, print_json};
 use super::{Outcome, signals, terminal};
 use crate::backend::cpu::usable_processors;
 use crate::convert::{Options, TARGETS, Target, quantize};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, paths_of_parts};
 use crate::output;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
-    /// The GGUF file to read; F32, F16 or BF16 lose least, but every format that can be run can be read
+    /// The GGUF file to read, or a model of Hugging Face's hub; F32, F16 or BF16 lose least, but every format that can be run can be read
     #[arg(value_name = "IN")]
     source: PathBuf,
     /// The GGUF file to write; - is standard output, where nothing else is printed then
@@ -48,11 +48,14 @@ fn target(name: &str) -> Result<&'static Target, String> {
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
-    let file = output::Target::new(&a.target, a.force, &[&a.source])?.binary()?;
+    let input = super::hub::resolve(&a.source, a.quiet)?;
+    let parts = paths_of_parts(&input);
+    let inputs: Vec<_> = parts.iter().map(PathBuf::as_path).collect();
+    let file = output::Target::new(&a.target, a.force, &inputs)?.binary()?;
     if a.json && file.is_stdout() {
         return Err(Usage::TwoOnStdout(file.name().to_owned()).into());
     }
-    let source = Gguf::open(&a.source)?;
+    let source = Gguf::open(&input)?;
     let signal = signals::watch();
     let bytes = source.tensors().iter().map(|t| t.bytes).sum();
     let template = "quantizing {bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta}";

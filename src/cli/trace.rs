@@ -134,7 +134,7 @@ type Compared = (String, Option<Difference>);
 pub(super) fn run(a: &Arguments) -> Outcome {
     let files = Files::check(a)?;
     let text = a.prompt.read()?;
-    let model = a.model.open()?;
+    let model = a.model.open(false)?;
     let tokenizer = a.model.tokenizer(&model.gguf, false)?;
     let prompt = encode(&tokenizer, &text, false)?;
     if prompt.is_empty() {
@@ -286,7 +286,7 @@ struct Files {
 
 impl Files {
     fn check(a: &Arguments) -> Result<Self, Box<dyn Error>> {
-        let inputs = [a.model.model.as_deref(), a.prompt.input(), a.against.as_deref()];
+        let inputs = [a.model.file(false)?, a.prompt.input(), a.against.as_deref()];
         let inputs: Vec<_> = inputs.into_iter().flatten().collect();
         let paths = [&a.dump, &a.html, &a.svg].map(|path| path.as_deref());
         let [dump, html, svg] = File::all(paths, a.force, &inputs)?;

@@ -62,7 +62,7 @@ pub(super) struct Arguments {
 pub(super) fn run(a: &Arguments) -> Outcome {
     let gpu = choice(a)?;
     let text = a.file.as_deref().map_or_else(|| Ok(a.prompt.clone()), text::prompt)?;
-    let model = a.model.open()?;
+    let model = a.model.open(false)?;
     let tokenizer = a.model.tokenizer(&model.gguf, false)?;
     let prompt = encode(&tokenizer, &text, false)?;
     if prompt.is_empty() {
@@ -205,7 +205,8 @@ impl Shown {
 
 /// Writes both sides of every difference; gives the files. The verdict counts also where they cannot be written.
 fn write_differences(a: &Arguments, rungs: &[Rung]) -> Vec<String> {
-    let inputs: Vec<_> = [&a.model.model, &a.file].into_iter().flatten().map(PathBuf::as_path).collect();
+    let model = a.model.file(true).ok().flatten();
+    let inputs: Vec<_> = [model, a.file.as_deref()].into_iter().flatten().collect();
     let mut files = Vec::new();
     for difference in rungs.iter().filter_map(|r| r.difference.as_ref()) {
         for (words, side) in difference.words.iter().zip(["expected", "got"]) {
@@ -248,7 +249,7 @@ fn fresh_processes(a: &Arguments, text: &str, gpu: &Option<Choice>, runs: usize)
             if let (Some(device), true) = (&a.device, backend != "cpu") {
                 command.args(["--device", device]);
             }
-            if let Some(model) = &a.model.model {
+            if let Ok(Some(model)) = a.model.file(true) {
                 command.arg("-m").arg(model);
             }
             if let Some(pre) = &a.model.pre {

@@ -6,11 +6,13 @@
 //! of unknown type reaches to the next one. Specification: `ggml/docs/gguf.md`.
 
 mod reader;
+mod shards;
 mod types;
 mod value;
 mod writer;
 
 pub use reader::{Gguf, TensorInfo};
+pub use shards::{ShardName, paths_of_parts};
 pub use types::{GgmlType, ggml_type, type_name};
 pub use value::{Array, Value};
 pub use writer::{GgufWriter, string as write_string, write_value};
@@ -35,8 +37,10 @@ pub enum GgufError {
     Truncated { what: String, at: u64, needed: u64, left: u64 },
     #[error("damaged file: {what} at byte {at}; download it again")]
     Damaged { what: String, at: u64 },
-    #[error("this is one part of a split model ({0}); merge it first: llama-gguf-split --merge FIRST-PART OUT.gguf")]
-    Split(String),
+    #[error("this is one of {0} parts of a split model, and the others cannot be found; give the path of a file")]
+    Split(u64),
+    #[error("{path} is a part of a split model, but {why}")]
+    Part { path: String, why: String },
     #[error("metadata '{0}' is missing; the file is incomplete or not a language model")]
     MissingKey(String),
     #[error("metadata '{key}' is {found}, expected {expected}")]

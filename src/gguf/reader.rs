@@ -9,7 +9,7 @@ use std::path::Path;
 use memmap2::Mmap;
 
 use super::types::{GgmlType, ggml_type};
-use super::{Array, GgufError, Value};
+use super::{Array, GgufError, Value, shards};
 
 /// Nesting of arrays that is followed.
 const MAX_DEPTH: usize = 4;
@@ -22,10 +22,20 @@ const PIECE: u64 = 1 << 24;
 
 /// The bytes of a file.
 #[derive(Debug)]
-enum Bytes {
+pub(super) enum Bytes {
     Mapped(Mmap),
     Owned(Vec<u8>),
     Static(&'static [u8]),
+}
+
+impl Bytes {
+    fn all(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Owned(v) => v,
+            Self::Static(s) => s,
+        }
+    }
 }
 
 /// A tensor of the table, checked against the file.
@@ -37,27 +47,36 @@ pub struct TensorInfo {
     pub dims: Vec<u64>,
     /// ggml's number of its type.
     pub type_id: u32,
-    /// Byte in the file where its data begins.
+    /// The file that holds its data, of a model in several.
+    pub part: usize,
+    /// Byte in that file where its data begins.
     pub offset: u64,
     /// Bytes of data. A type that is not known has no size: its data then reaches to the next tensor.
     pub bytes: u64,
 }
 
-/// An opened GGUF file.
+/// An opened GGUF file, or the files of a split model as one.
 #[derive(Debug)]
 pub struct Gguf {
-    bytes: Bytes,
+    /// One for each file.
+    pub(super) parts: Vec<Bytes>,
     version: u32,
     alignment: u64,
-    metadata: Vec<(String, Value)>,
-    keys: HashMap<String, usize>,
-    tensors: Vec<TensorInfo>,
-    names: HashMap<String, usize>,
+    pub(super) metadata: Vec<(String, Value)>,
+    pub(super) keys: HashMap<String, usize>,
+    pub(super) tensors: Vec<TensorInfo>,
+    pub(super) names: HashMap<String, usize>,
 }
 
 impl Gguf {
-    /// Maps a file and checks it. What is no regular file (a pipe, a device) is read into memory.
+    /// Maps a file and checks it; of a split model all its files, whichever is given. What is no regular file (a pipe, a device) is
+    /// read into memory.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
+        shards::joined(path, Self::open_one(path)?)
+    }
+
+    /// One file, which may be a part of a split model.
+    pub(super) fn open_one(path: &Path) -> Result<Self, GgufError> {
         let name = path.display().to_string();
         let io = |reason: String| GgufError::Io { path: name.clone(), reason };
         let file = File::open(path).map_err(|e| io(e.to_string()))?;
@@ -88,11 +107,7 @@ impl Gguf {
     }
 
     fn parse(bytes: Bytes, path: &str) -> Result<Self, GgufError> {
-        let data = match &bytes {
-            Bytes::Mapped(map) => &map[..],
-            Bytes::Owned(v) => v,
-            Bytes::Static(s) => s,
-        };
+        let data = bytes.all();
         let mut r = Reader { data, at: 0 };
         check_magic(data, path)?;
         r.at = 4;
@@ -129,18 +144,23 @@ impl Gguf {
             return Err(damaged(format!("alignment {alignment}"), r.at));
         }
         let (tensors, names) = r.tensors(tensor_count, alignment)?;
-        Ok(Self { version, alignment, metadata, keys, tensors, names, bytes })
+        Ok(Self { version, alignment, metadata, keys, tensors, names, parts: vec![bytes] })
     }
 
-    /// Says that this is no part of a split model.
+    /// Says that all tensors of the model are here.
     ///
     /// # Errors
-    /// [`GgufError::Split`]: some of the model's tensors lie in other files.
+    /// [`GgufError::Split`]: some lie in other files, which cannot be found as this one has no path.
     pub fn whole(&self) -> Result<(), GgufError> {
-        match self.get("split.count").and_then(Value::as_u64) {
-            Some(parts) if parts > 1 => Err(GgufError::Split(format!("{parts} parts"))),
-            _ => Ok(()),
+        match shards::count(self) {
+            Some(parts) => Err(GgufError::Split(parts)),
+            None => Ok(()),
         }
+    }
+
+    /// How many files it is made of.
+    pub fn files(&self) -> usize {
+        self.parts.len()
     }
 
     /// The version of the format.
@@ -153,9 +173,9 @@ impl Gguf {
         self.alignment
     }
 
-    /// Bytes of the file.
+    /// Bytes of all files.
     pub fn file_size(&self) -> u64 {
-        self.all().len() as u64
+        self.parts.iter().map(|part| part.all().len() as u64).sum()
     }
 
     /// Metadata in the order of the file.
@@ -235,7 +255,7 @@ impl Gguf {
     /// Says that a tensor's bytes will not be needed soon, so that their memory can serve others. They stay readable.
     pub fn release(&self, tensor: &TensorInfo) {
         #[cfg(unix)]
-        if let Bytes::Mapped(map) = &self.bytes {
+        if let Bytes::Mapped(map) = &self.parts[tensor.part] {
             // SAFETY: the map is read-only and of a file, so dropped pages come back with the same contents.
             let _ = unsafe {
                 map.unchecked_advise_range(
@@ -251,15 +271,7 @@ impl Gguf {
 
     /// The bytes of a tensor of this file.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
-        &self.all()[tensor.offset as usize..(tensor.offset + tensor.bytes) as usize]
-    }
-
-    fn all(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Mapped(map) => map,
-            Bytes::Owned(v) => v,
-            Bytes::Static(s) => s,
-        }
+        &self.parts[tensor.part].all()[tensor.offset as usize..(tensor.offset + tensor.bytes) as usize]
     }
 }
 
@@ -483,7 +495,7 @@ impl<'a> Reader<'a> {
             if !starts.insert(offset) {
                 return Err(damaged(format!("tensor '{name}' begins where another does"), at));
             }
-            push(&mut tensors, TensorInfo { name, dims, type_id, offset, bytes }, "the tensor table")?;
+            push(&mut tensors, TensorInfo { name, dims, type_id, part: 0, offset, bytes }, "the tensor table")?;
         }
         self.place(&mut tensors, (self.at as u64).next_multiple_of(alignment))?;
         Ok((tensors, names))

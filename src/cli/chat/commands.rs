@@ -183,7 +183,7 @@ impl Chat<'_> {
             messages: self.messages(),
             answers: self.turns.iter().map(answer).collect(),
         };
-        let inputs: Vec<_> = self.a.model.model.as_deref().into_iter().collect();
+        let inputs: Vec<_> = self.a.model.file(true)?.into_iter().collect();
         Target::new(Path::new(path), force, &inputs)?.write(&serde_json::to_vec_pretty(&saved)?)?;
         note!("saved: {path}");
         Ok(())

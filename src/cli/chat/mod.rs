@@ -94,7 +94,7 @@ struct Chat<'a> {
 pub(super) fn run(a: &Arguments) -> Outcome {
     let once = a.message.is_given() || a.json || !std::io::stdin().is_terminal();
     let message = if once { Some(a.message.read()?) } else { None };
-    let model = a.model.open()?;
+    let model = a.model.open(a.run.quiet)?;
     let tokenizer = a.model.tokenizer(&model.gguf, a.run.quiet)?;
     let template = a.template.open(&model.gguf, &tokenizer)?;
     let (session, signal) = load::session(&model, &a.run, false)?;
