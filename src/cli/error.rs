@@ -47,9 +47,9 @@ pub(super) enum Failure {
     #[error("the steps of a fused run cannot be seen; compare it with one that is not fused")]
     Fused,
     #[error(
-        "there is no file '{0}'; a model of Hugging Face's hub is written hf:OWNER/REPO, and `samebits models` lists those that are here"
+        "there is no file and no alias '{word}'{aliases}; a model of Hugging Face's hub is written hf:OWNER/REPO, and `samebits models` lists those that are here"
     )]
-    NoModel(String),
+    NoModel { word: String, aliases: String },
     #[error("{0} is an address; write hf:OWNER/REPO[:QUANT|FILE], or download the file and give its path")]
     Address(String),
     #[error("there is no step '{0}'; `samebits trace --steps` lists them")]

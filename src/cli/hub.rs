@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::error::{Failure, Interrupted};
 use super::terminal::{self, note, print, print_json, warning};
-use super::{Outcome, signals};
+use super::{Outcome, config, signals};
 use crate::hub::{Event, Hub, HubError, Local, ModelName, Observer, Options, SCHEME, size};
 
 /// A small model, for those who have none.
@@ -87,8 +87,11 @@ pub(super) fn models(a: &ModelsArguments) -> Outcome {
         return Ok(print_json(&json!({"folder": folder, "models": whole, "unfinished": unfinished}))?);
     }
     for m in &models {
+        let name = m.model.name.to_string();
+        let aliases: Vec<_> = config::aliases().filter(|(_, meant)| *meant == name).map(|(alias, _)| alias).collect();
+        let aliases = if aliases.is_empty() { String::new() } else { format!("  ({})", aliases.join(", ")) };
         let parts = if m.whole { "" } else { "  not all parts are here: pull it" };
-        print(&format!("{:>9}  {}  {}{parts}", size(m.model.bytes), &m.model.commit[..7], m.model.name))?;
+        print(&format!("{:>9}  {}  {name}{aliases}{parts}", size(m.model.bytes), &m.model.commit[..7]))?;
     }
     for (repo, bytes) in &unfinished {
         print(&format!("{:>9}           {SCHEME}{repo}  not whole: pull it to go on, or rm it", size(*bytes)))?;
@@ -112,11 +115,20 @@ pub(super) fn rm(a: &RmArguments) -> Outcome {
     Ok(())
 }
 
-/// The file that a user's word for a model means: a path, or a name of the hub, whose file is fetched where it is missing.
+/// The file that a user's word for a model means: an alias, a path, or a name of the hub, whose file is fetched where it is missing.
 ///
 /// # Errors
 /// See [`HubError`]; and a word that is neither a path nor a name.
 pub(super) fn resolve(word: &Path, quiet: bool) -> Result<PathBuf, Box<dyn Error>> {
+    let text = word.to_string_lossy();
+    if let Some(meant) = config::alias(&text) {
+        return resolve_plain(Path::new(meant), quiet);
+    }
+    resolve_plain(word, quiet)
+}
+
+/// The file that a path or a name of the hub means.
+fn resolve_plain(word: &Path, quiet: bool) -> Result<PathBuf, Box<dyn Error>> {
     let text = word.to_string_lossy();
     if text.starts_with(SCHEME) {
         let (hub, name) = (hub()?, parsed(word)?);
@@ -127,7 +139,9 @@ pub(super) fn resolve(word: &Path, quiet: bool) -> Result<PathBuf, Box<dyn Error
         return Err(Failure::Address(text.into_owned()).into());
     }
     if !word.exists() && !text.to_lowercase().ends_with(".gguf") && text != "-" {
-        return Err(Failure::NoModel(text.into_owned()).into());
+        let names: Vec<_> = config::aliases().map(|(name, _)| name).collect();
+        let aliases = if names.is_empty() { String::new() } else { format!(" (aliases: {})", names.join(", ")) };
+        return Err(Failure::NoModel { word: text.into_owned(), aliases }.into());
     }
     Ok(word.to_owned())
 }
@@ -137,7 +151,8 @@ fn hub() -> Result<Hub, HubError> {
 }
 
 fn parsed(name: &Path) -> Result<ModelName, HubError> {
-    name.to_string_lossy().parse()
+    let text = name.to_string_lossy();
+    config::alias(&text).unwrap_or(&text).parse()
 }
 
 /// The file to open of a model.
@@ -174,7 +189,7 @@ struct Progress {
 impl Observer for Progress {
     fn event(&mut self, event: Event<'_>) {
         match event {
-            Event::Bytes(n) => return self.bar.inc(n),
+            Event::Bytes(n) => self.bar.inc(n),
             Event::Damaged { file, good, had } => {
                 warning!(
                     "of {file} {} of the {} that were here are damaged and fetched again",

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod config;
 mod devices;
 mod emit;
 mod error;
@@ -26,6 +27,7 @@ mod values;
 mod verify;
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Instant;
@@ -33,6 +35,7 @@ use std::time::Instant;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use config::{Config, ConfigError};
 use error::{Failure, Interrupted, Usage};
 
 use crate::convert::ConvertError;
@@ -48,6 +51,9 @@ Exit codes: 0 done, 1 an error or a check that does not hold, 2 wrong usage, 130
 #[derive(Debug, Parser)]
 #[command(name = "samebits", version, long_version = version(), about, propagate_version = true, after_help = EXIT_CODES)]
 struct Arguments {
+    /// Read this configuration instead of the user's; '' for none
+    #[arg(long, global = true, value_name = "FILE", env = "SAMEBITS_CONFIG")]
+    config: Option<OsString>,
     #[command(subcommand)]
     command: Command,
 }
@@ -84,6 +90,8 @@ enum Command {
     Models(hub::ModelsArguments),
     /// Remove models that have been fetched
     Rm(hub::RmArguments),
+    /// Show which settings are in force, and whether the environment or a file sets them
+    Config(config::Arguments),
     /// Print a script with which a shell completes commands and options
     Completions(shell::CompletionsArguments),
     /// Print a manual page, as roff
@@ -101,12 +109,15 @@ pub fn main() -> ExitCode {
     }
     let outcome = match arguments() {
         Ok(arguments) => run(&arguments, start),
-        Err(error) if error.use_stderr() => {
-            let _ = error.print();
-            return ExitCode::from(2);
-        }
-        // Help and version are results.
-        Err(text) => terminal::write_out(&coloured(&text)).map_err(Into::into),
+        Err(error) => match error.downcast::<clap::Error>() {
+            Ok(error) if error.use_stderr() => {
+                let _ = error.print();
+                return ExitCode::from(2);
+            }
+            // Help and version are results.
+            Ok(text) => terminal::write_out(&coloured(&text)).map_err(Into::into),
+            Err(error) => Err(error),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -114,14 +125,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The command line as clap reads it.
-fn arguments() -> Result<Arguments, clap::Error> {
+/// The command line as clap reads it, with the configuration behind it.
+fn arguments() -> Result<Arguments, Box<dyn Error>> {
     let mut words: Vec<_> = std::env::args_os().collect();
     if words.get(1).is_some_and(|command| command == "bench") {
         words = words.into_iter().map(bench::spelt_out).collect();
     }
-    let matches = command().try_get_matches_from(words)?;
-    Arguments::from_arg_matches(&matches).map_err(|e| e.format(&mut command()))
+    let config = Config::load(&words);
+    let mut command = config.as_ref().map_or_else(|_| plain_command(), |config| config.apply(plain_command()));
+    let matches = match command.try_get_matches_from_mut(words) {
+        // There is help, whatever the configuration is.
+        Err(text) if !text.use_stderr() => return Err(text.into()),
+        matches => config.and(Ok(matches))??,
+    };
+    Ok(Arguments::from_arg_matches(&matches).map_err(|e| e.format(&mut command))?)
 }
 
 /// Options that the environment may give, and their variables: those that say how something is computed, not what.
@@ -160,7 +177,7 @@ fn version() -> &'static str {
 }
 
 /// All commands. What stands behind an option is its value, also where it begins with a dash, as POSIX has it: `-p "- milk"`.
-fn command() -> clap::Command {
+fn plain_command() -> clap::Command {
     let takes_value = |a: &clap::Arg| matches!(a.get_action(), ArgAction::Set | ArgAction::Append);
     Arguments::command().mut_subcommands(|command| {
         command.mut_args(|a| {
@@ -204,6 +221,7 @@ fn run(arguments: &Arguments, start: Instant) -> Outcome {
         Command::Pull(a) => hub::pull(a),
         Command::Models(a) => hub::models(a),
         Command::Rm(a) => hub::rm(a),
+        Command::Config(a) => config::run(a),
         Command::Completions(a) => shell::completions(a),
         Command::Man(a) => shell::man(a),
     }
@@ -231,7 +249,7 @@ fn failed(error: &(dyn Error + 'static)) -> u8 {
     }
     match signals::asked() {
         Some(code) => code,
-        None if error.is::<Usage>() => 2,
+        None if error.is::<Usage>() || error.is::<ConfigError>() => 2,
         None if matches!(error.downcast_ref(), Some(HubError::Name { .. })) => 2,
         // Ctrl-C where a line is edited is no signal.
         None if error.is::<Interrupted>() => signals::INTERRUPTED,

@@ -20,7 +20,7 @@ pub(super) struct CompletionsArguments {
 /// Prints a script that completes commands, options and their values.
 pub(super) fn completions(a: &CompletionsArguments) -> Outcome {
     let mut script = Vec::new();
-    clap_complete::generate(a.shell, &mut super::command(), "samebits", &mut script);
+    clap_complete::generate(a.shell, &mut super::plain_command(), "samebits", &mut script);
     Ok(write_bytes(&script)?)
 }
 
@@ -34,7 +34,7 @@ pub(super) struct ManArguments {
 
 /// Prints a manual page as roff.
 pub(super) fn man(a: &ManArguments) -> Outcome {
-    let mut root = super::command();
+    let mut root = super::plain_command();
     root.build();
     let page = match &a.command {
         None => root,

@@ -96,7 +96,7 @@ fn pass(client: &Client<'_>, wanted: &Wanted<'_>, part: &mut Part, observer: &mu
             let reason = "the server sent another part of the file".to_owned();
             let what = format!("status {} and another part of the file", answer.status.as_u16());
             let error = HubError::NoHub { url: answer.from, what };
-            return Err(Trouble::Passing { reason, wait: None, error });
+            return Err(Trouble::Passing { reason, wait: None, error: Box::new(error) });
         }
     }
     let expected = wanted.size - part.len;

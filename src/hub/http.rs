@@ -29,7 +29,7 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.')
 /// Why a request did not succeed.
 pub(super) enum Trouble {
     /// It may succeed later: `reason`, and how long the server asks to wait.
-    Passing { reason: String, wait: Option<Duration>, error: HubError },
+    Passing { reason: String, wait: Option<Duration>, error: Box<HubError> },
     /// It will not.
     Final(HubError),
 }
@@ -217,11 +217,11 @@ impl<'a> Client<'a> {
                 if !passing {
                     return Err(error.into());
                 }
-                Err(Trouble::Passing { reason: "the hub asks to wait".to_owned(), wait, error })
+                Err(Trouble::Passing { reason: "the hub asks to wait".to_owned(), wait, error: Box::new(error) })
             }
             408 | 500 | 502..=504 => {
                 let wait = wait.filter(|wait| *wait <= LONGEST_WAIT);
-                Err(Trouble::Passing { reason: format!("the hub answers {status}"), wait, error })
+                Err(Trouble::Passing { reason: format!("the hub answers {status}"), wait, error: Box::new(error) })
             }
             _ => Err(error.into()),
         }
@@ -259,9 +259,9 @@ impl<'a> Tries<'a> {
             Trouble::Passing { reason, wait, error } => (reason, wait, error),
         };
         self.failed += 1;
-        let most = if self.brief && matches!(error, HubError::Unreachable { .. }) { 2 } else { self.options.attempts };
+        let most = if self.brief && matches!(*error, HubError::Unreachable { .. }) { 2 } else { self.options.attempts };
         if self.failed >= most {
-            return Err(error);
+            return Err(*error);
         }
         let wait = wait.unwrap_or(self.options.pause * 2u32.pow(self.failed - 1));
         observer.event(Event::Retry { reason: &reason, wait });
@@ -296,7 +296,7 @@ pub(super) fn attend<T: Send + 'static>(
 /// The trouble of a connection that ended early.
 pub(super) fn cut(url: &str, reason: &str) -> Trouble {
     let error = HubError::Unreachable { host: host(url), reason: reason.to_owned() };
-    Trouble::Passing { reason: format!("the connection ended ({reason})"), wait: None, error }
+    Trouble::Passing { reason: format!("the connection ended ({reason})"), wait: None, error: Box::new(error) }
 }
 
 fn unreachable(url: &str, error: &ureq::Error) -> Trouble {
@@ -311,7 +311,7 @@ fn unreachable(url: &str, error: &ureq::Error) -> Trouble {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Tls(_) | ureq::Error::Rustls(_) => {
             Trouble::Final(error_of(&reason))
         }
-        _ => Trouble::Passing { reason: format!("{host}: {reason}"), wait: None, error: error_of(&reason) },
+        _ => Trouble::Passing { reason: format!("{host}: {reason}"), wait: None, error: Box::new(error_of(&reason)) },
     }
 }
 

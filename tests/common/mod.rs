@@ -36,6 +36,8 @@ pub fn samebits() -> Command {
     // The cache's place on Linux and on macOS.
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     command.env("XDG_CACHE_HOME", &cache).env("HOME", &cache).env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    // Nor does it read the user's configuration.
+    command.env("SAMEBITS_CONFIG", "");
     command
 }
 

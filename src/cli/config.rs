@@ -1,0 +1,393 @@
+//! The configuration file, and `samebits config`.
+//!
+//! An option's value is that of the command line, else of the environment, else of the file, else its default. In the file a
+//! section belongs to a command; what stands before the sections belongs to all commands that have the option.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use clap::{Arg, ArgAction, Args};
+use serde_json::json;
+use thiserror::Error;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::terminal::{note, print, print_json};
+use super::{ENVIRONMENT, Outcome};
+use crate::hub::{SCHEME, nearest};
+
+/// Options that may stand in the file besides those of the environment: those that say how a command works, not on what.
+const OTHERS: [&str; 17] = [
+    "chat-template",
+    "hide-thinking",
+    "ignore-eos",
+    "n-depth",
+    "n-gen",
+    "n-predict",
+    "n-prompt",
+    "no-history",
+    "no-warmup",
+    "output",
+    "pre",
+    "quick",
+    "raw",
+    "repetitions",
+    "samplers",
+    "system",
+    "wide",
+];
+
+/// The section of names for models.
+const ALIASES: &str = "aliases";
+
+/// What is wrong with the file. Exit code 2.
+#[derive(Debug, Error)]
+pub(super) enum ConfigError {
+    #[error("cannot read the configuration {path}: {reason}; --config FILE names another, --config '' none")]
+    Read { path: String, reason: String },
+    #[error("{place}: this is no TOML: {reason}")]
+    Toml { place: String, reason: String },
+    #[error("{place}: {owner} has no setting '{key}'; nearest: {nearest}")]
+    Key { place: String, owner: String, key: String, nearest: String },
+    #[error("{place}: there is no command '{key}'; nearest: {nearest}")]
+    Section { place: String, key: String, nearest: String },
+    #[error("{place}: '{key}' cannot be {value}: {reason}")]
+    Value { place: String, key: String, value: String, reason: String },
+    #[error(
+        "{place}: '{key}' is no alias: its name is one word without / and does not end in .gguf, and its value is a path or hf:OWNER/REPO[:QUANT|FILE]"
+    )]
+    Alias { place: String, key: String },
+}
+
+/// A value that the file sets.
+#[derive(Debug)]
+struct Setting {
+    /// The command, or all.
+    command: Option<String>,
+    option: String,
+    values: Vec<String>,
+    line: usize,
+}
+
+/// What the file says.
+#[derive(Debug, Default)]
+pub(super) struct Config {
+    /// Where it is, or would be.
+    path: Option<PathBuf>,
+    found: bool,
+    settings: Vec<Setting>,
+    /// Names of models, what they mean, and the line.
+    aliases: BTreeMap<String, (String, usize)>,
+}
+
+/// That of this process, once it is read.
+static CONFIG: OnceLock<Config> = OnceLock::new();
+
+/// What an alias means.
+pub(super) fn alias(name: &str) -> Option<&'static str> {
+    CONFIG.get()?.aliases.get(name).map(|(value, _)| value.as_str())
+}
+
+/// All aliases, and what they mean.
+pub(super) fn aliases() -> impl Iterator<Item = (&'static str, &'static str)> {
+    CONFIG.get().into_iter().flat_map(|c| c.aliases.iter().map(|(name, (value, _))| (name.as_str(), value.as_str())))
+}
+
+impl Config {
+    /// Reads the file that the command line or the environment names, or that of the user, and keeps it.
+    pub fn load(words: &[OsString]) -> Result<&'static Self, ConfigError> {
+        let config = match named(words) {
+            Some(path) if path.is_empty() => Self::default(),
+            Some(path) => Self::read(Path::new(&path), true)?,
+            None => match dirs::config_dir() {
+                Some(folder) => Self::read(&folder.join("samebits").join("config.toml"), false)?,
+                None => Self::default(),
+            },
+        };
+        Ok(CONFIG.get_or_init(|| config))
+    }
+
+    fn read(path: &Path, must_exist: bool) -> Result<Self, ConfigError> {
+        let empty = Self { path: Some(path.to_owned()), ..Self::default() };
+        match std::fs::read_to_string(path) {
+            Ok(text) => empty.parsed(&text),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !must_exist => Ok(empty),
+            Err(e) => Err(ConfigError::Read { path: path.display().to_string(), reason: e.to_string() }),
+        }
+    }
+
+    fn parsed(mut self, text: &str) -> Result<Self, ConfigError> {
+        self.found = true;
+        let path = self.path.clone().unwrap_or_default();
+        let line = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+        let place = |line: usize| format!("{}, line {line}", path.display());
+        let table = DeTable::parse(text).map_err(|e| ConfigError::Toml {
+            place: place(line(e.span().map_or(0, |span| span.start))),
+            reason: e.message().replace('\n', ": "),
+        })?;
+        let commands = super::plain_command();
+        for (key, value) in table.get_ref() {
+            let (at, name) = (line(key.span().start), key.get_ref().as_ref());
+            match value.get_ref() {
+                DeValue::Table(aliases) if name == ALIASES => self.add_aliases(aliases, &line, &place)?,
+                DeValue::Table(section) => {
+                    let Some(command) = commands.find_subcommand(name) else {
+                        let mut known: Vec<_> = commands.get_subcommands().map(clap::Command::get_name).collect();
+                        known.push(ALIASES);
+                        let nearest = nearest(name, &known).join(", ");
+                        return Err(ConfigError::Section { place: place(at), key: name.to_owned(), nearest });
+                    };
+                    for (key, value) in section {
+                        self.add(Some(command), key, value, &line, &place)?;
+                    }
+                }
+                _ => self.add(None, key, value, &line, &place)?,
+            }
+        }
+        Ok(self)
+    }
+
+    fn add_aliases(
+        &mut self,
+        table: &DeTable<'_>,
+        line: &dyn Fn(usize) -> usize,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<(), ConfigError> {
+        for (key, value) in table {
+            let (at, name) = (line(key.span().start), key.get_ref().as_ref());
+            let is_word = !name.is_empty() && !name.contains(['/', '\\', ':']) && !name.ends_with(".gguf");
+            let (true, Some(value)) = (is_word, value.get_ref().as_str().filter(|value| !value.is_empty())) else {
+                return Err(ConfigError::Alias { place: place(at), key: name.to_owned() });
+            };
+            self.aliases.insert(name.to_owned(), (self.model(value), at));
+        }
+        Ok(())
+    }
+
+    /// A model as the file names it: a path is relative to the file's folder, and may begin with `~/`.
+    fn model(&self, value: &str) -> String {
+        let folder = self.path.as_deref().and_then(Path::parent);
+        match (value.strip_prefix("~/"), dirs::home_dir(), folder) {
+            _ if value.starts_with(SCHEME) => value.to_owned(),
+            (Some(rest), Some(home), _) => home.join(rest).display().to_string(),
+            (None, _, Some(folder)) => folder.join(value).display().to_string(),
+            _ => value.to_owned(),
+        }
+    }
+
+    /// Adds a setting of a command, or of all.
+    fn add(
+        &mut self,
+        command: Option<&clap::Command>,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        value: &Spanned<DeValue<'_>>,
+        line: &dyn Fn(usize) -> usize,
+        place: &dyn Fn(usize) -> String,
+    ) -> Result<(), ConfigError> {
+        let (at, name) = (line(key.span().start), key.get_ref().as_ref());
+        let all = super::plain_command();
+        let mut options: BTreeMap<&str, &Arg> = BTreeMap::new();
+        for c in command.map_or_else(|| all.get_subcommands().collect(), |command| vec![command]) {
+            for arg in c.get_arguments() {
+                let may = |long: &&str| is_setting(long, command.is_none());
+                if let Some(long) = arg.get_long().filter(may) {
+                    options.entry(long).or_insert(arg);
+                }
+            }
+        }
+        let Some(arg) = options.get(name) else {
+            let owner = command.map_or("a configuration".to_owned(), |c| format!("the command {}", c.get_name()));
+            let known: Vec<_> = options.into_keys().collect();
+            return Err(ConfigError::Key {
+                place: place(at),
+                owner,
+                key: name.to_owned(),
+                nearest: nearest(name, &known).join(", "),
+            });
+        };
+        let wrong = |value: &str, reason: String| ConfigError::Value {
+            place: place(at),
+            key: name.to_owned(),
+            value: value.to_owned(),
+            reason,
+        };
+        let list = matches!(arg.get_action(), ArgAction::Append) || arg.get_value_delimiter().is_some();
+        let mut values = Vec::new();
+        match value.get_ref() {
+            DeValue::Array(array) if list => {
+                for value in array.iter() {
+                    values.push(
+                        text(value.get_ref())
+                            .ok_or_else(|| wrong("a list of lists", "a list of values is needed".to_owned()))?,
+                    );
+                }
+            }
+            other => values.push(text(other).ok_or_else(|| {
+                let needed = if list { "a value or a list of values" } else { "one value" };
+                wrong(other.type_str(), format!("{needed} is needed"))
+            })?),
+        }
+        for value in &values {
+            check(arg, value).map_err(|reason| wrong(&format!("'{value}'"), reason))?;
+        }
+        if name == "model" {
+            values = values
+                .iter()
+                .map(|value| if self.is_alias_later(value) { value.clone() } else { self.model(value) })
+                .collect();
+        }
+        let command = command.map(|c| c.get_name().to_owned());
+        self.settings.push(Setting { command, option: name.to_owned(), values, line: at });
+        Ok(())
+    }
+
+    /// Whether a model's name in the file may be an alias: a word.
+    fn is_alias_later(&self, value: &str) -> bool {
+        !value.contains(['/', '\\']) && !value.ends_with(".gguf")
+    }
+
+    /// The setting of a command's option.
+    fn setting(&self, command: &str, option: &str) -> Option<&Setting> {
+        let of = |name: Option<&str>| self.settings.iter().find(|s| s.command.as_deref() == name && s.option == option);
+        of(Some(command)).or_else(|| of(None))
+    }
+
+    /// The commands with what the file says as their defaults.
+    pub fn apply(&'static self, commands: clap::Command) -> clap::Command {
+        commands.mut_subcommands(|command| {
+            let name = command.get_name().to_owned();
+            command.mut_args(|arg| match arg.get_long().and_then(|long| self.setting(&name, long)) {
+                Some(setting) => arg.required(false).default_values(setting.values.iter().map(String::as_str)),
+                None => arg,
+            })
+        })
+    }
+}
+
+/// Whether an option may stand in the file, in a section or before all.
+fn is_setting(option: &str, for_all: bool) -> bool {
+    ENVIRONMENT.iter().any(|(name, _)| *name == option) || (!for_all && OTHERS.contains(&option))
+}
+
+/// The file that `--config` or `SAMEBITS_CONFIG` names; whatever else is wrong with the command line is said later.
+fn named(words: &[OsString]) -> Option<OsString> {
+    let optional = |command: clap::Command| command.mut_args(|arg| arg.required(false));
+    let commands = super::plain_command().mut_subcommands(optional).ignore_errors(true);
+    let matches = commands.try_get_matches_from(words).ok();
+    let given = matches.and_then(|matches| {
+        let of = |matches: &clap::ArgMatches| matches.try_get_one::<OsString>("config").ok().flatten().cloned();
+        of(&matches).or_else(|| of(matches.subcommand()?.1))
+    });
+    given.or_else(|| std::env::var_os("SAMEBITS_CONFIG"))
+}
+
+/// A value as a command line would give it.
+fn text(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Boolean(truth) => Some(truth.to_string()),
+        DeValue::Integer(n) if n.radix() == 10 => Some(n.as_str().to_owned()),
+        DeValue::Integer(n) => i128::from_str_radix(n.as_str(), n.radix()).ok().map(|n| n.to_string()),
+        DeValue::Float(x) => Some(x.as_str().to_owned()),
+        _ => None,
+    }
+}
+
+/// Checks a value as the option would.
+fn check(arg: &Arg, value: &str) -> Result<(), String> {
+    let flag = !matches!(arg.get_action(), ArgAction::Set | ArgAction::Append);
+    if flag {
+        return if ["true", "false"].contains(&value) { Ok(()) } else { Err("true or false is needed".to_owned()) };
+    }
+    let mut alone =
+        Arg::new("value").long("value").allow_hyphen_values(true).value_parser(arg.get_value_parser().clone());
+    if let Some(delimiter) = arg.get_value_delimiter() {
+        alone = alone.value_delimiter(delimiter);
+    }
+    let command = clap::Command::new("check").no_binary_name(true).arg(alone);
+    command.try_get_matches_from([format!("--value={value}")]).map(drop).map_err(|e| {
+        let possible = arg.get_possible_values();
+        let names: Vec<_> = possible.iter().map(clap::builder::PossibleValue::get_name).collect();
+        match std::error::Error::source(&e) {
+            _ if !names.is_empty() => format!("it is one of {}", names.join(", ")),
+            Some(source) => source.to_string(),
+            None => "a value is needed".to_owned(),
+        }
+    })
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "docs/config.md explains the file.")]
+pub(super) struct Arguments {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A value that is in force.
+struct InForce {
+    option: String,
+    value: Option<String>,
+    from: String,
+    commands: Vec<String>,
+}
+
+/// Prints which settings are in force, and where each comes from.
+pub(super) fn run(a: &Arguments) -> Outcome {
+    let config = CONFIG.get_or_init(Config::default);
+    let list = in_force(config);
+    let path = config.path.as_ref().map(|path| path.display().to_string());
+    if a.json {
+        let settings: Vec<_> = list
+            .iter()
+            .map(|s| json!({"option": s.option, "value": s.value, "from": s.from, "commands": s.commands}))
+            .collect();
+        let aliases: serde_json::Map<_, _> =
+            config.aliases.iter().map(|(name, (v, _))| (name.clone(), json!(v))).collect();
+        return Ok(print_json(
+            &json!({"file": path, "exists": config.found, "aliases": aliases, "settings": settings}),
+        )?);
+    }
+    match &path {
+        Some(path) if config.found => note!("configuration: {path}"),
+        Some(path) => note!("there is no configuration {path}; docs/config.md shows one"),
+        None => note!("no configuration is read"),
+    }
+    for (name, (value, line)) in &config.aliases {
+        print(&format!("{:<16} {value}  (file, line {line})", format!("alias {name}")))?;
+    }
+    for s in &list {
+        let value = s.value.as_deref().unwrap_or("-");
+        print(&format!("{:<16} {value:<12} {:<26} {}", s.option, s.from, s.commands.join(" ")))?;
+    }
+    Ok(())
+}
+
+/// The settings of all commands; those of equal value and origin are one.
+fn in_force(config: &Config) -> Vec<InForce> {
+    let mut list: Vec<InForce> = Vec::new();
+    for command in super::plain_command().get_subcommands() {
+        for arg in command.get_arguments() {
+            let Some(option) = arg.get_long().filter(|long| is_setting(long, false)) else { continue };
+            let variable = arg.get_env().and_then(|name| Some((name.to_string_lossy(), std::env::var_os(name)?)));
+            let setting = config.setting(command.get_name(), option);
+            let (value, from) = match (variable, setting) {
+                (Some((name, value)), _) => (Some(value.to_string_lossy().into_owned()), name.into_owned()),
+                (None, Some(setting)) => (Some(setting.values.join(",")), format!("file, line {}", setting.line)),
+                (None, None) => {
+                    let values: Vec<_> = arg.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
+                    (Some(values.join(",")).filter(|v| !v.is_empty()), "default".to_owned())
+                }
+            };
+            let commands = vec![command.get_name().to_owned()];
+            match list.iter_mut().find(|s| s.option == option && s.value == value && s.from == from) {
+                Some(same) => same.commands.extend(commands),
+                None => list.push(InForce { option: option.to_owned(), value, from, commands }),
+            }
+        }
+    }
+    list.sort_by(|a, b| a.option.cmp(&b.option));
+    list
+}
