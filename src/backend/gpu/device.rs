@@ -17,7 +17,7 @@ pub const STATE_BYTES: u64 = size_of::<State>() as u64;
 /// What is used where an adapter has it.
 const FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::PIPELINE_CACHE);
 
-/// The wish of a user for an adapter.
+/// Which adapter to open.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
     /// Restricts the API.

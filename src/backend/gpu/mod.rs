@@ -66,7 +66,7 @@ pub struct Gpu {
     decoder: Option<Decoder>,
     staging: wgpu::Buffer,
     logits: Vec<f32>,
-    /// What was done by batches.
+    /// Work counters for batched runs.
     counters: Counters,
     limits: Limits,
     interrupt: Interrupt,
