@@ -154,3 +154,18 @@ fn what_is_wrong_in_a_file_is_said_with_its_line_and_what_is_near() {
     let gone = program(home.path()).args(["generate", "-m", "big", "hi"]).assert().code(1);
     gone.stderr(contains("cannot read")).stderr(contains("no/such.gguf"));
 }
+
+#[test]
+fn what_verify_computes_depends_on_no_environment_and_no_file() {
+    let home = tempfile::tempdir().unwrap();
+    write(
+        home.path(),
+        "temp = 1.5\nseed = -1\n\n[generate]\nn-predict = 1\nignore-eos = true\nchat-template = \"chatml\"\n",
+    );
+    let mut command = program(home.path());
+    command
+        .args(["verify", "--quick", "--backend", "cpu"])
+        .env("SAMEBITS_TEMP", "2")
+        .env("SAMEBITS_REPEAT_PENALTY", "1.3");
+    command.assert().success().stdout(contains("fingerprint eb7c80644bc7cf0bc7b4b5d858ba91e8"));
+}

@@ -121,131 +121,89 @@ impl Config {
     fn parsed(mut self, text: &str) -> Result<Self, ConfigError> {
         self.found = true;
         let path = self.path.clone().unwrap_or_default();
-        let line = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
-        let place = |line: usize| format!("{}, line {line}", path.display());
+        let source = Source { text, path: &path };
         let table = DeTable::parse(text).map_err(|e| ConfigError::Toml {
-            place: place(line(e.span().map_or(0, |span| span.start))),
+            place: source.place(e.span().map_or(0, |span| span.start)),
             reason: e.message().replace('\n', ": "),
         })?;
         let commands = super::plain_command();
         for (key, value) in table.get_ref() {
-            let (at, name) = (line(key.span().start), key.get_ref().as_ref());
+            let name = key.get_ref().as_ref();
             match value.get_ref() {
-                DeValue::Table(aliases) if name == ALIASES => self.add_aliases(aliases, &line, &place)?,
+                DeValue::Table(aliases) if name == ALIASES => self.add_aliases(&source, aliases)?,
                 DeValue::Table(section) => {
                     let Some(command) = commands.find_subcommand(name) else {
                         let mut known: Vec<_> = commands.get_subcommands().map(clap::Command::get_name).collect();
                         known.push(ALIASES);
                         let nearest = nearest(name, &known).join(", ");
-                        return Err(ConfigError::Section { place: place(at), key: name.to_owned(), nearest });
+                        return Err(ConfigError::Section {
+                            place: source.place_of(key),
+                            key: name.to_owned(),
+                            nearest,
+                        });
                     };
+                    let options = options([command].into_iter(), false);
+                    let owner = format!("the command {name}");
                     for (key, value) in section {
-                        self.add(Some(command), key, value, &line, &place)?;
+                        self.add(&source, Some(name), &owner, &options, key, value)?;
                     }
                 }
-                _ => self.add(None, key, value, &line, &place)?,
+                _ => {
+                    let options = options(commands.get_subcommands(), true);
+                    self.add(&source, None, "a configuration", &options, key, value)?;
+                }
             }
         }
         Ok(self)
     }
 
-    fn add_aliases(
-        &mut self,
-        table: &DeTable<'_>,
-        line: &dyn Fn(usize) -> usize,
-        place: &dyn Fn(usize) -> String,
-    ) -> Result<(), ConfigError> {
+    fn add_aliases(&mut self, source: &Source<'_>, table: &DeTable<'_>) -> Result<(), ConfigError> {
         for (key, value) in table {
-            let (at, name) = (line(key.span().start), key.get_ref().as_ref());
-            let is_word = !name.is_empty() && !name.contains(['/', '\\', ':']) && !name.ends_with(".gguf");
-            let (true, Some(value)) = (is_word, value.get_ref().as_str().filter(|value| !value.is_empty())) else {
-                return Err(ConfigError::Alias { place: place(at), key: name.to_owned() });
+            let name = key.get_ref().as_ref();
+            let (true, Some(value)) = (is_word(name), value.get_ref().as_str().filter(|value| !value.is_empty()))
+            else {
+                return Err(ConfigError::Alias { place: source.place_of(key), key: name.to_owned() });
             };
-            self.aliases.insert(name.to_owned(), (self.model(value), at));
+            self.aliases.insert(name.to_owned(), (source.model(value), source.line(key.span().start)));
         }
         Ok(())
     }
 
-    /// A model as the file names it: a path is relative to the file's folder, and may begin with `~/`.
-    fn model(&self, value: &str) -> String {
-        let folder = self.path.as_deref().and_then(Path::parent);
-        match (value.strip_prefix("~/"), dirs::home_dir(), folder) {
-            _ if value.starts_with(SCHEME) => value.to_owned(),
-            (Some(rest), Some(home), _) => home.join(rest).display().to_string(),
-            (None, _, Some(folder)) => folder.join(value).display().to_string(),
-            _ => value.to_owned(),
-        }
-    }
-
-    /// Adds a setting of a command, or of all.
+    /// Adds a setting of a command, or of all, that is one of these options.
     fn add(
         &mut self,
-        command: Option<&clap::Command>,
-        key: &Spanned<std::borrow::Cow<'_, str>>,
+        source: &Source<'_>,
+        command: Option<&str>,
+        owner: &str,
+        options: &BTreeMap<&str, &Arg>,
+        key: &Key<'_>,
         value: &Spanned<DeValue<'_>>,
-        line: &dyn Fn(usize) -> usize,
-        place: &dyn Fn(usize) -> String,
     ) -> Result<(), ConfigError> {
-        let (at, name) = (line(key.span().start), key.get_ref().as_ref());
-        let all = super::plain_command();
-        let mut options: BTreeMap<&str, &Arg> = BTreeMap::new();
-        for c in command.map_or_else(|| all.get_subcommands().collect(), |command| vec![command]) {
-            for arg in c.get_arguments() {
-                let may = |long: &&str| is_setting(long, command.is_none());
-                if let Some(long) = arg.get_long().filter(may) {
-                    options.entry(long).or_insert(arg);
-                }
-            }
-        }
+        let name = key.get_ref().as_ref();
         let Some(arg) = options.get(name) else {
-            let owner = command.map_or("a configuration".to_owned(), |c| format!("the command {}", c.get_name()));
-            let known: Vec<_> = options.into_keys().collect();
+            let known: Vec<_> = options.keys().copied().collect();
+            let nearest = nearest(name, &known).join(", ");
             return Err(ConfigError::Key {
-                place: place(at),
-                owner,
+                place: source.place_of(key),
+                owner: owner.to_owned(),
                 key: name.to_owned(),
-                nearest: nearest(name, &known).join(", "),
+                nearest,
             });
         };
-        let wrong = |value: &str, reason: String| ConfigError::Value {
-            place: place(at),
+        let mut values = values(arg, value.get_ref()).map_err(|(value, reason)| ConfigError::Value {
+            place: source.place_of(key),
             key: name.to_owned(),
-            value: value.to_owned(),
+            value,
             reason,
-        };
-        let list = matches!(arg.get_action(), ArgAction::Append) || arg.get_value_delimiter().is_some();
-        let mut values = Vec::new();
-        match value.get_ref() {
-            DeValue::Array(array) if list => {
-                for value in array.iter() {
-                    values.push(
-                        text(value.get_ref())
-                            .ok_or_else(|| wrong("a list of lists", "a list of values is needed".to_owned()))?,
-                    );
-                }
-            }
-            other => values.push(text(other).ok_or_else(|| {
-                let needed = if list { "a value or a list of values" } else { "one value" };
-                wrong(other.type_str(), format!("{needed} is needed"))
-            })?),
-        }
-        for value in &values {
-            check(arg, value).map_err(|reason| wrong(&format!("'{value}'"), reason))?;
-        }
+        })?;
         if name == "model" {
-            values = values
-                .iter()
-                .map(|value| if self.is_alias_later(value) { value.clone() } else { self.model(value) })
-                .collect();
+            // A word may be an alias that comes further down.
+            values =
+                values.into_iter().map(|value| if is_word(&value) { value } else { source.model(&value) }).collect();
         }
-        let command = command.map(|c| c.get_name().to_owned());
-        self.settings.push(Setting { command, option: name.to_owned(), values, line: at });
+        let line = source.line(key.span().start);
+        self.settings.push(Setting { command: command.map(str::to_owned), option: name.to_owned(), values, line });
         Ok(())
-    }
-
-    /// Whether a model's name in the file may be an alias: a word.
-    fn is_alias_later(&self, value: &str) -> bool {
-        !value.contains(['/', '\\']) && !value.ends_with(".gguf")
     }
 
     /// The setting of a command's option.
@@ -264,6 +222,56 @@ impl Config {
             })
         })
     }
+}
+
+/// A key of the file.
+type Key<'a> = Spanned<std::borrow::Cow<'a, str>>;
+
+/// The file's text, and where it is.
+struct Source<'a> {
+    text: &'a str,
+    path: &'a Path,
+}
+
+impl Source<'_> {
+    /// The line of a byte, from 1 on.
+    fn line(&self, at: usize) -> usize {
+        self.text.as_bytes()[..at.min(self.text.len())].iter().filter(|b| **b == b'\n').count() + 1
+    }
+
+    fn place(&self, at: usize) -> String {
+        format!("{}, line {}", self.path.display(), self.line(at))
+    }
+
+    fn place_of(&self, key: &Key<'_>) -> String {
+        self.place(key.span().start)
+    }
+
+    /// A model as the file names it: a path is relative to the file's folder, and may begin with `~/`.
+    fn model(&self, value: &str) -> String {
+        match (value.strip_prefix("~/"), dirs::home_dir(), self.path.parent()) {
+            _ if value.starts_with(SCHEME) => value.to_owned(),
+            (Some(rest), Some(home), _) => home.join(rest).display().to_string(),
+            (None, _, Some(folder)) => folder.join(value).display().to_string(),
+            _ => value.to_owned(),
+        }
+    }
+}
+
+/// Whether this can be the name of an alias.
+fn is_word(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', '\\', ':']) && !name.ends_with(".gguf")
+}
+
+/// The options of commands that may stand in the file.
+fn options<'a>(commands: impl Iterator<Item = &'a clap::Command>, for_all: bool) -> BTreeMap<&'a str, &'a Arg> {
+    let mut options = BTreeMap::new();
+    for arg in commands.flat_map(clap::Command::get_arguments) {
+        if let Some(long) = arg.get_long().filter(|long| is_setting(long, for_all)) {
+            options.entry(long).or_insert(arg);
+        }
+    }
+    options
 }
 
 /// Whether an option may stand in the file, in a section or before all.
@@ -293,6 +301,23 @@ fn text(value: &DeValue<'_>) -> Option<String> {
         DeValue::Float(x) => Some(x.as_str().to_owned()),
         _ => None,
     }
+}
+
+/// The values of an option, or which one is wrong and why.
+fn values(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, (String, String)> {
+    let list = matches!(arg.get_action(), ArgAction::Append) || arg.get_value_delimiter().is_some();
+    let needed = if list { "a value or a list of values is needed" } else { "one value is needed" };
+    let one = |value: &DeValue<'_>| text(value).ok_or_else(|| (value.type_str().to_owned(), needed.to_owned()));
+    let values = match value {
+        DeValue::Array(array) if list => {
+            array.iter().map(|value| one(value.get_ref())).collect::<Result<Vec<_>, _>>()?
+        }
+        other => vec![one(other)?],
+    };
+    for value in &values {
+        check(arg, value).map_err(|reason| (format!("'{value}'"), reason))?;
+    }
+    Ok(values)
 }
 
 /// Checks a value as the option would.

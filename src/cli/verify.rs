@@ -242,6 +242,8 @@ fn fresh_processes(a: &Arguments, text: &str, gpu: &Option<Choice>, runs: usize)
         for _ in 0..runs {
             let mut command = Command::new(&program);
             command.args(["generate", "--json", "-q", "-n", "4", "--backend", backend]);
+            // Neither the environment nor a configuration changes what is generated.
+            command.args(["--temp", "0", "--repeat-penalty", "1"]).env("SAMEBITS_CONFIG", "");
             // An argument could not hold a long text, and everybody could read it.
             command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let precision: crate::numerics::Precision = a.precision.into();

@@ -303,6 +303,7 @@ fn unreachable(url: &str, error: &ureq::Error) -> Trouble {
     let reason = match error {
         ureq::Error::Timeout(_) => "no answer in time".to_owned(),
         ureq::Error::HostNotFound => "there is no such host".to_owned(),
+        ureq::Error::Io(e) => e.to_string(),
         other => other.to_string(),
     };
     let host = host(url);
