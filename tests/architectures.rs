@@ -7,6 +7,7 @@ mod common;
 use common::mini::Mini;
 use common::{bits, data, floats, ids, json, on_cpu, on_gpu, on_isa, turn};
 use samebits::backend::cpu::Isa;
+use samebits::backend::gpu::groups;
 use samebits::engine::Session;
 use samebits::gguf::{Array, Gguf, Value};
 use samebits::model::{Model, architectures};
@@ -131,5 +132,44 @@ fn every_architecture_has_a_file() {
     let records = records();
     for name in architectures() {
         assert!(records.iter().any(|(r, _)| r["architecture"] == name), "{name}");
+    }
+}
+
+/// The kernels that begin in the last layer of a token, of files whose rows are whole chunks; a kernel whose name ends with `joined` began in the layer before.
+const KERNELS: [(&str, &str); 12] = [
+    ("qwen2-q4_k.gguf", "qkv attend residual gate_up residual"),
+    ("qwen3-q4_k.gguf", "siblings heads attend residual gate_up residual"),
+    ("gemma3-q4_k.gguf", "siblings_joined heads attend products gate_up_joined products join"),
+    ("gemma2-q8_0.gguf", "qkv_joined attend products gate_up_joined products join"),
+    ("phi3-q4_k.gguf", "qkv attend residual gate_up residual"),
+    (
+        "llama-moe-q8_0.gguf",
+        "qkv attention residual rms_norm products route quantize_activations expert_matmul expert_matmul silu_mul quantize_activations expert_matmul combine add",
+    ),
+    (
+        "qwen3moe-q4_k.gguf",
+        "siblings heads attend residual rms_norm products route quantize_activations expert_matmul expert_matmul silu_mul quantize_activations expert_matmul combine add",
+    ),
+    (
+        "qwen2moe-q8_0.gguf",
+        "qkv attention residual rms_norm products route quantize_activations expert_matmul expert_matmul silu_mul quantize_activations expert_matmul combine gate_up products row_gate add add",
+    ),
+    ("olmo2-q4_k.gguf", "siblings rms_norm rms_norm heads attend products join gate_up products join"),
+    ("smollm3-q8_0.gguf", "siblings kv_store attention residual gate_up residual"),
+    ("granite-q4_k.gguf", "qkv_joined attend products gate_up_joined products join"),
+    (
+        "gpt-oss-mxfp4.gguf",
+        "qkv attend residual rms_norm products route quantize_activations expert_matmul expert_matmul clamped_gate quantize_activations expert_matmul combine add",
+    ),
+];
+
+#[test]
+fn a_layer_takes_these_kernels() {
+    for (file, want) in KERNELS {
+        let plan = Model::open(&data("arch").join(file)).unwrap().plan(Precision::Fast).unwrap();
+        let last = plan.steps.iter().filter_map(|s| s.name.layer).max();
+        let there = groups(&plan).into_iter().filter(|(_, steps)| steps.iter().any(|s| s.layer == last));
+        let kernels: Vec<_> = there.map(|(kernel, _)| kernel).collect();
+        assert_eq!(kernels.join(" "), want, "{file}");
     }
 }

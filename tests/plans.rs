@@ -149,6 +149,19 @@ fn what_is_not_fused_is_said() {
     assert_eq!(said, Some(format!("{layers} × attn_q.rope, {layers} × attn_k.rope, {layers} × kv_cache")));
 }
 
+#[test]
+fn a_gate_of_itself_is_computed() {
+    let model = stories();
+    let mut plan = model.plan_of_layers(Precision::Fast, 0..1).unwrap();
+    change(&mut plan, |_, op| {
+        if let Op::SiluMul(ops::SiluMul { a, b, .. }) = op {
+            *a = *b;
+        }
+    });
+    plan.check().unwrap();
+    assert!(!same_bits(&model, &plan, 18));
+}
+
 /// A change of one operand of a plan.
 fn rewired(plan: &Plan, which: usize, with: usize) -> Plan {
     let mut plan = plan.clone();

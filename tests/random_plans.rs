@@ -361,8 +361,20 @@ fn random_plans_have_the_same_bits_on_every_path() {
     let (first, count) = (variable("SAMEBITS_PLANS_SEED", 1), variable("SAMEBITS_PLANS", 6));
     let met: BTreeSet<_> = (first..first + count).flat_map(check).collect();
     println!("{count} plans: {met:?}");
-    for kernel in ["qkv", "heads", "join", "gate_up", "residual", "products", "attend", "rms_norm", "rope", "attention"]
-    {
+    for kernel in [
+        "qkv",
+        "siblings",
+        "qkv_joined",
+        "heads",
+        "join",
+        "gate_up",
+        "residual",
+        "products",
+        "attend",
+        "rms_norm",
+        "rope",
+        "attention",
+    ] {
         assert!(met.contains(kernel), "no plan has the kernel {kernel}, only {met:?}");
     }
 }

@@ -229,7 +229,7 @@ fn facts_are_what_naga_says() {
 /// A word that names no part is an error, which the build script raises.
 #[test]
 fn an_unknown_need_is_named() {
-    let error = |wgsl| Shader { name: "", file: "", wgsl }.needs().err().map(|e| e.to_string());
+    let error = |wgsl| Shader { name: "", file: "", wgsl, own: &[] }.needs().err().map(|e| e.to_string());
     assert_eq!(error("// A kernel.\n// needs: order, cache, any format\n"), None);
     let message = error("// A kernel.\n// needs: order, cahce\n").unwrap();
     assert!(message.contains("`cahce`") && message.contains("`cache`"), "{message}");

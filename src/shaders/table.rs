@@ -18,6 +18,8 @@ pub struct Shader {
     pub file: &'static str,
     /// The text of the file. A line `// needs:` lists the parts of `wgsl/lib` that come before it, and what weights it reads.
     pub wgsl: &'static str,
+    /// The parts that kernels of the same file do not share.
+    pub own: &'static [&'static str],
 }
 
 /// A weight format's text: how its bytes become numbers.
@@ -101,7 +103,8 @@ impl Shader {
     pub fn needs(&self) -> Result<Needs, Unknown> {
         let line = self.wgsl.lines().find_map(|l| l.strip_prefix("// needs:")).unwrap_or_default();
         let mut needs = Needs::default();
-        for word in line.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+        let words = line.split(',').map(str::trim).filter(|w| !w.is_empty());
+        for word in words.chain(self.own.iter().copied()) {
             match word {
                 "any format" => needs.kinds = &[Kind::Plain, Kind::Block],
                 "block format" => needs.kinds = &[Kind::Block],
@@ -155,13 +158,14 @@ pub fn weights(name: &str) -> Option<&'static Weights> {
 }
 
 macro_rules! shaders {
-    ($($(#[$doc:meta])* $id:ident = $name:literal, $file:literal;)*) => {
+    ($($(#[$doc:meta])* $id:ident = $name:literal, $file:literal $(with $own:literal)*;)*) => {
         $(
             $(#[$doc])*
             pub static $id: Shader = Shader {
                 name: $name,
                 file: concat!("wgsl/", $file),
                 wgsl: include_str!(concat!("../../wgsl/", $file)),
+                own: &[$($own),*],
             };
         )*
         /// Everything that this program runs on a device.
@@ -215,7 +219,9 @@ shaders! {
     /// Softmax of rows.
     SOFTMAX = "softmax", "softmax.wgsl";
     /// One row: norm, queries, keys and values, RoPE, cache.
-    QKV = "qkv", "fused/qkv.wgsl";
+    QKV = "qkv", "fused/qkv.wgsl" with "stream";
+    /// The same of a row that a branch joins.
+    QKV_JOINED = "qkv_joined", "fused/qkv.wgsl" with "joined";
     /// One row: norms of heads, RoPE, cache.
     HEADS = "heads", "fused/heads.wgsl";
     /// One row: a branch added to the residual, behind a norm or a scale.
@@ -227,11 +233,17 @@ shaders! {
     /// One row: attention over a long cache, the values.
     ATTEND_VALUES = "attend_values", "fused/attend_values.wgsl";
     /// One row: a product added to the residual.
-    RESIDUAL = "residual", "fused/residual.wgsl";
+    RESIDUAL = "residual", "fused/residual.wgsl" with "stream";
     /// One row: norm, gate, up and activation.
-    GATE_UP = "gate_up", "fused/gate_up.wgsl";
+    GATE_UP = "gate_up", "fused/gate_up.wgsl" with "stream";
+    /// The same of a row that a branch joins.
+    GATE_UP_JOINED = "gate_up_joined", "fused/gate_up.wgsl" with "joined";
     /// One row: a product behind a norm or not.
-    PRODUCTS = "products", "fused/products.wgsl";
+    PRODUCTS = "products", "fused/products.wgsl" with "stream";
+    /// One row: two or three products behind a norm or not.
+    SIBLINGS = "siblings", "fused/siblings.wgsl" with "stream";
+    /// The same of a row that a branch joins.
+    SIBLINGS_JOINED = "siblings_joined", "fused/siblings.wgsl" with "joined";
     /// One row in another layout.
     PLACE = "place", "fused/place.wgsl";
     /// Many rows: the product with weights in blocks.
@@ -297,6 +309,8 @@ static PARTS: &[Part] = &[
     one!("values"),
     one!("items"),
     one!("matrix"),
+    one!("stream"),
+    one!("joined"),
     one!("dots"),
     Part { name: "term", plain: &[part!("term_float")], block: &[part!("dots"), part!("term_block")] },
     Part { name: "weight", plain: &[part!("weight_float")], block: &[part!("weight_block")] },

@@ -3,16 +3,19 @@
 // and matmul in src/ops. Every workgroup prepares the whole row again, which costs less than a dispatch.
 //
 // A kernel declares NORM (whether the row is normalised first), `weight_row` (the matrix row of a workgroup's slot) and `finish`. What depends on the kind of the
-// format, the activations and the terms, is in matvec_block.wgsl or in matvec_float.wgsl.
+// format, the activations and the terms, is in matvec_block.wgsl or in matvec_float.wgsl; what the row is made of, in stream.wgsl or in
+// joined.wgsl.
 
 struct Params {
   streams: vec4<u32>, // word offset of each stream in the shard
   rows: u32, // rows of the product
   first: u32, // the first of them in the weights
-  second: u32, // gate_up: the first row of the second matrix; qkv: rows of q
-  third: u32, // qkv: rows of k
+  second: u32, // gate_up: the first row of the second matrix; qkv, siblings: rows of the first product
+  third: u32, // qkv, siblings: rows of the second product
   eps: f32, // of the norm
   inverse_width: f32, // 1 / elements per row
+  branch_eps: f32, // of the norm of the branch that joins the row
+  branch_scale: f32, // what that branch is multiplied by
   steps: f32, // activations: the integer of the largest magnitude
   inverse_steps: f32, // 1 / steps
   out_first: u32, // products: where the first output is stored in a row
@@ -40,8 +43,7 @@ var<workgroup> terms: array<f32, TERMS>;
 var<workgroup> lane_sums: array<f32, SLOTS8>;
 
 fn item_of(item: u32) -> Item {
-  let items = 2u * CHUNKS;
-  let v = Item(x4[item], x4[items + item], x4[2u * items + item], x4[3u * items + item]);
+  let v = stream_item(item);
   if !NORM { return v; }
   return Item(flush4(v.a, WEIGHT_FLOOR), flush4(v.b, WEIGHT_FLOOR), flush4(v.c, WEIGHT_FLOOR), flush4(v.d, WEIGHT_FLOOR));
 }
@@ -56,9 +58,10 @@ fn normalised(v: Item, item: u32, r: f32) -> Item {
 }
 
 // Prepares the activations; a thread's first item stays in registers, the others of a long row are read again.
-fn prepare(thread: u32) {
+fn prepare(group: u32, thread: u32) {
   let items = 2u * CHUNKS;
   clear(thread);
+  begin(group, thread);
   var mine = item_of(min(thread, items - 1u));
   var r = 1.0;
   if NORM {
@@ -106,7 +109,7 @@ fn multiply(group: u32, thread: u32) {
     f2 = fetch(group, slot + 2u * ACROSS, c);
     f3 = fetch(group, slot + 3u * ACROSS, c);
   }
-  prepare(thread);
+  prepare(group, thread);
   for (var step = 0u; step < LOOPS * passes; step++) {
     if across < ACROSS && thread + (step % passes) * THREADS < CHUNKS * ACROSS {
       let x = activations(c);

@@ -70,8 +70,8 @@ pub(super) enum Work {
     Nothing,
     /// A row of a matrix by the token's id.
     Embedding { weight: WeightId, out: BufferId },
-    /// Products of one row, behind a norm or not.
-    Products { x: BufferId, norm: Option<Norm>, products: Vec<Product>, end: End },
+    /// Products of one row, behind a norm or not; where a branch joins the row first, always behind one.
+    Products { join: Option<JoinSteps>, x: BufferId, norm: Option<Norm>, products: Vec<Product>, end: End },
     /// Heads on their way to attention.
     Heads(HeadSteps),
     /// A branch that joins the stream.
@@ -191,7 +191,7 @@ impl Work {
     /// The fused kernel that computes it.
     fn kernel(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Products { end, .. } => end.shader().name,
+            Self::Products { join, products, end, .. } => end.shader(join.is_some(), products.len())?.name,
             Self::Attention(_) => crate::shaders::ATTEND.name,
             Self::Heads(_) => crate::shaders::HEADS.name,
             Self::Join(_) => crate::shaders::JOIN.name,
@@ -201,14 +201,20 @@ impl Work {
 }
 
 impl End {
-    /// The kernel of products with this end.
-    pub fn shader(self) -> &'static crate::shaders::Shader {
-        match self {
-            Self::Rows => &crate::shaders::PRODUCTS,
-            Self::Heads { .. } => &crate::shaders::QKV,
-            Self::Gate { .. } => &crate::shaders::GATE_UP,
-            Self::Residual { .. } => &crate::shaders::RESIDUAL,
-        }
+    /// The kernel of so many products with this end, of a row that a branch joins or not; `None` if there is none.
+    pub fn shader(self, joined: bool, products: usize) -> Option<&'static crate::shaders::Shader> {
+        use crate::shaders::*;
+        Some(match (self, joined) {
+            (Self::Rows, false) if products == 1 => &PRODUCTS,
+            (Self::Rows, false) => &SIBLINGS,
+            (Self::Rows, true) => &SIBLINGS_JOINED,
+            (Self::Heads { .. }, false) => &QKV,
+            (Self::Heads { .. }, true) => &QKV_JOINED,
+            (Self::Gate { .. }, false) => &GATE_UP,
+            (Self::Gate { .. }, true) => &GATE_UP_JOINED,
+            (Self::Residual { .. }, false) => &RESIDUAL,
+            (Self::Residual { .. }, true) => return None,
+        })
     }
 }
 
@@ -232,8 +238,8 @@ impl Cutter<'_> {
                     let source = if float { Some(x) } else { quantized.get(&x).copied() };
                     source.filter(|x| {
                         let products = vec![Product { step: i, weight, bias, out }];
-                        *x != out
-                            && (self.takes)(&Work::Products { x: *x, norm: None, products, end: End::Rows }).is_ok()
+                        let work = Work::Products { join: None, x: *x, norm: None, products, end: End::Rows };
+                        *x != out && (self.takes)(&work).is_ok()
                     })
                 }
                 _ => None,
@@ -278,7 +284,7 @@ impl Cutter<'_> {
     fn next(&self, at: usize) -> Option<Piece> {
         let step = self.plan.steps.get(at)?;
         let one = |work, leaves: &[usize]| Piece { steps: at..at + 1, leaves: leaves.to_vec(), work };
-        if let Some(piece) = self.heads(at).or_else(|| self.join(at)) {
+        if let Some(piece) = self.heads(at).or_else(|| self.joined(at)).or_else(|| self.join(at)) {
             return Some(piece);
         }
         Some(match step.op {
@@ -293,18 +299,26 @@ impl Cutter<'_> {
                 one(if taken { work } else { Work::Plain }, &[at])
             }
             Op::RmsNorm(ref norm @ ops::RmsNorm { x, weight, out, eps }) if norm.heads(&self.plan.shapes()) == 1 => {
-                self.products(at, x, Some((out, Norm { weight, eps }))).unwrap_or_else(|| one(Work::Plain, &[at]))
+                let norm = Some((out, Norm { weight, eps }));
+                self.products(at, None, x, norm).unwrap_or_else(|| one(Work::Plain, &[at]))
             }
             Op::Matmul(ops::Matmul { .. }) => {
-                let source = self.sources[at].and_then(|x| self.products(at, x, None));
+                let source = self.sources[at].and_then(|x| self.products(at, None, x, None));
                 source.unwrap_or_else(|| one(Work::Plain, &[at]))
             }
             _ => one(Work::Plain, &[at]),
         })
     }
 
-    /// The products of `x` from a step on, behind a norm or not, with the longest end that there is a kernel for.
-    fn products(&self, first: usize, x: BufferId, norm: Option<(BufferId, Norm)>) -> Option<Piece> {
+    /// The products of `x` from a step on, which a branch joins first or not, behind a norm or not, with the longest end that there is a
+    /// kernel for.
+    fn products(
+        &self,
+        first: usize,
+        join: Option<JoinSteps>,
+        x: BufferId,
+        norm: Option<(BufferId, Norm)>,
+    ) -> Option<Piece> {
         let row = norm.map_or(x, |n| n.0);
         let (mut products, mut end) = (Vec::new(), first);
         for (i, step) in self.plan.steps.iter().enumerate().skip(first + usize::from(norm.is_some())) {
@@ -319,20 +333,31 @@ impl Cutter<'_> {
                 _ => break,
             }
         }
-        let rows = (End::Rows, 0, products.iter().map(|p| p.step).collect::<Vec<_>>());
-        self.ends([x, row], &products, end).into_iter().chain([rows]).find_map(|(ends, more, leaves)| {
-            let last = end + more - 1;
+        // The longest end, then all products by themselves, then the first of them: `sources` says that there is a kernel for each.
+        let rows = |n: usize| {
+            let some = &products[..n];
+            Some((some, End::Rows, some.last()?.step, some.iter().map(|p| p.step).collect()))
+        };
+        let ended = self.ends([x, row], &products, end);
+        let ended = ended.map(|(ends, more, leaves)| (&products[..], ends, end + more - 1, leaves));
+        let ways = [ended, rows(products.len()), rows(products.len().min(1))];
+        ways.into_iter().flatten().find_map(|(products, ends, last, leaves)| {
             // What joins the products leaves only its result; a norm leaves nothing.
             let inner = products.iter().map(|p| p.out).filter(|out| match ends {
                 End::Rows => false,
                 End::Heads { .. } => *out != products[0].out,
                 End::Gate { .. } | End::Residual { .. } => true,
             });
-            if products.is_empty() || !inner.chain(norm.map(|n| n.0)).all(|b| self.is_over(b, last)) {
+            if !inner.chain(norm.map(|n| n.0)).all(|b| self.is_over(b, last)) {
+                return None;
+            }
+            // Every workgroup reads the branch, so none may write to it.
+            let written = leaves.iter().filter_map(|i| self.plan.steps[*i].op.output());
+            if join.is_some_and(|join| written.into_iter().any(|out| out == join.branch)) {
                 return None;
             }
             let norm = norm.map(|n| n.1);
-            let work = Work::Products { x, norm, products: products.clone(), end: ends };
+            let work = Work::Products { join, x, norm, products: products.to_vec(), end: ends };
             (self.takes)(&work).ok()?;
             Some(Piece { steps: first..last + 1, leaves, work })
         })
@@ -381,8 +406,29 @@ impl Cutter<'_> {
         Some(Piece { steps: at..last + 1, leaves: vec![last - 2, last], work: Work::Heads(h) })
     }
 
-    /// A norm or a scale, or both, and the sum with the stream.
+    /// A branch that joins the stream, and the products of the sum behind a norm.
+    fn joined(&self, at: usize) -> Option<Piece> {
+        let (join, last) = self.joins(at)?;
+        let Op::RmsNorm(norm @ ops::RmsNorm { x, weight, out, eps }) = &self.plan.steps.get(last + 1)?.op else {
+            return None;
+        };
+        let norms_sum = *x == join.x && *out != join.branch && norm.heads(&self.plan.shapes()) == 1;
+        let norm = Some((*out, Norm { weight: *weight, eps: *eps }));
+        let products = norms_sum.then(|| self.products(last + 1, Some(join), *x, norm)).flatten()?;
+        let leaves = [vec![last], products.leaves].concat();
+        Some(Piece { steps: at..products.steps.end, leaves, work: products.work })
+    }
+
+    /// A branch that joins the stream.
     fn join(&self, at: usize) -> Option<Piece> {
+        let (join, last) = self.joins(at)?;
+        let work = Work::Join(join);
+        (self.takes)(&work).ok()?;
+        Some(Piece { steps: at..last + 1, leaves: vec![last], work })
+    }
+
+    /// A norm or a scale, or both, and the sum with the stream, which is their last step.
+    fn joins(&self, at: usize) -> Option<(JoinSteps, usize)> {
         let mut steps = self.plan.steps[at..].iter().map(|s| &s.op).take(3).enumerate().peekable();
         let (_, first) = steps.peek()?;
         let (branch, norm, mut joins) = match first {
@@ -405,8 +451,7 @@ impl Cutter<'_> {
         let Some((behind, Op::Add(ops::Add { x, b }))) = steps.next() else { return None };
         let last = at + behind;
         let fits = *b == joins && ![branch, joins].contains(x) && self.is_over(joins, last);
-        let work = Work::Join(JoinSteps { x: *x, branch, norm, scale });
-        (fits && (self.takes)(&work).is_ok()).then_some(Piece { steps: at..last + 1, leaves: vec![last], work })
+        fits.then_some((JoinSteps { x: *x, branch, norm, scale }, last))
     }
 
     /// What the steps from `at` on make of products `from` a row, and what its norm is of, before they are stored: how, how many steps these are, and which of them

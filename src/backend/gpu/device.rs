@@ -479,9 +479,11 @@ impl Device {
     /// Binds buffers to a pipeline's bindings 0, 1, … The first holds states; which one, the dynamic offset says.
     pub fn bind(&self, pipeline: &Pipeline, buffers: &[&wgpu::Buffer]) -> wgpu::BindGroup {
         let state = |buffer| wgpu::BufferBinding { buffer, offset: 0, size: wgpu::BufferSize::new(STATE_BYTES) };
-        let entries: Vec<_> = (0..)
+        let entries: Vec<_> = pipeline
+            .bindings()
+            .iter()
             .zip(buffers)
-            .map(|(binding, b)| wgpu::BindGroupEntry {
+            .map(|(&binding, b)| wgpu::BindGroupEntry {
                 binding,
                 resource: if binding == 0 { wgpu::BindingResource::Buffer(state(b)) } else { b.as_entire_binding() },
             })

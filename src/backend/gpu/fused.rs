@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use bytemuck::bytes_of;
 
-use super::cut::{End, Norm, Piece, Product, Work, layer, pieces, shapes, unfused};
+use super::cut::{End, JoinSteps, Norm, Piece, Product, Work, layer, pieces, shapes, unfused};
 use super::device::Device;
 use super::group::{Group, Kernels, Output, Place, item_word};
 use super::lower::{Dispatch, Grid, Lowering, Resources, dispatch, shards, vector};
@@ -23,17 +23,34 @@ use crate::ops;
 use crate::plan::{BufferId, Plan, WeightId};
 use crate::quant::{CHUNK, Format};
 use crate::shaders::params::{Matvec as Params, Place as PlaceParams};
-use crate::shaders::{PLACE, Shader};
+use crate::shaders::{PLACE, PRODUCTS};
 
 /// Where the row of a buffer is while a token is computed.
+#[derive(Clone)]
 struct Value {
     /// In order.
     row: wgpu::Buffer,
     /// In the layout of items, where a fused kernel asked for that.
     items: Option<wgpu::Buffer>,
+    /// Another of these, where a kernel reads the one and writes the other.
+    spare: Option<wgpu::Buffer>,
     /// Which of the two hold what was written last.
     in_row: bool,
     in_items: bool,
+}
+
+impl Value {
+    /// A row that nothing was written to.
+    fn new(row: wgpu::Buffer) -> Self {
+        Self { row, items: None, spare: None, in_row: false, in_items: false }
+    }
+}
+
+/// What comes before products.
+#[derive(Clone, Copy)]
+struct Before {
+    join: Option<JoinSteps>,
+    norm: Option<Norm>,
 }
 
 /// Some rows of one matrix or of several that lie behind each other.
@@ -87,8 +104,8 @@ impl<'a> Fusing<'a> {
             let takes = |work: &Work| {
                 shapes(plan, work)?;
                 match work {
-                    Work::Products { norm, products, end, .. } => {
-                        calls(device, plan, resources, *norm, products, *end).map(drop)
+                    Work::Products { join, norm, products, end, .. } => {
+                        calls(device, plan, resources, Before { join: *join, norm: *norm }, products, *end).map(drop)
                     }
                     Work::Attention(op) => attend::fits(device, plan, op),
                     Work::Heads(_) => rows::heads_fit(device),
@@ -99,7 +116,7 @@ impl<'a> Fusing<'a> {
             pieces(plan, &takes)
         };
         let values = plan.buffers.iter().zip(&self.resources.buffers);
-        let values = values.map(|(_, row)| Value { row: row.clone(), items: None, in_row: false, in_items: false });
+        let values = values.map(|(_, row)| Value::new(row.clone()));
         let mut making = Making { values: values.collect(), groups: Vec::new(), scratch: None, fusing: self };
         pieces.iter().try_for_each(|piece| making.piece(piece))?;
         making.logits()?;
@@ -182,8 +199,8 @@ impl Making<'_, '_> {
 
     /// A row that the next dispatch writes, in order, where another was read.
     pub(super) fn replace_row(&mut self, id: BufferId, row: wgpu::Buffer) {
-        let items = self.values[id.0].items.clone();
-        self.values[id.0] = Value { row, items, in_row: true, in_items: false };
+        let value = &mut self.values[id.0];
+        (value.row, value.in_row, value.in_items) = (row, true, false);
     }
 
     /// A row that the next dispatch writes in the layout of items.
@@ -192,6 +209,18 @@ impl Making<'_, '_> {
         let value = &mut self.values[id.0];
         (value.in_row, value.in_items) = (false, true);
         Ok(items)
+    }
+
+    /// A row that the next dispatch writes in the layout of items, where another was read.
+    fn replace_items(&mut self, id: BufferId) -> Result<wgpu::Buffer, BackendError> {
+        let spare = match self.values[id.0].spare.take() {
+            Some(spare) => spare,
+            None => self.fusing.device.storage("token sum", 4 * self.width(id) as u64)?,
+        };
+        let value = &mut self.values[id.0];
+        value.spare = value.items.replace(spare.clone());
+        (value.in_row, value.in_items) = (false, true);
+        Ok(spare)
     }
 
     fn items(&mut self, id: BufferId) -> Result<wgpu::Buffer, BackendError> {
@@ -254,9 +283,7 @@ impl Making<'_, '_> {
         match &piece.work {
             Work::Nothing => {}
             Work::Same { x, out } => {
-                let Value { row, items, in_row, in_items } = &self.values[x.0];
-                let same = Value { row: row.clone(), items: items.clone(), in_row: *in_row, in_items: *in_items };
-                self.values[out.0] = same;
+                self.values[out.0] = self.values[x.0].clone();
             }
             Work::Embedding { weight, out } => {
                 let dispatches = self.embedding(*weight, *out)?;
@@ -270,7 +297,9 @@ impl Making<'_, '_> {
                 let kernels = attend::kernels(self.fusing, &mut self.scratch, op, [&q, &out])?;
                 self.push(piece, kernels);
             }
-            Work::Products { x, norm, products, end } => self.products(piece, *x, *norm, products, *end)?,
+            Work::Products { join, x, norm, products, end } => {
+                self.products(piece, *x, Before { join: *join, norm: *norm }, products, *end)?
+            }
             Work::Plain => self.plain(piece)?,
         }
         Ok(())
@@ -319,19 +348,20 @@ impl Making<'_, '_> {
     fn products(
         &mut self,
         piece: &Piece,
-        x: BufferId,
-        norm: Option<Norm>,
+        id: BufferId,
+        before: Before,
         products: &[Product],
         end: End,
     ) -> Result<(), BackendError> {
         let (plan, r) = (self.fusing.plan, self.fusing.resources);
-        let made = calls(self.fusing.device, plan, r, norm, products, end);
+        let made = calls(self.fusing.device, plan, r, before, products, end);
         let made =
             made.map_err(|what| BackendError::Unsupported { device: self.fusing.device.info.name.clone(), what })?;
-        let x = self.read_items(x)?;
-        let weights = match norm {
-            Some(norm) => self.norm(norm.weight)?,
-            None => r.none.clone(),
+        let x = self.read_items(id)?;
+        let weights = self.norms(before)?;
+        let mut joined = match before.join {
+            Some(join) => vec![self.read_row(join.branch)?, self.replace_items(id)?],
+            None => Vec::new(),
         };
         let mut dispatches = Vec::new();
         for call in made {
@@ -344,7 +374,15 @@ impl Making<'_, '_> {
                     self.values[plan.logits.0].in_items = false;
                     vec![self.fusing.logits.clone(), bias]
                 }
-                End::Rows => vec![self.write_row(some[0].out), bias],
+                End::Rows if call.kernel.shader.name == PRODUCTS.name => vec![self.write_row(some[0].out), bias],
+                End::Rows => {
+                    let mut all: Vec<_> = some.iter().map(|p| self.write_row(p.out)).collect();
+                    while all.len() < 3 {
+                        all.push(self.unwritten(all.len(), 16)?);
+                    }
+                    all.push(bias);
+                    all
+                }
                 End::Residual { x } => {
                     self.read_items(x)?;
                     vec![self.write_items(x)?, bias]
@@ -355,16 +393,19 @@ impl Making<'_, '_> {
                     let mut all = vec![self.write_row(products[0].out), k_cache.clone(), v_cache.clone()];
                     // Each dispatch binds only what it writes, so that nothing keeps it from running beside the others.
                     for (i, buffer) in all.iter_mut().enumerate().filter(|(i, _)| !call.products.contains(i)) {
-                        let name = format!("unwritten {i}");
-                        *buffer = self.fusing.device.storage(&name, 16)?;
+                        *buffer = self.unwritten(i, 16)?;
                     }
                     [all, vec![r.angles[angles.0].clone(), bias]].concat()
                 }
             };
             let shard = &call.run.shard.buffer;
-            let buffers: Vec<_> = [shard, shard, &x, &weights].into_iter().chain(&written).collect();
+            let buffers: Vec<_> = [shard, shard, &x, &weights].into_iter().chain(&written).chain(&joined).collect();
             let grid = Grid::Fixed([call.groups, 1]);
             dispatches.push(self.fusing.dispatch(call.kernel, bytes_of(&call.params), grid, &buffers)?);
+            // The first dispatch leaves the sum.
+            if let [_, sum] = &mut joined[..] {
+                *sum = self.unwritten(3, sum.size())?;
+            }
         }
         self.push(piece, Kernels::Fixed(dispatches));
         if let Some(output) = self.groups.last_mut().and_then(|g| g.outputs.last_mut())
@@ -373,6 +414,11 @@ impl Making<'_, '_> {
             output.place = Place::Rows(self.fusing.logits.clone(), plan.vocabulary());
         }
         Ok(())
+    }
+
+    /// A buffer of so many bytes for a binding that a dispatch does not use, or whose result nobody reads.
+    fn unwritten(&self, i: usize, bytes: u64) -> Result<wgpu::Buffer, BackendError> {
+        self.fusing.device.storage(&format!("unwritten {i}"), bytes)
     }
 
     /// The biases of products, with zeros where there is none; nothing where no product has one.
@@ -392,15 +438,21 @@ impl Making<'_, '_> {
         }
     }
 
-    /// A norm's weights in the layout of items, flushed as `rms_norm` does.
-    fn norm(&self, id: WeightId) -> Result<wgpu::Buffer, BackendError> {
-        let values = self.fusing.resources.vectors.get(&id.0).map(Vec::as_slice).unwrap_or_default();
-        let items = values.len() / 16;
-        let mut placed = vec![0.0f32; values.len()];
-        for (i, value) in values.iter().enumerate() {
-            placed[item_word(i, items)] = flush(*value, WEIGHT_FLOOR);
+    /// The weights of the norm, then of the branch's norm, in the layout of items, flushed as `rms_norm` does.
+    fn norms(&self, before: Before) -> Result<wgpu::Buffer, BackendError> {
+        let mut placed = Vec::new();
+        for norm in before.norm.into_iter().chain(before.join.and_then(|join| join.norm)) {
+            let values = self.fusing.resources.vectors.get(&norm.weight.0).map(Vec::as_slice).unwrap_or_default();
+            let first = placed.len();
+            placed.resize(first + values.len(), 0.0f32);
+            for (i, value) in values.iter().enumerate() {
+                placed[first + item_word(i, values.len() / 16)] = flush(*value, WEIGHT_FLOOR);
+            }
         }
-        self.fusing.device.upload("norm", bytemuck::cast_slice(&placed))
+        match placed.is_empty() {
+            true => Ok(self.fusing.resources.none.clone()),
+            false => self.fusing.device.upload("norm", bytemuck::cast_slice(&placed)),
+        }
     }
 }
 
@@ -414,26 +466,25 @@ fn calls<'a>(
     device: &Device,
     plan: &Plan,
     resources: &'a Resources,
-    norm: Option<Norm>,
+    before: Before,
     products: &[Product],
     end: End,
 ) -> Result<Vec<Call<'a>>, String> {
-    let calling = Calling { device, plan, norm };
+    let calling = Calling { device, plan, before, end };
+    let makes_logits = |some: &[Product]| some.iter().any(|p| is_last(plan, p.step));
     let weight = |p: &Product| &plan.weights[p.weight.0];
     let mut calls = Vec::new();
-    if end == End::Rows {
-        for (i, p) in products.iter().enumerate() {
-            for shard in shards(resources, p.weight) {
-                let run = Run { format: weight(p).format, shard, cols: weight(p).cols, rows: vec![shard.rows] };
-                let stride = if is_last(plan, p.step) { plan.vocabulary() as u32 } else { 0 };
-                let params = Params { out_first: shard.row_base as u32, stride, ..calling.params(&run) };
-                calls.push(calling.call(end.shader(), params, run, 1, &products[i..=i], i..i + 1, 2)?);
+    let runs = match runs(plan, resources, products) {
+        Ok(runs) => runs,
+        Err(_) if end == End::Rows && before.join.is_none() => {
+            for i in 0..products.len() {
+                calls.extend(calling.single(resources, products, i)?);
             }
+            return Ok(calls);
         }
-        return Ok(calls);
-    }
-    let runs = runs(plan, resources, products)?;
-    if runs.len() > 1 && !matches!(end, End::Heads { .. }) {
+        Err(why) => return Err(why),
+    };
+    if runs.len() > 1 && matches!(end, End::Gate { .. }) {
         return Err(format!("'{}' and its partner have different formats", weight(&products[0]).name));
     }
     let mut first = 0;
@@ -445,7 +496,7 @@ fn calls<'a>(
             End::Gate { gelu, .. } => {
                 let second = (run.shard.first + run.rows[0]) as u32;
                 let params = Params { rows: run.rows[0] as u32, second, ..calling.params(&run) };
-                let mut call = calling.call(end.shader(), params, run, 2, some, range, 1)?;
+                let mut call = calling.call(params, run, 2, some, range, 1)?;
                 if gelu {
                     call.kernel = call.kernel.with("GELU", 1);
                 }
@@ -463,16 +514,28 @@ fn calls<'a>(
                     ..calling.params(&run)
                 };
                 let rotates = u32::from(range.start < 2);
-                let mut call = calling.call(end.shader(), params, run, 1, some, range, 5)?;
+                let mut call = calling.call(params, run, 1, some, range, 5)?;
                 if neox && !call.slots.is_multiple_of(4) {
                     return Err("a workgroup takes no whole pairs of halves".to_owned());
                 }
                 call.kernel = call.kernel.with("ROTATES", rotates).with("NEOX", u32::from(neox));
                 call
             }
-            End::Residual { .. } | End::Rows => {
+            End::Residual { .. } => {
                 let params = calling.params(&run);
-                calling.call(end.shader(), params, run, 1, some, range, 2)?
+                calling.call(params, run, 1, some, range, 2)?
+            }
+            End::Rows if before.join.is_none() && (!(2..=3).contains(&some.len()) || makes_logits(some)) => {
+                for i in range {
+                    calls.extend(calling.single(resources, products, i)?);
+                }
+                continue;
+            }
+            End::Rows if makes_logits(some) => return Err("the logits have a kernel of their own".to_owned()),
+            End::Rows => {
+                let count = |i: usize| run.rows.get(i).map_or(0, |rows| *rows as u32);
+                let params = Params { second: count(0), third: count(1), ..calling.params(&run) };
+                calling.call(params, run, 1, some, range, 4)?
             }
         });
     }
@@ -483,7 +546,8 @@ fn calls<'a>(
 struct Calling<'a> {
     device: &'a Device,
     plan: &'a Plan,
-    norm: Option<Norm>,
+    before: Before,
+    end: End,
 }
 
 impl Calling<'_> {
@@ -492,7 +556,9 @@ impl Calling<'_> {
             streams: run.shard.streams,
             rows: run.rows.iter().sum::<usize>() as u32,
             first: run.shard.first as u32,
-            eps: self.norm.map_or(0.0, |n| n.eps),
+            eps: self.before.norm.map_or(0.0, |n| n.eps),
+            branch_eps: self.before.join.and_then(|j| j.norm).map_or(0.0, |n| n.eps),
+            branch_scale: self.before.join.and_then(|j| j.scale).unwrap_or(1.0),
             inverse_width: 1.0 / run.cols as f32,
             steps: self.plan.precision.steps(),
             inverse_steps: self.plan.precision.inverse_steps(),
@@ -500,10 +566,21 @@ impl Calling<'_> {
         }
     }
 
+    /// The calls that make one product by itself, of every shard of its matrix.
+    fn single<'r>(&self, resources: &'r Resources, products: &[Product], i: usize) -> Result<Vec<Call<'r>>, String> {
+        let (p, weight) = (&products[i], &self.plan.weights[products[i].weight.0]);
+        let call = |shard: &'r Shard| {
+            let run = Run { format: weight.format, shard, cols: weight.cols, rows: vec![shard.rows] };
+            let stride = if is_last(self.plan, p.step) { self.plan.vocabulary() as u32 } else { 0 };
+            let params = Params { out_first: shard.row_base as u32, stride, ..self.params(&run) };
+            self.call(params, run, 1, &products[i..=i], i..i + 1, 2)
+        };
+        shards(resources, p.weight).iter().map(call).collect()
+    }
+
     /// A call of a kernel for rows of `matrices` matrices, which binds so many buffers behind the weights, the row and the norm.
     fn call<'r>(
         &self,
-        shader: &'static Shader,
         params: Params,
         run: Run<'r>,
         matrices: u32,
@@ -511,22 +588,24 @@ impl Calling<'_> {
         products: Range<usize>,
         buffers: u32,
     ) -> Result<Call<'r>, String> {
+        let Before { join, norm } = self.before;
+        let shader = self.end.shader(join.is_some(), some.len()).ok_or("no kernel has this end behind a branch")?;
         let shape = Shape::new(self.device, run.format, run.cols, params.rows as usize, matrices);
-        let kernel = shape.kernel(
-            self.device,
-            shader,
-            run.format,
-            self.plan.precision == Precision::Precise,
-            self.norm.is_some(),
-        )?;
+        let precise = self.plan.precision == Precision::Precise;
+        let mut kernel = shape.kernel(self.device, shader, run.format, precise, norm.is_some())?;
+        if let Some(join) = join {
+            let branch = [("BRANCH_NORM", join.norm.is_some()), ("BRANCH_SCALED", join.scale.is_some())];
+            kernel = branch.into_iter().fold(kernel, |kernel, (name, on)| kernel.with(name, u32::from(on)));
+        }
         let kernel = match some.iter().any(|p| p.bias.is_some()) {
             true => kernel.with("HAS_BIAS", 1),
             false => kernel,
         };
         let groups = params.rows.div_ceil(shape.slots() / matrices);
         let limits = &self.device.limits;
-        // The state, two views of the weights, the row and the norm come first.
-        let (bindings, has) = (buffers + 5, limits.max_storage_buffers_per_shader_stage);
+        // The state, two views of the weights, the row and the norm come first; the branch and the sum last.
+        let bindings = buffers + 5 + if join.is_some() { 2 } else { 0 };
+        let has = limits.max_storage_buffers_per_shader_stage;
         if bindings > has {
             return Err(format!("{} binds {bindings} buffers, the device allows {has}", shader.name));
         }

@@ -102,6 +102,8 @@ pub struct Pipeline {
     name: String,
     kernel: Kernel,
     layout: wgpu::BindGroupLayout,
+    /// The numbers of its bindings, ascending.
+    bindings: Vec<u32>,
     compiler: Arc<Kernels>,
     code: OnceLock<Result<wgpu::ComputePipeline, String>>,
 }
@@ -115,6 +117,11 @@ impl Pipeline {
     /// The layout of its bindings.
     pub fn layout(&self) -> &wgpu::BindGroupLayout {
         &self.layout
+    }
+
+    /// The numbers of its bindings, ascending: the state, the parameters, then buffers.
+    pub fn bindings(&self) -> &[u32] {
+        &self.bindings
     }
 
     /// The compiled kernel; compiles it where that was not done yet.
@@ -161,9 +168,10 @@ impl Pipelines {
         if let Some(pipeline) = self.known.get(&name) {
             return Ok(Arc::clone(pipeline));
         }
-        let layout = self.compiler.layout(&name, kernel)?;
+        let (layout, bindings) = self.compiler.layout(&name, kernel)?;
         let (kernel, compiler) = (kernel.clone(), Arc::clone(&self.compiler));
-        let pipeline = Arc::new(Pipeline { name: name.clone(), kernel, layout, compiler, code: OnceLock::new() });
+        let code = OnceLock::new();
+        let pipeline = Arc::new(Pipeline { name: name.clone(), kernel, layout, bindings, compiler, code });
         self.known.insert(name, Arc::clone(&pipeline));
         Ok(pipeline)
     }
@@ -221,12 +229,13 @@ impl Kernels {
         BackendError::Kernel { device, compiler, message, way_out: self.compiler.way_out() }
     }
 
-    fn layout(&self, name: &str, kernel: &Kernel) -> Result<wgpu::BindGroupLayout, BackendError> {
+    fn layout(&self, name: &str, kernel: &Kernel) -> Result<(wgpu::BindGroupLayout, Vec<u32>), BackendError> {
         let module = naga::front::wgsl::parse_str(&kernel.source(self.arithmetic));
         let module = module.map_err(|e| self.error(format!("shader {name}: {e}")))?;
         let entries = layout_entries(&module);
         let descriptor = wgpu::BindGroupLayoutDescriptor { label: Some(name), entries: &entries };
-        self.made(name, || self.device.create_bind_group_layout(&descriptor)).map_err(|e| self.error(e))
+        let layout = self.made(name, || self.device.create_bind_group_layout(&descriptor));
+        Ok((layout.map_err(|e| self.error(e))?, entries.iter().map(|e| e.binding).collect()))
     }
 
     /// What `make` makes for a kernel, or why the device refuses it.
@@ -324,7 +333,7 @@ mod tests {
     use crate::ops;
 
     static TOO_LARGE: Shader =
-        Shader { name: "too_large", file: "", wgsl: "@compute @workgroup_size(65536) fn main() { _ = 1; }" };
+        Shader { name: "too_large", file: "", wgsl: "@compute @workgroup_size(65536) fn main() { _ = 1; }", own: &[] };
 
     /// Errors of kernels that are compiled at the same time are those kernels' own, whenever they are asked for.
     #[test]
