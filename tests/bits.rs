@@ -10,13 +10,13 @@ use common::{Random, bits, on_cpu, on_gpu, on_isa, run_kernel, smollm2, tiny, tu
 use proptest::prelude::*;
 use samebits::backend::Chooser;
 use samebits::backend::cpu::Isa;
-use samebits::backend::gpu::{Kernel, weights};
+use samebits::backend::gpu::Kernel;
 use samebits::engine::{Choice, StopReason};
 use samebits::model::Model;
 use samebits::numerics::{ActivationRow, Precision, f16_bits};
 use samebits::ops::{
     self,
-    examples::{examples, scoring},
+    examples::{per_row, scoring},
 };
 use samebits::quant::FORMATS;
 use samebits::sample::{Sampler, SamplerOptions};
@@ -39,7 +39,7 @@ proptest! {
         let n = width * rows;
         let a = random.floats(n, -50, 6);
         let (a_bits, zero) = (bits(&a), vec![0u32; n]);
-        for (op, e) in examples(width, rows, position, &mut |n| random.floats(n, -50, 6)) {
+        for (op, e) in per_row(width, rows, position, &mut |n| random.floats(n, -50, 6)) {
             let operands: Vec<&[u32]> = e.operands.iter().map(Vec::as_slice).collect();
             let groups = [e.call.groups, rows as u32, 1];
             let gpu = run_kernel(plain(e.call.shader), &e.call.params, position as u32, groups, &operands, e.out);
@@ -120,7 +120,7 @@ proptest! {
             let cols = block.map_or(2 * (blocks * 16 + odd), |b| blocks * b.max(32));
             let raw = common_weights(format, rows * cols, &mut random);
             let x = random.floats(tokens * cols, -12, 4);
-            let (bytes, streams) = weights::split(format, &raw);
+            let (bytes, streams) = format.split(&raw);
             let mut stored = bytes;
             stored.resize(stored.len().next_multiple_of(16), 0);
             let stored: Vec<u32> = bytemuck::pod_collect_to_vec(&stored);

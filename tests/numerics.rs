@@ -13,6 +13,7 @@ const N: usize = 1 << 20;
 macro_rules! shader {
     ($name:expr, $body:expr) => {{
         static SHADER: Shader = Shader {
+            own: &[],
             name: $name,
             file: "",
             wgsl: concat!(
@@ -160,6 +161,7 @@ fn s8_sums() {
     }
     assert_eq!(sum.total().to_bits(), numerics::s8::tree(&lanes).to_bits());
     static SHADER: Shader = Shader {
+        own: &[],
         name: "test_s8",
         file: "",
         wgsl: "struct Params { n: u32 }

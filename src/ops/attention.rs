@@ -1,8 +1,10 @@
 //! Causal attention over the f16 cache: multi-head, grouped-query or multi-query (Ainslie et al. 2023).
 
 use super::shapes::{BufferId, CacheId, CacheSpec, Shapes, WeightId, ensure, same};
-use super::{Call, Operand, Operation, Part};
-use crate::numerics::{ACTIVATION_FLOOR, WEIGHT_FLOOR, exp2, f16_value, flush, r13, recip, s8, settle, tanh};
+use super::examples::{Example, Floats, Scene, bits};
+use super::float64::{Memory64, dot};
+use super::{Call, Operand, Operation, Part, Whole, kv_store};
+use crate::numerics::{ACTIVATION_FLOOR, WEIGHT_FLOOR, exp2, f16_bits, f16_value, flush, r13, recip, s8, settle, tanh};
 pub use crate::shaders::{ATTENTION as SHADER, params::Attention as Params};
 
 impl Params {
@@ -172,4 +174,97 @@ impl Operation for Attention {
         let operands = [Operand::Rows(self.q), keys, values, sinks, Operand::Scores, Operand::Rows(self.out)];
         Call::new(&SHADER, &p, workgroups(&p, 1), operands)
     }
+}
+
+impl Attention {
+    /// What a query head at a position gives each position up to its own, in double precision: `q` is the row of all heads, `k` the
+    /// cache's keys, `sinks` has a score for each head or none.
+    pub fn weights64(
+        &self,
+        spec: CacheSpec,
+        [head, position]: [usize; 2],
+        q: &[f64],
+        k: &[f64],
+        sinks: &[f64],
+    ) -> Vec<f64> {
+        let (q, first) = (&q[head * spec.head_dim..][..spec.head_dim], spec.first_seen(position));
+        let product = |p: usize| dot(q, &k[self.at(spec, head, p)..][..spec.head_dim]) / self.scoring.divisor;
+        let score = |p: usize| match p < first {
+            true => f64::NEG_INFINITY,
+            false => self.scoring.cap.map_or(product(p), |cap| cap * (product(p) / cap).tanh()),
+        };
+        let scores: Vec<f64> = (0..=position).map(score).collect();
+        let sink = sinks.get(head).copied().unwrap_or(f64::NEG_INFINITY);
+        let top = scores.iter().copied().fold(sink, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+        let sum = weights.iter().sum::<f64>() + (sink - top).exp();
+        weights.into_iter().map(|w| w / sum).collect()
+    }
+
+    /// Where the keys and values of a query head begin at a position of the cache.
+    fn at(&self, spec: CacheSpec, head: usize, position: usize) -> usize {
+        position * spec.width() + head / (self.heads / spec.kv_heads) * spec.head_dim
+    }
+}
+
+impl Whole for Attention {
+    fn rows64(&self, from: &dyn Memory64) -> Vec<f64> {
+        let (spec, [k, v], q) = (from.shapes().caches[self.cache.0], from.cache(self.cache), from.rows(self.q));
+        let sinks = from.vector(self.scoring.sinks);
+        let mut out = Vec::with_capacity(q.len());
+        for (position, q) in q.chunks(self.heads * spec.head_dim).enumerate() {
+            for head in 0..self.heads {
+                let weights = self.weights64(spec, [head, position], q, k, &sinks);
+                let value =
+                    |d| weights.iter().enumerate().map(|(p, w)| w * v[self.at(spec, head, p) + d]).sum::<f64>();
+                out.extend((0..spec.head_dim).map(value));
+            }
+        }
+        out
+    }
+
+    fn examples(floats: Floats<'_>) -> Vec<Example> {
+        let mut all = Vec::new();
+        // One head; one key head for all queries; odd sizes; SmolLM2's and TinyLlama's heads; more positions than a pass takes.
+        for (kv_heads, group, head_dim, position) in
+            [(1, 1, 2, 37), (1, 4, 32, 37), (2, 3, 30, 37), (3, 3, 64, 37), (4, 8, 64, 5), (1, 2, 2, 2100)]
+        {
+            let spec = CacheSpec { kv_heads, head_dim, window: None };
+            all.extend(example(floats, kv_heads * group, spec, Scoring::usual(head_dim), position));
+        }
+        // Windows, one of them longer than the cache; scores that are capped; a score without a value.
+        for (window, cap, sinks) in [(Some(9), None, false), (Some(300), Some(30.0), true), (None, Some(2.5), true)] {
+            let spec = CacheSpec { kv_heads: 2, head_dim: 34, window };
+            let scoring = Scoring { divisor: 3.0, cap, sinks: sinks.then_some(WeightId(0)) };
+            all.extend(example(floats, 4, spec, scoring, 290));
+        }
+        all
+    }
+}
+
+/// Two rows at a position, over a random cache.
+fn example(floats: Floats<'_>, heads: usize, spec: CacheSpec, scoring: Scoring, position: usize) -> Option<Example> {
+    let (rows, context, width) = (2, position + 2, heads * spec.head_dim);
+    let [k, v] = [(); 2].map(|()| {
+        let values = floats(context * spec.width());
+        values.iter().map(|x| f16_bits(x * 0.1) as u16).collect::<Vec<_>>()
+    });
+    let q = floats(rows * width);
+    let sinks = if scoring.sinks.is_some() { floats(heads) } else { Vec::new() };
+    let (mut expected, mut scores) = (vec![0.0; q.len()], vec![0.0; context]);
+    let p = Params::new(heads, spec, scoring, context);
+    for (i, (q, out)) in q.chunks(spec.head_dim).zip(expected.chunks_mut(spec.head_dim)).enumerate() {
+        cpu(&p, i % heads, position + i / heads + 1, q, &k, &v, &sinks, &mut scores, out);
+    }
+    let cached = [&k, &v].map(|rows| kv_store::cache_from_rows(rows, spec.width()));
+    let mut scene = Scene { cache: Some((spec, cached)), scores: rows * heads * context, ..Scene::default() };
+    if scoring.sinks.is_some() {
+        scene.vector(&sinks)?;
+    }
+    let (q, out) = (scene.floats(width, &q), scene.floats(width, &vec![0.0; rows * width]));
+    let CacheSpec { kv_heads, head_dim, window } = spec;
+    let window = window.map_or_else(String::new, |window| format!(", window {window}"));
+    let shape = format!("[{rows}, {heads} heads on {kv_heads}, {head_dim}] at position {position}{window}");
+    let op = Attention { q, out, cache: CacheId(0), heads, scoring };
+    scene.example(&op, [rows, position, context], shape, (Operand::Rows(out), bits(&expected)))
 }

@@ -1,9 +1,11 @@
 //! Embedding rows by token id, dequantised exactly.
 
+use super::examples::{Example, Floats, Matrix, Scene, bits, columns};
+use super::float64::Memory64;
 use super::shapes::{BufferId, Shapes, WeightId, same};
-use super::{Call, Operand, Operation, Part};
+use super::{Call, Operand, Operation, Part, Whole};
 use crate::numerics::settle;
-use crate::quant::Format;
+use crate::quant::{FORMATS, Format};
 pub use crate::shaders::{EMBEDDING as SHADER, params::Embedding as Params};
 
 impl Params {
@@ -62,4 +64,28 @@ impl Operation for Embedding {
         let operands = [Operand::Matrix, Operand::Matrix, Operand::Ids, Operand::Rows(self.out)];
         Call { format: Some(w.format), ..Call::new(&SHADER, &p, workgroups(&p, 1), operands) }
     }
+}
+
+impl Whole for Embedding {
+    fn rows64(&self, from: &dyn Memory64) -> Vec<f64> {
+        from.ids().iter().flat_map(|&id| from.weight(self.weight, id as usize)).collect()
+    }
+
+    fn examples(floats: Floats<'_>) -> Vec<Example> {
+        FORMATS.iter().filter_map(|format| example(floats, format, 11, columns(format, 3))).collect()
+    }
+}
+
+/// The last row of a random matrix and the first, by their ids.
+pub fn example(floats: Floats<'_>, format: &'static Format, rows: usize, cols: usize) -> Option<Example> {
+    let matrix = Matrix::random(floats, format, rows, cols);
+    let ids = vec![rows as u32 - 1, 0];
+    let mut expected = vec![0.0; ids.len() * cols];
+    for (id, out) in ids.iter().zip(expected.chunks_mut(cols)) {
+        cpu(format, matrix.row(*id as usize), out);
+    }
+    let mut scene = Scene { ids, ..Scene::default() };
+    let (weight, out) = (scene.matrix(&matrix), scene.floats(cols, &vec![0.0; expected.len()]));
+    let shape = format!("[2] of [{rows}, {cols}]");
+    scene.example(&Embedding { weight, out }, [2, 0, 0], shape, (Operand::Rows(out), bits(&expected)))
 }

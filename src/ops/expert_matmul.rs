@@ -1,10 +1,12 @@
 //! Products with the matrices of the chosen experts: `y[row, slot, n] = Σ w[e, n, k] x[row, (slot,) k] (+ bias[e, n])` with the expert
 //! `e` that the slot's route names. Only the chosen experts' weights are read.
 
+use super::examples::{Activations, Example, Floats, Matrix, Scene, bits, columns};
+use super::float64::{Memory64, dot};
 use super::shapes::{BufferId, BufferKind, Shapes, WeightId, ensure, same};
-use super::{Call, Operand, Operation, Part, matmul::ROWS, quantize_activations};
+use super::{Call, Operand, Operation, Part, Whole, matmul, matmul::ROWS, quantize_activations};
 use crate::numerics::Precision;
-use crate::quant::CHUNK;
+use crate::quant::{CHUNK, FORMATS, Format};
 pub use crate::shaders::{EXPERT_MATMUL as SHADER, params::ExpertMatmul as Params};
 
 /// Multiplies rows with the matrices of the experts that `routes` names ([`super::Route`]), or of all, one after the other, of the `[experts * rows, cols]` of `weight`.
@@ -102,4 +104,66 @@ impl Operation for ExpertMatmul {
         let precise = block.is_some() && shapes.precision == Precision::Precise;
         Call { format: Some(w.format), precise, ..Call::new(&SHADER, &p, groups, operands) }
     }
+}
+
+impl Whole for ExpertMatmul {
+    fn rows64(&self, from: &dyn Memory64) -> Vec<f64> {
+        let shapes = from.shapes();
+        let (cols, used, rows) = (shapes.weights[self.weight.0].cols, self.used(&shapes), self.rows(&shapes));
+        let (x, bias, slots) = (from.rows(self.x), from.vector(self.bias), self.has_slots(&shapes));
+        let routes = self.routes.map(|routes| from.rows(routes));
+        let mut out = Vec::new();
+        for row in 0..x.len() / shapes.width(self.x) {
+            for slot in 0..used {
+                let expert = routes.map_or(slot, |routes| routes[row * 2 * used + slot] as usize);
+                let x = &x[if slots { row * used + slot } else { row } * cols..][..cols];
+                let product = |n| dot(&from.weight(self.weight, n), x) + bias.get(n).copied().unwrap_or_default();
+                out.extend((expert * rows..(expert + 1) * rows).map(product));
+            }
+        }
+        out
+    }
+
+    /// One row for all slots and one for each, routes and all experts, a bias and none.
+    fn examples(floats: Floats<'_>) -> Vec<Example> {
+        let mut all = Vec::new();
+        for (i, format) in FORMATS.iter().enumerate() {
+            for precision in [Precision::Fast, Precision::Precise] {
+                all.extend(example(floats, format, precision, [i % 2 == 0, i % 3 != 0, i % 4 < 2]));
+            }
+        }
+        all
+    }
+}
+
+/// Two rows through three of five experts of 9 rows each, or through all.
+fn example(
+    floats: Floats<'_>,
+    format: &'static Format,
+    precision: Precision,
+    [slots, routed, biased]: [bool; 3],
+) -> Option<Example> {
+    let (tokens, experts, rows, cols) = (2, 5, 9, columns(format, 2));
+    let chosen: &[usize] = if routed { &[4, 0, 2] } else { &[0, 1, 2, 3, 4] };
+    let used = chosen.len();
+    let matrix = Matrix::random(floats, format, experts * rows, cols);
+    let width = if slots { used * cols } else { cols };
+    let a = Activations::new(floats(tokens * width), width, format, precision);
+    let bias = if biased { floats(experts * rows) } else { Vec::new() };
+    let mut expected = vec![0.0; tokens * used * rows];
+    for (i, out) in expected.chunks_mut(1).enumerate() {
+        let (row, slot, n) = (i / (used * rows), i / rows % used, i % rows);
+        let (n, at) = (chosen[slot] * rows + n, row * width + if slots { slot * cols } else { 0 });
+        matmul::cpu(format, matrix.row(n), &[a.row(at, cols)], bias.get(n).copied(), out);
+    }
+    let mut scene = Scene { precision, ..Scene::default() };
+    let (weight, bias) = (scene.matrix(&matrix), if biased { scene.vector(&bias) } else { None });
+    let x = scene.rows(width, a.kind(), a.words(precision));
+    // Experts, then what they weigh.
+    let route: Vec<f32> = chosen.iter().map(|e| *e as f32).chain(chosen.iter().map(|_| 1.0)).collect();
+    let routes = routed.then(|| scene.floats(2 * used, &route.repeat(tokens)));
+    let out = scene.floats(used * rows, &vec![0.0; expected.len()]);
+    let shape = format!("[{tokens}, {width}] times {used} of {experts} [{rows}, {cols}]");
+    let op = ExpertMatmul { weight, experts, bias, x, routes, out };
+    scene.example(&op, [tokens, 0, 0], shape, (Operand::Rows(out), bits(&expected)))
 }

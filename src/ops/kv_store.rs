@@ -1,7 +1,9 @@
 //! Appends keys and values to the cache, rounded to f16 in integer code.
 
-use super::shapes::{BufferId, CacheId, Shapes, ensure, same};
-use super::{Call, Operand, Operation, Part, Words};
+use super::examples::{Example, Floats, Scene};
+use super::float64::Memory64;
+use super::shapes::{BufferId, CacheId, CacheSpec, Shapes, ensure, same};
+use super::{Call, Operand, Operation, Part, Whole, Words};
 use crate::numerics::f16_bits;
 pub use crate::shaders::{KV_STORE as SHADER, params::KvStore as Params};
 
@@ -84,5 +86,34 @@ impl Operation for KvStore {
         let rows = Operand::Rows;
         let operands = [rows(self.k), rows(self.v), Operand::Keys(self.cache), Operand::Values(self.cache)];
         Call::new(&SHADER, &p, workgroups(&p, 1), operands)
+    }
+}
+
+impl Whole for KvStore {
+    /// The keys of every row, then the values.
+    fn rows64(&self, from: &dyn Memory64) -> Vec<f64> {
+        [from.rows(self.k), from.rows(self.v)].concat()
+    }
+
+    /// Two rows behind others: the keys that are stored, and the values.
+    fn examples(floats: Floats<'_>) -> Vec<Example> {
+        let mut all = Vec::new();
+        for (kv_heads, head_dim, position) in [(1, 2, 37), (3, 30, 37), (4, 64, 5), (1, 2, 2100)] {
+            let (rows, spec) = (2, CacheSpec { kv_heads, head_dim, window: None });
+            let width = spec.width();
+            let kinds = [Operand::Keys(CacheId(0)), Operand::Values(CacheId(0))];
+            let x = kinds.map(|_| floats(rows * width));
+            let empty = vec![0u32; cache_words(position + rows, width)];
+            let mut scene = Scene { cache: Some((spec, [empty.clone(), empty])), ..Scene::default() };
+            let [k, v] = [&x[0], &x[1]].map(|x| scene.floats(width, x));
+            for (x, kind) in x.iter().zip(kinds) {
+                let mut cache = vec![0u16; (position + rows) * width];
+                cpu(x, &mut cache[position * width..]);
+                let shape = format!("[{rows}, {width}] at position {position}");
+                let result = (kind, cache_from_rows(&cache, width));
+                all.extend(scene.example(&Self { k, v, cache: CacheId(0) }, [rows, position, 0], shape, result));
+            }
+        }
+        all
     }
 }

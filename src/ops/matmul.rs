@@ -1,11 +1,11 @@
 //! Matrix product `y[row, n] = Σ w[n, k] x[row, k] (+ bias[n])` for every weight format.
 
+use super::examples::{Activations, Example, Floats, Matrix, Scene, bits, columns};
+use super::float64::{Memory64, dot};
 use super::shapes::{BufferId, BufferKind, Shapes, WeightId, ensure, same};
-use super::{Call, Operand, Operation, Part, quantize_activations};
-use crate::numerics::Precision;
-use crate::quant::CHUNK;
-use crate::numerics::{ActivationRow, settle};
-use crate::quant::Format;
+use super::{Call, Operand, Operation, Part, Whole, quantize_activations};
+use crate::numerics::{ActivationRow, Precision, settle};
+use crate::quant::{CHUNK, FORMATS, Format};
 pub use crate::shaders::{MATMUL as SHADER, params::Product as Params};
 
 /// Weight rows a workgroup computes.
@@ -95,4 +95,61 @@ impl Operation for Matmul {
         let (format, precise) = (Some(shapes.weights[self.weight.0].format), self.is_precise(shapes));
         Call { format, precise, ..Call::new(&SHADER, &p, workgroups(&p, 1), operands) }
     }
+}
+
+impl Whole for Matmul {
+    fn rows64(&self, from: &dyn Memory64) -> Vec<f64> {
+        let (w, x, bias) = (&from.shapes().weights[self.weight.0], from.rows(self.x), from.vector(self.bias));
+        let rows = x.len() / w.cols;
+        // The rows of the matrix are spread over the threads.
+        let mut columns = vec![0.0; w.rows * rows];
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let (share, bias) = (w.rows.div_ceil(threads), &bias);
+        std::thread::scope(|scope| {
+            for (t, part) in columns.chunks_mut((share * rows).max(1)).enumerate() {
+                scope.spawn(move || {
+                    for (i, out) in part.chunks_mut(rows).enumerate() {
+                        let n = t * share + i;
+                        let matrix_row = from.weight(self.weight, n);
+                        for (x, out) in x.chunks(matrix_row.len()).zip(out) {
+                            *out = dot(&matrix_row, x) + bias.get(n).copied().unwrap_or_default();
+                        }
+                    }
+                });
+            }
+        });
+        (0..rows).flat_map(|r| columns.iter().skip(r).step_by(rows.max(1)).copied()).collect()
+    }
+
+    fn examples(floats: Floats<'_>) -> Vec<Example> {
+        let mut all = Vec::new();
+        for format in FORMATS {
+            for precision in [Precision::Fast, Precision::Precise] {
+                all.extend(example(floats, format, precision, 3));
+            }
+        }
+        // More terms than a workgroup adds at once.
+        let format = FORMATS.iter().find(|f| f.activation_block() == Some(CHUNK));
+        all.extend(format.and_then(|format| example(floats, format, Precision::Fast, 67)));
+        all
+    }
+}
+
+/// Two rows of so many blocks times a matrix of 11, and a bias.
+fn example(floats: Floats<'_>, format: &'static Format, precision: Precision, blocks: usize) -> Option<Example> {
+    let (tokens, rows, cols) = (2, 11, columns(format, blocks));
+    let matrix = Matrix::random(floats, format, rows, cols);
+    let (a, bias) = (Activations::new(floats(tokens * cols), cols, format, precision), floats(rows));
+    let mut expected = vec![0.0; tokens * rows];
+    for (i, out) in expected.chunks_mut(1).enumerate() {
+        let (t, n) = (i / rows, i % rows);
+        cpu(format, matrix.row(n), &[a.row(t * cols, cols)], Some(bias[n]), out);
+    }
+    let mut scene = Scene { precision, ..Scene::default() };
+    let (weight, bias) = (scene.matrix(&matrix), scene.vector(&bias));
+    let x = scene.rows(cols, a.kind(), a.words(precision));
+    let out = scene.floats(rows, &vec![0.0; tokens * rows]);
+    let shape = format!("[{tokens}, {cols}] times [{rows}, {cols}]");
+    let op = Matmul { weight, bias, x, out };
+    scene.example(&op, [tokens, 0, 0], shape, (Operand::Rows(out), bits(&expected)))
 }

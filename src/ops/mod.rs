@@ -2,7 +2,8 @@
 //!
 //! A file holds the op as a struct of its operands, with everything that is known of it ([`Operation`]): what it reads and writes, which shapes
 //! fit, its GPU dispatch; and the CPU function, which is the definition of its bits. An op whose rows depend on nothing but the same
-//! rows of its operands ([`PerRow`]) needs no more to run on both backends and to be verified. Parameters are made from the struct in WGSL.
+//! rows of its operands ([`PerRow`]) needs no more to run on both backends; the others ([`Whole`]) have a call in each backend. All have a function in double
+//! precision, and examples that `samebits verify` and the tests share ([`examples`]). Parameters are made from the struct in WGSL.
 //!
 //! To add an op: those two files, its line in `ops!` below, and the shader's line in the table of [`crate::shaders`].
 
@@ -11,6 +12,7 @@ pub mod draw;
 pub mod examples;
 #[cfg(feature = "faults")]
 pub(crate) mod faults;
+pub mod float64;
 pub mod shapes;
 pub mod softmax;
 
@@ -106,6 +108,17 @@ pub trait PerRow: Operation {
     /// Ops to verify, for rows of `width`: the buffers 0 and 1 are read, 2 is written, the weight 0 is a vector of `width` elements and 1
     /// of half as many, the angles are table 0 with a quarter as many pairs as elements; in place, 0 is changed.
     fn examples(width: usize) -> Vec<Op>
+    where
+        Self: Sized;
+}
+
+/// An op that needs more than a row of each operand.
+pub trait Whole: Operation {
+    /// All rows in double precision, with nothing rounded on the way; for the cache the keys of every row, then the values.
+    fn rows64(&self, from: &dyn float64::Memory64) -> Vec<f64>;
+
+    /// Examples to verify.
+    fn examples(floats: examples::Floats<'_>) -> Vec<examples::Example>
     where
         Self: Sized;
 }
@@ -219,6 +232,14 @@ macro_rules! ops {
                 }
             }
 
+            /// The op as one that needs more than a row; `None` for those that are computed row by row.
+            pub fn whole(&self) -> Option<&dyn Whole> {
+                match self {
+                    $(Self::$name(op) => Some(op),)*
+                    _ => None,
+                }
+            }
+
             /// One row of an op that is computed row by row, to be compiled for the instructions of its caller.
             #[inline(always)]
             pub fn row(&self, shapes: &Shapes<'_>, from: Row<'_, f32>, out: &mut [f32]) {
@@ -239,6 +260,11 @@ macro_rules! ops {
             /// Examples of every op that is computed row by row ([`PerRow::examples`]).
             pub fn examples(width: usize) -> Vec<Op> {
                 [$($row::examples(width)),*].concat()
+            }
+
+            /// Examples of every other op ([`Whole::examples`]).
+            pub fn whole_examples(floats: examples::Floats<'_>) -> Vec<examples::Example> {
+                [$($name::examples(&mut *floats)),*].concat()
             }
         }
     };

@@ -1,8 +1,10 @@
 //! Activations to integers with a scale per block, for the integer matrix products.
 
+use super::examples::{Activations, Example, Floats, Scene};
+use super::float64::Memory64;
 use super::shapes::{BufferId, BufferKind, Shapes, ensure, same};
-use super::{Call, Operand, Operation, Part, Words};
-use crate::quant::CHUNK;
+use super::{Call, Operand, Operation, Part, Whole, Words};
+use crate::quant::{CHUNK, FORMATS};
 use crate::numerics::{Precision, quantize_block};
 pub use crate::shaders::{QUANTIZE_ACTIVATIONS as SHADER, params::QuantizeActivations as Params};
 
@@ -77,5 +79,34 @@ impl Operation for QuantizeActivations {
         let p = Params::new(shapes.width(self.x), block, shapes.precision);
         let precise = shapes.precision == Precision::Precise;
         Call { precise, ..Call::new(&SHADER, &p, workgroups(&p, 1), [self.x, self.out].map(Operand::Rows)) }
+    }
+}
+
+impl Whole for QuantizeActivations {
+    /// The row as it is.
+    fn rows64(&self, from: &dyn Memory64) -> Vec<f64> {
+        from.rows(self.x).to_vec()
+    }
+
+    /// Blocks of 32 and of 256, in both precisions.
+    fn examples(floats: Floats<'_>) -> Vec<Example> {
+        let mut all = Vec::new();
+        for size in [CHUNK, 8 * CHUNK] {
+            let Some(format) = FORMATS.iter().find(|f| f.activation_block() == Some(size)) else { continue };
+            for precision in [Precision::Fast, Precision::Precise] {
+                for blocks in [1, 3, 67] {
+                    let (rows, cols) = (2, blocks * size);
+                    let a = Activations::new(floats(rows * cols), cols, format, precision);
+                    let expected = a.words(precision);
+                    let mut scene = Scene { precision, ..Scene::default() };
+                    let x = scene.floats(cols, &a.x);
+                    let out = scene.rows(cols, a.kind(), vec![0; expected.len()]);
+                    let shape = format!("[{rows}, {cols}]");
+                    let result = (Operand::Rows(out), expected);
+                    all.extend(scene.example(&Self { x, out }, [rows, 0, 0], shape, result));
+                }
+            }
+        }
+        all
     }
 }

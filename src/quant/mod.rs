@@ -26,6 +26,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod search;
+mod streams;
 
 /// Weights per unpacked chunk: every block is a whole number of chunks.
 pub const CHUNK: usize = 32;

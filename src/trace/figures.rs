@@ -1,6 +1,6 @@
 //! Figures of a run's numbers.
 
-use super::reference::{self, Heads};
+use super::reference;
 use super::{LayerError, LayerFigures, Reference, StepFigures, Values};
 use crate::model::Model;
 use crate::ops;
@@ -111,21 +111,21 @@ fn entropy(logits: &[f64], top: f64) -> f64 {
 fn attention(plan: &Plan, values: &[Values], layer: usize, tokens: usize) -> Option<f64> {
     let here = |v: &&Values| v.step.name.layer == Some(layer);
     let attends = values.iter().position(|v| here(&v) && matches!(v.step.op, Op::Attention(ops::Attention { .. })))?;
-    let Op::Attention(ops::Attention { q, cache: attended, heads, scoring, .. }) = values[attends].step.op else {
+    let Op::Attention(op @ ops::Attention { q, cache: attended, heads, .. }) = &values[attends].step.op else {
         return None;
     };
     // The queries as they are when attention reads them, and the cache that it reads.
     let before = &values[..attends];
-    let queries = last(before.iter().rfind(|v| v.step.op.output() == Some(q))?, tokens);
-    let stores = |v: &&Values| matches!(v.step.op, Op::KvStore(ops::KvStore { cache, .. }) if cache == attended);
+    let queries = last(before.iter().rfind(|v| v.step.op.output() == Some(*q))?, tokens);
+    let stores = |v: &&Values| matches!(v.step.op, Op::KvStore(ops::KvStore { cache, .. }) if cache == *attended);
     let cache = &before.iter().rfind(stores)?.x;
     // How even it is among the positions: a score without a value takes no part.
-    let shape = Heads { heads, spec: plan.caches[attended.0], scoring, sinks: Vec::new() };
     let entropy = |head| {
-        let weights = shape.weights(head, tokens - 1, queries, &cache[..cache.len() / 2]);
+        let keys = &cache[..cache.len() / 2];
+        let weights = op.weights64(plan.caches[attended.0], [head, tokens - 1], queries, keys, &[]);
         -weights.iter().filter(|w| **w > 0.0).map(|w| w * w.ln()).sum::<f64>()
     };
-    (tokens > 1).then(|| (0..heads).map(entropy).sum::<f64>() / heads as f64 / (tokens as f64).ln())
+    (tokens > 1).then(|| (0..*heads).map(entropy).sum::<f64>() / *heads as f64 / (tokens as f64).ln())
 }
 
 fn distance(x: &[f64], truth: &[f64]) -> LayerError {

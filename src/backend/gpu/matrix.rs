@@ -198,7 +198,6 @@ mod tests {
 
     use super::*;
     use crate::backend::gpu::device::Choice;
-    use crate::backend::gpu::weights::split;
     use crate::backend::gpu::{State, lower::ready};
     use crate::numerics::{WEIGHT_FLOOR, flush};
     use crate::ops::quantize_activations;
@@ -266,7 +265,7 @@ mod tests {
             for (i, block) in raw.chunks_mut(format.bytes).take((rows - 1) * blocks).enumerate() {
                 (format.quantize)(&(0..256).map(|j| number(i * 256 + j)).collect::<Vec<_>>(), block);
             }
-            let (mut stored, streams) = split(format, &raw);
+            let (mut stored, streams) = format.split(&raw);
             stored.resize(stored.len().next_multiple_of(16), 0);
             let p = params::TiledUnpack {
                 streams,

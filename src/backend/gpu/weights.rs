@@ -115,7 +115,7 @@ impl Uploads {
     ) -> Result<(wgpu::Buffer, [u32; 4]), BackendError> {
         let (name, format) = (&parts[0].0.name, parts[0].0.format);
         let bytes: usize = parts.iter().map(|(_, bytes)| bytes.len()).sum();
-        let (streams, bytes) = layout(format, bytes / format.bytes);
+        let (streams, bytes) = format.layout(bytes / format.bytes);
         let buffer = device.storage(name, bytes as u64)?;
         self.0.push(Contents { buffer: buffer.clone(), format, streams, parts });
         Ok((buffer, streams))
@@ -221,7 +221,7 @@ impl Staging {
                 for run in raw.iter().flat_map(|r| r.chunks(RUN / contents.format.bytes * contents.format.bytes)) {
                     let bytes = run.len() / contents.format.bytes * stream.1;
                     let split = &mut split[..bytes];
-                    copy_stream(split, contents.format, run, stream);
+                    contents.format.copy_stream(split, run, stream);
                     view.slice(end..end + bytes).copy_from_slice(split);
                     end += bytes;
                 }
@@ -247,50 +247,4 @@ fn map(buffer: &wgpu::Buffer) -> Receiver<Result<(), wgpu::BufferAsyncError>> {
         let _ = send.send(result);
     });
     mapped
-}
-
-/// The word offsets of the streams of so many blocks, one after the other, each from a multiple of 16 bytes on, and all
-/// their bytes.
-fn layout(format: &Format, blocks: usize) -> ([u32; 4], usize) {
-    let (mut offsets, mut end) = ([0; 4], 0usize);
-    for (&(_, len), offset) in format.streams.iter().zip(&mut offsets) {
-        let start = end.next_multiple_of(16);
-        *offset = (start / 4) as u32;
-        end = start + blocks * len;
-    }
-    (offsets, end)
-}
-
-/// Copies a stream of whole blocks, which fills `out`.
-fn copy_stream(out: &mut [u8], format: &Format, raw: &[u8], (at, len): (usize, usize)) {
-    /// A length that is known when this is compiled takes no call for each block.
-    fn fixed<const N: usize>(out: &mut [u8], bytes: usize, raw: &[u8], at: usize) {
-        for (out, block) in out.chunks_exact_mut(N).zip(raw.chunks_exact(bytes)) {
-            out.copy_from_slice(&block[at..][..N]);
-        }
-    }
-    match len {
-        _ if len == format.bytes => out.copy_from_slice(raw),
-        2 => fixed::<2>(out, format.bytes, raw, at),
-        4 => fixed::<4>(out, format.bytes, raw, at),
-        16 => fixed::<16>(out, format.bytes, raw, at),
-        32 => fixed::<32>(out, format.bytes, raw, at),
-        _ => {
-            for (out, block) in out.chunks_exact_mut(len).zip(raw.chunks_exact(format.bytes)) {
-                out.copy_from_slice(&block[at..][..len]);
-            }
-        }
-    }
-}
-
-/// The streams of whole blocks, as a buffer of weights holds them, and their word offsets.
-pub fn split(format: &Format, raw: &[u8]) -> (Vec<u8>, [u32; 4]) {
-    let blocks = raw.len() / format.bytes;
-    let (offsets, bytes) = layout(format, blocks);
-    let mut out = vec![0; bytes];
-    for (&stream, offset) in format.streams.iter().zip(offsets) {
-        let out = &mut out[4 * offset as usize..][..blocks * stream.1];
-        copy_stream(out, format, &raw[..blocks * format.bytes], stream);
-    }
-    (out, offsets)
 }

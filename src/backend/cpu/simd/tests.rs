@@ -9,7 +9,7 @@ use crate::backend::cpu::pool::Pool;
 use crate::backend::cpu::vector;
 use crate::numerics::{ACTIVATION_FLOOR, ActivationRow, Precision, f16_bits, flush, r13};
 use crate::ops;
-use crate::ops::examples::{examples_by, scoring};
+use crate::ops::examples::{per_row_by, scoring};
 use crate::quant::{FORMATS, Format};
 
 fn paths() -> impl Iterator<Item = Isa> {
@@ -225,7 +225,7 @@ proptest! {
             let compute = |op: &ops::Op, shapes: &ops::shapes::Shapes<'_>, from: ops::Row<'_, f32>, out: &mut [f32]| {
                 vector::row(isa, op, shapes, from, out);
             };
-            let examples = examples_by(width, 2, 3, &mut |n| random.floats(n, -70, 8), &compute);
+            let examples = per_row_by(width, 2, 3, &mut |n| random.floats(n, -70, 8), &compute);
             let rows: Vec<_> = examples.into_iter().map(|(_, example)| example.expected).collect();
             let (spec, scoring) = scoring(seed as u32, 1, 2, width);
             let p = ops::attention::Params::new(1, spec, scoring, width);
