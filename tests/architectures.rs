@@ -142,34 +142,29 @@ const KERNELS: [(&str, &str); 12] = [
     ("gemma3-q4_k.gguf", "siblings_joined heads attend products gate_up_joined products join"),
     ("gemma2-q8_0.gguf", "qkv_joined attend products gate_up_joined products join"),
     ("phi3-q4_k.gguf", "qkv attend residual gate_up residual"),
-    (
-        "llama-moe-q8_0.gguf",
-        "qkv attention residual rms_norm products route quantize_activations expert_matmul expert_matmul silu_mul quantize_activations expert_matmul combine add",
-    ),
-    (
-        "qwen3moe-q4_k.gguf",
-        "siblings heads attend residual rms_norm products route quantize_activations expert_matmul expert_matmul silu_mul quantize_activations expert_matmul combine add",
-    ),
+    ("llama-moe-q8_0.gguf", "qkv_joined attention residual products route expert_gate expert_rows combine add"),
+    ("qwen3moe-q4_k.gguf", "siblings_joined heads attend residual products route expert_gate expert_rows combine add"),
     (
         "qwen2moe-q8_0.gguf",
-        "qkv attention residual rms_norm products route quantize_activations expert_matmul expert_matmul silu_mul quantize_activations expert_matmul combine gate_up products row_gate add add",
+        "qkv_joined attention residual rms_norm products route expert_gate expert_rows combine gate_up products row_gate add add",
     ),
     ("olmo2-q4_k.gguf", "siblings rms_norm rms_norm heads attend products join gate_up products join"),
     ("smollm3-q8_0.gguf", "siblings kv_store attention residual gate_up residual"),
     ("granite-q4_k.gguf", "qkv_joined attend products gate_up_joined products join"),
-    (
-        "gpt-oss-mxfp4.gguf",
-        "qkv attend residual rms_norm products route quantize_activations expert_matmul expert_matmul clamped_gate quantize_activations expert_matmul combine add",
-    ),
+    ("gpt-oss-mxfp4.gguf", "qkv_joined attend residual products route expert_gate expert_rows combine add"),
 ];
 
 #[test]
 fn a_layer_takes_these_kernels() {
+    let mut other = Vec::new();
     for (file, want) in KERNELS {
         let plan = Model::open(&data("arch").join(file)).unwrap().plan(Precision::Fast).unwrap();
         let last = plan.steps.iter().filter_map(|s| s.name.layer).max();
         let there = groups(&plan).into_iter().filter(|(_, steps)| steps.iter().any(|s| s.layer == last));
         let kernels: Vec<_> = there.map(|(kernel, _)| kernel).collect();
-        assert_eq!(kernels.join(" "), want, "{file}");
+        if kernels.join(" ") != want {
+            other.push(format!("{file}: {}", kernels.join(" ")));
+        }
     }
+    assert!(other.is_empty(), "{other:#?}");
 }

@@ -238,6 +238,10 @@ shaders! {
     GATE_UP = "gate_up", "fused/gate_up.wgsl" with "stream";
     /// The same of a row that a branch joins.
     GATE_UP_JOINED = "gate_up_joined", "fused/gate_up.wgsl" with "joined";
+    /// One row: norm, gate, up and activation of the chosen experts.
+    EXPERT_GATE = "expert_gate", "fused/expert_gate.wgsl";
+    /// One row: a product with the matrices of the chosen experts, behind a norm or not.
+    EXPERT_ROWS = "expert_rows", "fused/expert_rows.wgsl";
     /// One row: a product behind a norm or not.
     PRODUCTS = "products", "fused/products.wgsl" with "stream";
     /// One row: two or three products behind a norm or not.
@@ -311,6 +315,8 @@ static PARTS: &[Part] = &[
     one!("matrix"),
     one!("stream"),
     one!("joined"),
+    one!("slots"),
+    one!("gate"),
     one!("dots"),
     Part { name: "term", plain: &[part!("term_float")], block: &[part!("dots"), part!("term_block")] },
     Part { name: "weight", plain: &[part!("weight_float")], block: &[part!("weight_block")] },

@@ -1,9 +1,8 @@
-// out = silu(gate * q) * (up * q), or GELU in SiLU's place, with q = quantised(rms_norm(x)): the first half of the feed-forward network.
+// out = silu(gate * q) * (up * q), or another gate, with q = quantised(rms_norm(x)): the first half of the feed-forward network.
 // A workgroup takes the same rows of both matrices: its first loops are gate's, its last are up's.
-// needs: any format, items, matvec, layout
+// needs: any format, items, matvec, gate, layout
 
 override NORM: bool = true;
-override GELU: bool = false;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>; // in the layout of items
 
 fn weight_row(group: u32, slot: u32) -> u32 {
@@ -17,10 +16,7 @@ fn finish(group: u32, thread: u32) {
   for (var slot = thread; slot < pairs; slot += THREADS) {
     let n = group * pairs + slot;
     if n < params.rows {
-      var gate = product(slot);
-      if GELU { gate = gelu(gate); } else { gate = silu(gate); }
-      let y = settle(mul(gate, flush(product(slot + pairs), WEIGHT_FLOOR)));
-      out[item_word(n, params.rows / 16u)] = y;
+      out[item_word(n, params.rows / 16u)] = gated(product(slot), product(slot + pairs));
     }
   }
 }

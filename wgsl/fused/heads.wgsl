@@ -22,10 +22,11 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> k_cache: array<u32>;
 @group(0) @binding(9) var<storage, read_write> v_cache: array<u32>;
 
-override THREADS: u32 = 64u; // always 64: a thread for each lane of eight blocks
+override THREADS: u32 = 64u; // as many as a head has elements, and at least 64: a thread for each lane of eight blocks
 override NORM: bool = false;
-var<workgroup> values: array<f32, 256>;
+var<workgroup> values: array<f32, THREADS>;
 var<workgroup> lanes: array<f32, 64>;
+var<workgroup> terms: array<f32, 8>;
 
 // Lane l of S8 over the squares of block b.
 fn lane_of(b: u32, l: u32) -> f32 {
@@ -36,10 +37,6 @@ fn lane_of(b: u32, l: u32) -> f32 {
   }
   return sum;
 }
-fn tree(first: u32) -> f32 {
-  return s8_tree(vec4(lanes[first], lanes[first + 1u], lanes[first + 2u], lanes[first + 3u]),
-                 vec4(lanes[first + 4u], lanes[first + 5u], lanes[first + 6u], lanes[first + 7u]));
-}
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -49,56 +46,58 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let is_value = group.x >= all_values;
   let head = group.x - select(select(0u, keys, is_key), all_values, is_value);
   let first = head * params.head_dim;
-  for (var from_ = 0u; from_ < params.head_dim; from_ += THREADS) {
-    let i = from_ + thread;
-    if i < params.head_dim {
-      var x = 0.0;
-      if is_value { x = v[first + i]; } else if is_key { x = k[first + i]; } else { x = q[first + i]; }
-      values[i] = x;
-    }
+  let turns = thread < params.pairs && !is_value;
+  // All that a thread reads is on its way at once.
+  let n = min(thread, params.head_dim - 1u);
+  var x = 0.0;
+  if is_value { x = v[first + n]; } else if is_key { x = k[first + n]; } else { x = q[first + n]; }
+  var weight = 1.0;
+  if NORM { weight = norms[select(0u, params.head_dim, is_key) + n]; }
+  var cosine = 1.0;
+  var sine = 0.0;
+  if turns {
+    let at = 2u * (state.position * params.pairs + thread);
+    cosine = table[at];
+    sine = table[at + 1u];
   }
+  values[thread] = x;
   workgroupBarrier();
   if NORM {
     let blocks = (params.head_dim + 31u) / 32u;
-    lanes[thread] = 0.0;
-    if thread < 8u * blocks { lanes[thread] = lane_of(thread / 8u, thread % 8u); }
-    workgroupBarrier();
-    var term = 0.0;
-    if thread < 8u { term = tree(8u * thread); }
-    workgroupBarrier();
-    if thread < 8u { lanes[thread] = term; }
-    workgroupBarrier();
-    let r = rsqrt(add(mul(tree(0u), params.inverse_width), select(params.q_eps, params.k_eps, is_key)));
-    let weights = select(0u, params.head_dim, is_key);
-    for (var from_ = 0u; from_ < params.head_dim; from_ += THREADS) {
-      let i = from_ + thread;
-      if i < params.head_dim && !is_value {
-        let x = mul(mul(flush(values[i], WEIGHT_FLOOR), r), flush(norms[weights + i], WEIGHT_FLOOR));
-        values[i] = settle(x);
-      }
+    if thread < 64u {
+      var lane = 0.0;
+      if thread < 8u * blocks { lane = lane_of(thread / 8u, thread % 8u); }
+      lanes[thread] = lane;
     }
+    workgroupBarrier();
+    if thread < 8u {
+      let at = 8u * thread;
+      terms[thread] = s8_tree(vec4(lanes[at], lanes[at + 1u], lanes[at + 2u], lanes[at + 3u]),
+                              vec4(lanes[at + 4u], lanes[at + 5u], lanes[at + 6u], lanes[at + 7u]));
+    }
+    workgroupBarrier();
+    let total = s8_tree(vec4(terms[0], terms[1], terms[2], terms[3]), vec4(terms[4], terms[5], terms[6], terms[7]));
+    let r = rsqrt(add(mul(total, params.inverse_width), select(params.q_eps, params.k_eps, is_key)));
+    if !is_value { values[thread] = settle(mul(mul(flush(x, WEIGHT_FLOOR), r), flush(weight, WEIGHT_FLOOR))); }
     workgroupBarrier();
   }
-  for (var from_ = 0u; from_ < params.pairs; from_ += THREADS) {
-    let pair = from_ + thread;
-    if pair < params.pairs && !is_value {
-      let i = select(2u * pair, pair, params.neox != 0u);
-      let j = i + select(1u, params.pairs, params.neox != 0u);
-      let at = 2u * (state.position * params.pairs + pair);
-      let a = flush(values[i], ACTIVATION_FLOOR);
-      let b = flush(values[j], ACTIVATION_FLOOR);
-      values[i] = settle(sub(mul(a, table[at]), mul(b, table[at + 1u])));
-      values[j] = settle(add(mul(a, table[at + 1u]), mul(b, table[at])));
-    }
+  if turns {
+    let i = select(2u * thread, thread, params.neox != 0u);
+    let j = i + select(1u, params.pairs, params.neox != 0u);
+    let a = flush(values[i], ACTIVATION_FLOOR);
+    let b = flush(values[j], ACTIVATION_FLOOR);
+    values[i] = settle(sub(mul(a, cosine), mul(b, sine)));
+    values[j] = settle(add(mul(a, sine), mul(b, cosine)));
   }
   workgroupBarrier();
   if is_key || is_value {
-    for (var i = 2u * thread; i < params.head_dim; i += 2u * THREADS) {
+    let i = 2u * thread;
+    if i < params.head_dim {
       let word = f16_bits(values[i]) | (f16_bits(values[i + 1u]) << 16u);
       let at = cache_word(state.position, first + i, params.kv_heads * params.head_dim);
       if is_key { k_cache[at] = word; } else { v_cache[at] = word; }
     }
-  } else {
-    for (var i = thread; i < params.head_dim; i += THREADS) { out[first + i] = values[i]; }
+  } else if thread < params.head_dim {
+    out[first + thread] = values[thread];
   }
 }

@@ -3,21 +3,23 @@
 // and matmul in src/ops. Every workgroup prepares the whole row again, which costs less than a dispatch.
 //
 // A kernel declares NORM (whether the row is normalised first), `weight_row` (the matrix row of a workgroup's slot) and `finish`. What depends on the kind of the
-// format, the activations and the terms, is in matvec_block.wgsl or in matvec_float.wgsl; what the row is made of, in stream.wgsl or in
-// joined.wgsl.
+// format, the activations and the terms, is in matvec_block.wgsl or in matvec_float.wgsl; what the row is made of, in stream.wgsl,
+// joined.wgsl or slots.wgsl.
 
 struct Params {
   streams: vec4<u32>, // word offset of each stream in the shard
   rows: u32, // rows of the product
   first: u32, // the first of them in the weights
   second: u32, // gate_up: the first row of the second matrix; qkv, siblings: rows of the first product
-  third: u32, // qkv, siblings: rows of the second product
+  third: u32, // qkv, siblings: rows of the second product; experts: rows of the first tensor
   eps: f32, // of the norm
   inverse_width: f32, // 1 / elements per row
   branch_eps: f32, // of the norm of the branch that joins the row
   branch_scale: f32, // what that branch is multiplied by
   steps: f32, // activations: the integer of the largest magnitude
   inverse_steps: f32, // 1 / steps
+  x_items: u32, // experts: items of the input row
+  out_items: u32, // experts: items of the output row
   out_first: u32, // products: where the first output is stored in a row
   stride: u32, // products: words between the rows of the tokens of a submission; 0 where each replaces the one before
   head_dim: u32, // elements per head
@@ -39,6 +41,7 @@ override SLOTS: u32 = ACROSS * LOOPS * DEPTH; // rows of a workgroup
 override SLOTS8: u32 = 8u * SLOTS;
 override TERMS: u32 = select(1u, SLOTS * CHUNKS, SPAN == 1u);
 override NORM_ITEMS: u32 = select(1u, 2u * CHUNKS, NORM);
+var<private> side: u32; // the workgroup's number in the second dimension
 var<workgroup> terms: array<f32, TERMS>;
 var<workgroup> lane_sums: array<f32, SLOTS8>;
 
@@ -136,6 +139,7 @@ fn multiply(group: u32, thread: u32) {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let group = workgroup.x;
+  side = workgroup.y;
   multiply(group, thread);
   workgroupBarrier();
   for (var i = thread; i < SLOTS8; i += THREADS) {

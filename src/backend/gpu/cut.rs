@@ -17,6 +17,20 @@ pub(super) struct Product {
     pub weight: WeightId,
     pub bias: Option<WeightId>,
     pub out: BufferId,
+    /// Whose matrices these are, where a row chooses them.
+    pub experts: Option<Experts>,
+}
+
+/// Matrices of experts that a row chooses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Experts {
+    pub routes: BufferId,
+    /// Experts in a tensor.
+    pub count: usize,
+    /// Experts that are used: slots of a row.
+    pub used: usize,
+    /// Whether the input has elements for each slot.
+    pub slotted: bool,
 }
 
 /// A norm: its weights and epsilon.
@@ -33,10 +47,18 @@ pub(super) enum End {
     Rows,
     /// They are queries, keys and values: the first two are rotated, the last two go to a cache.
     Heads { angles: AnglesId, cache: CacheId, neox: bool },
-    /// `out = silu(first) * second`, or GELU in SiLU's place.
-    Gate { out: BufferId, gelu: bool },
+    /// The first is a gate for the second.
+    Gate { out: BufferId, gate: Gate },
     /// `x = x + product`.
     Residual { x: BufferId },
+}
+
+/// A gate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Gate {
+    Silu,
+    Gelu,
+    Clamped,
 }
 
 /// Queries, keys and values between their products and attention.
@@ -115,7 +137,8 @@ pub(super) fn shapes(plan: &Plan, work: &Work) -> Result<(), String> {
         Work::Products { products, end, .. } => products.iter().try_for_each(|p| {
             let w = &plan.weights[p.weight.0];
             whole(&w.name, w.cols)?;
-            if matches!(end, End::Gate { .. } | End::Residual { .. }) { whole("the result", w.rows) } else { Ok(()) }
+            let rows = w.rows / p.experts.map_or(1, |e| e.count);
+            if matches!(end, End::Gate { .. } | End::Residual { .. }) { whole("the result", rows) } else { Ok(()) }
         }),
         Work::Heads(h) => match plan.caches[h.cache.0].head_dim {
             d if d <= 256 => Ok(()),
@@ -132,9 +155,10 @@ pub(super) fn shapes(plan: &Plan, work: &Work) -> Result<(), String> {
 
 /// The pieces of a plan, in order.
 pub(super) fn pieces(plan: &Plan, takes: Takes<'_>) -> Vec<Piece> {
-    let mut cutter = Cutter { plan, takes, sources: Vec::new(), made: Vec::new() };
+    let mut cutter = Cutter { plan, takes, sources: Vec::new(), made: Vec::new(), folded: Vec::new() };
     cutter.sources = cutter.sources();
     cutter.made = cutter.made();
+    cutter.folded = cutter.folded();
     let mut pieces: Vec<Piece> = Vec::new();
     while let Some(piece) = cutter.next(pieces.last().map_or(0, |p| p.steps.end)) {
         pieces.push(piece);
@@ -191,7 +215,7 @@ impl Work {
     /// The fused kernel that computes it.
     fn kernel(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Products { join, products, end, .. } => end.shader(join.is_some(), products.len())?.name,
+            Self::Products { join, products, end, .. } => end.shader(join.is_some(), products)?.name,
             Self::Attention(_) => crate::shaders::ATTEND.name,
             Self::Heads(_) => crate::shaders::HEADS.name,
             Self::Join(_) => crate::shaders::JOIN.name,
@@ -201,11 +225,16 @@ impl Work {
 }
 
 impl End {
-    /// The kernel of so many products with this end, of a row that a branch joins or not; `None` if there is none.
-    pub fn shader(self, joined: bool, products: usize) -> Option<&'static crate::shaders::Shader> {
+    /// The kernel of products with this end, of a row that a branch joins or not; `None` if there is none.
+    pub fn shader(self, joined: bool, products: &[Product]) -> Option<&'static crate::shaders::Shader> {
         use crate::shaders::*;
         Some(match (self, joined) {
-            (Self::Rows, false) if products == 1 => &PRODUCTS,
+            _ if products.iter().any(|p| p.experts.is_some()) => match (self, products.len()) {
+                (Self::Gate { .. }, 2) if !joined => &EXPERT_GATE,
+                (Self::Rows, 1) if !joined => &EXPERT_ROWS,
+                _ => return None,
+            },
+            (Self::Rows, false) if products.len() == 1 => &PRODUCTS,
             (Self::Rows, false) => &SIBLINGS,
             (Self::Rows, true) => &SIBLINGS_JOINED,
             (Self::Heads { .. }, false) => &QKV,
@@ -225,6 +254,8 @@ struct Cutter<'a> {
     sources: Vec<Option<BufferId>>,
     /// For every quantisation: whether it is made, because a plain kernel reads it.
     made: Vec<bool>,
+    /// For every step: the input of a norm that everybody who reads it makes again, and that norm.
+    folded: Vec<Option<(BufferId, Norm)>>,
 }
 
 impl Cutter<'_> {
@@ -232,18 +263,11 @@ impl Cutter<'_> {
         let mut quantized: HashMap<BufferId, BufferId> = HashMap::new();
         let mut sources = Vec::new();
         for (i, step) in self.plan.steps.iter().enumerate() {
-            sources.push(match step.op {
-                Op::Matmul(ops::Matmul { weight, bias, x, out }) => {
-                    let float = self.plan.weights[weight.0].format.activation_block().is_none();
-                    let source = if float { Some(x) } else { quantized.get(&x).copied() };
-                    source.filter(|x| {
-                        let products = vec![Product { step: i, weight, bias, out }];
-                        let work = Work::Products { join: None, x: *x, norm: None, products, end: End::Rows };
-                        *x != out && (self.takes)(&work).is_ok()
-                    })
-                }
-                _ => None,
-            });
+            sources.push(self.product(i).and_then(|(product, x)| {
+                let float = self.plan.weights[product.weight.0].format.activation_block().is_none();
+                let source = if float { Some(x) } else { quantized.get(&x).copied() };
+                source.filter(|x| *x != product.out && self.takes_alone(*x, None, product))
+            }));
             // What was quantised of a row is no longer what the row holds.
             quantized.retain(|_, x| step.op.output() != Some(*x));
             if let Op::QuantizeActivations(ops::QuantizeActivations { x, out }) = step.op {
@@ -251,6 +275,56 @@ impl Cutter<'_> {
             }
         }
         sources
+    }
+
+    /// A step as a product, and what it multiplies.
+    fn product(&self, i: usize) -> Option<(Product, BufferId)> {
+        match self.plan.steps[i].op {
+            Op::Matmul(ops::Matmul { weight, bias, x, out }) => {
+                Some((Product { step: i, weight, bias, out, experts: None }, x))
+            }
+            Op::ExpertMatmul(ref op @ ops::ExpertMatmul { weight, experts: count, bias, x, routes, out }) => {
+                let shapes = self.plan.shapes();
+                let (used, slotted) = (op.used(&shapes), op.has_slots(&shapes));
+                let experts = Some(Experts { routes: routes?, count, used, slotted });
+                Some((Product { step: i, weight, bias, out, experts }, x))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether there is a kernel for one product, behind a norm or not.
+    fn takes_alone(&self, x: BufferId, norm: Option<Norm>, product: Product) -> bool {
+        (self.takes)(&Work::Products { join: None, x, norm, products: vec![product], end: End::Rows }).is_ok()
+    }
+
+    /// Norms of rows whose readers are all products, where their input stays what it is.
+    fn folded(&self) -> Vec<Option<(BufferId, Norm)>> {
+        let fold = |i: usize| {
+            let Op::RmsNorm(n @ ops::RmsNorm { x, weight, out, eps }) = &self.plan.steps[i].op else { return None };
+            let norm = Norm { weight: *weight, eps: *eps };
+            let mut reads = 0;
+            for (j, step) in self.plan.steps.iter().enumerate().skip(i + 1) {
+                if self.sources[j] == Some(*out) {
+                    let taken = self.product(j).is_some_and(|(product, _)| self.takes_alone(*x, Some(norm), product));
+                    reads = if taken { j } else { return None };
+                } else if step.op.reads().any(|b| b == *out) && !self.is_nothing(j) {
+                    return None;
+                }
+                if step.op.output() == Some(*out) {
+                    break;
+                }
+            }
+            let kept = self.plan.steps[i + 1..=reads.max(i)].iter().all(|s| s.op.output() != Some(*x));
+            (reads > 0 && kept && x != out && n.heads(&self.plan.shapes()) == 1).then_some((*x, norm))
+        };
+        (0..self.plan.steps.len()).map(fold).collect()
+    }
+
+    /// The norm that a row is behind at a step, where its readers make it again, and its input.
+    fn behind(&self, row: BufferId, at: usize) -> Option<(BufferId, Norm)> {
+        let made = self.plan.steps[..at].iter().rposition(|s| s.op.output() == Some(row))?;
+        self.folded[made]
     }
 
     fn made(&self) -> Vec<bool> {
@@ -299,11 +373,15 @@ impl Cutter<'_> {
                 one(if taken { work } else { Work::Plain }, &[at])
             }
             Op::RmsNorm(ref norm @ ops::RmsNorm { x, weight, out, eps }) if norm.heads(&self.plan.shapes()) == 1 => {
-                let norm = Some((out, Norm { weight, eps }));
-                self.products(at, None, x, norm).unwrap_or_else(|| one(Work::Plain, &[at]))
+                let products = self.products(at, None, x, Some((out, Norm { weight, eps })));
+                let made_again = self.folded[at].is_some();
+                products.unwrap_or_else(|| if made_again { one(Work::Nothing, &[]) } else { one(Work::Plain, &[at]) })
             }
-            Op::Matmul(ops::Matmul { .. }) => {
-                let source = self.sources[at].and_then(|x| self.products(at, None, x, None));
+            Op::Matmul(_) | Op::ExpertMatmul(_) => {
+                let source = self.sources[at].and_then(|row| match self.behind(row, at) {
+                    Some((x, norm)) => self.products(at, None, x, Some((row, norm))),
+                    None => self.products(at, None, row, None),
+                });
                 source.unwrap_or_else(|| one(Work::Plain, &[at]))
             }
             _ => one(Work::Plain, &[at]),
@@ -320,19 +398,24 @@ impl Cutter<'_> {
         norm: Option<(BufferId, Norm)>,
     ) -> Option<Piece> {
         let row = norm.map_or(x, |n| n.0);
-        let (mut products, mut end) = (Vec::new(), first);
-        for (i, step) in self.plan.steps.iter().enumerate().skip(first + usize::from(norm.is_some())) {
-            match step.op {
-                Op::Matmul(ops::Matmul { weight, bias, out, .. })
-                    if self.sources[i] == Some(row) && out != x && products.iter().all(|p: &Product| p.out != out) =>
+        let begins_with_norm = matches!(self.plan.steps[first].op, Op::RmsNorm(_));
+        let (mut products, mut end): (Vec<Product>, _) = (Vec::new(), first);
+        for (i, step) in self.plan.steps.iter().enumerate().skip(first + usize::from(begins_with_norm)) {
+            match self.product(i) {
+                Some((product, _))
+                    if self.sources[i] == Some(row)
+                        && product.out != x
+                        && products.iter().all(|p| p.out != product.out && p.experts == product.experts) =>
                 {
-                    products.push(Product { step: i, weight, bias, out });
+                    products.push(product);
                     end = i + 1;
                 }
-                Op::QuantizeActivations(ops::QuantizeActivations { x, .. }) if x == row && self.is_nothing(i) => {}
+                None if self.is_nothing(i) && step.op.reads().any(|b| b == row) => {}
                 _ => break,
             }
         }
+        // Those who read the norm elsewhere make it again.
+        let kept = norm.map(|n| n.0).filter(|row| self.behind(*row, first + 1).is_none());
         // The longest end, then all products by themselves, then the first of them: `sources` says that there is a kernel for each.
         let rows = |n: usize| {
             let some = &products[..n];
@@ -348,7 +431,7 @@ impl Cutter<'_> {
                 End::Heads { .. } => *out != products[0].out,
                 End::Gate { .. } | End::Residual { .. } => true,
             });
-            if !inner.chain(norm.map(|n| n.0)).all(|b| self.is_over(b, last)) {
+            if !inner.chain(kept).all(|b| self.is_over(b, last)) {
                 return None;
             }
             // Every workgroup reads the branch, so none may write to it.
@@ -423,11 +506,13 @@ impl Cutter<'_> {
     fn join(&self, at: usize) -> Option<Piece> {
         let (join, last) = self.joins(at)?;
         let work = Work::Join(join);
+        // A bare sum needs no kernel of its own.
+        (join.norm.is_some() || join.scale.is_some()).then_some(())?;
         (self.takes)(&work).ok()?;
         Some(Piece { steps: at..last + 1, leaves: vec![last], work })
     }
 
-    /// A norm or a scale, or both, and the sum with the stream, which is their last step.
+    /// A norm or a scale, or both, or none, and the sum with the stream, which is their last step.
     fn joins(&self, at: usize) -> Option<(JoinSteps, usize)> {
         let mut steps = self.plan.steps[at..].iter().map(|s| &s.op).take(3).enumerate().peekable();
         let (_, first) = steps.peek()?;
@@ -436,6 +521,7 @@ impl Cutter<'_> {
                 (n.x, Some(Norm { weight: n.weight, eps: n.eps }), n.out)
             }
             Op::Scale(s) => (s.x, None, s.x),
+            Op::Add(s) => (s.b, None, s.b),
             _ => return None,
         };
         if norm.is_some() {
@@ -472,14 +558,15 @@ impl Cutter<'_> {
             {
                 Some((End::Heads { angles: *angles, cache: *cache, neox: *neox }, 3, vec![at, at + 2]))
             }
-            ([a, b], [gate, ..]) if a.bias.is_none() && b.bias.is_none() => {
-                let (from_gate, out, gelu) = match gate {
-                    Op::SiluMul(ops::SiluMul { a, b, out }) => ([*a, *b], *out, false),
-                    Op::GeluMul(ops::GeluMul { a, b, out }) => ([*a, *b], *out, true),
+            ([a, b], [gate, ..]) if a.experts.is_some() || (a.bias.is_none() && b.bias.is_none()) => {
+                let (from_gate, out, gate) = match gate {
+                    Op::SiluMul(ops::SiluMul { a, b, out }) => ([*a, *b], *out, Gate::Silu),
+                    Op::GeluMul(ops::GeluMul { a, b, out }) => ([*a, *b], *out, Gate::Gelu),
+                    Op::ClampedGate(ops::ClampedGate { a, b, out }) => ([*a, *b], *out, Gate::Clamped),
                     _ => return None,
                 };
                 let fits = from_gate == [a.out, b.out] && !from.contains(&out);
-                fits.then_some((End::Gate { out, gelu }, 1, vec![at]))
+                fits.then_some((End::Gate { out, gate }, 1, vec![at]))
             }
             ([p], [Op::Add(ops::Add { x: to, b }), ..]) if *b == p.out && !from.contains(to) => {
                 Some((End::Residual { x: *to }, 1, vec![at]))

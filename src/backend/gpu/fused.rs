@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use bytemuck::bytes_of;
 
-use super::cut::{End, JoinSteps, Norm, Piece, Product, Work, layer, pieces, shapes, unfused};
+use super::cut::{End, Experts, Gate, JoinSteps, Norm, Piece, Product, Work, layer, pieces, shapes, unfused};
 use super::device::Device;
 use super::group::{Group, Kernels, Output, Place, item_word};
 use super::lower::{Dispatch, Grid, Lowering, Resources, dispatch, shards, vector};
@@ -66,6 +66,8 @@ struct Call<'a> {
     kernel: Kernel,
     params: Params,
     groups: u32,
+    /// Workgroups in the second dimension.
+    slices: u32,
     /// Rows of the product that a workgroup takes.
     slots: u32,
     run: Run<'a>,
@@ -108,7 +110,7 @@ impl<'a> Fusing<'a> {
                         calls(device, plan, resources, Before { join: *join, norm: *norm }, products, *end).map(drop)
                     }
                     Work::Attention(op) => attend::fits(device, plan, op),
-                    Work::Heads(_) => rows::heads_fit(device),
+                    Work::Heads(heads) => rows::heads_kernel(device, plan, heads).map(drop),
                     Work::Join(join) => rows::join_kernel(device, plan, join).map(drop),
                     _ => Ok(()),
                 }
@@ -305,6 +307,11 @@ impl Making<'_, '_> {
         Ok(())
     }
 
+    /// What a device has for a piece; the piece was cut because there is such a thing.
+    pub(super) fn made<T>(&self, made: Result<T, String>) -> Result<T, BackendError> {
+        made.map_err(|what| BackendError::Unsupported { device: self.fusing.device.info.name.clone(), what })
+    }
+
     fn plain(&mut self, piece: &Piece) -> Result<(), BackendError> {
         let op = &self.fusing.plan.steps[piece.steps.start].op;
         for id in op.reads() {
@@ -355,8 +362,7 @@ impl Making<'_, '_> {
     ) -> Result<(), BackendError> {
         let (plan, r) = (self.fusing.plan, self.fusing.resources);
         let made = calls(self.fusing.device, plan, r, before, products, end);
-        let made =
-            made.map_err(|what| BackendError::Unsupported { device: self.fusing.device.info.name.clone(), what })?;
+        let made = self.made(made)?;
         let x = self.read_items(id)?;
         let weights = self.norms(before)?;
         let mut joined = match before.join {
@@ -367,6 +373,10 @@ impl Making<'_, '_> {
         for call in made {
             let some = &products[call.products.clone()];
             let bias = self.bias(some)?;
+            let experts = |making: &mut Self, bias| match some[0].experts {
+                Some(experts) => Ok::<_, BackendError>(vec![bias, making.read_row(experts.routes)?]),
+                None => Ok(Vec::new()),
+            };
             let written: Vec<wgpu::Buffer> = match end {
                 // The last product of the plan has a row for every token of a submission.
                 End::Rows if call.params.stride > 0 => {
@@ -375,6 +385,9 @@ impl Making<'_, '_> {
                     vec![self.fusing.logits.clone(), bias]
                 }
                 End::Rows if call.kernel.shader.name == PRODUCTS.name => vec![self.write_row(some[0].out), bias],
+                End::Rows if some[0].experts.is_some() => {
+                    [vec![self.write_row(some[0].out)], experts(self, bias)?].concat()
+                }
                 End::Rows => {
                     let mut all: Vec<_> = some.iter().map(|p| self.write_row(p.out)).collect();
                     while all.len() < 3 {
@@ -387,7 +400,7 @@ impl Making<'_, '_> {
                     self.read_items(x)?;
                     vec![self.write_items(x)?, bias]
                 }
-                End::Gate { out, .. } => vec![self.write_items(out)?],
+                End::Gate { out, .. } => [vec![self.write_items(out)?], experts(self, bias)?].concat(),
                 End::Heads { angles, cache, .. } => {
                     let [k_cache, v_cache] = &r.caches[cache.0];
                     let mut all = vec![self.write_row(products[0].out), k_cache.clone(), v_cache.clone()];
@@ -400,7 +413,7 @@ impl Making<'_, '_> {
             };
             let shard = &call.run.shard.buffer;
             let buffers: Vec<_> = [shard, shard, &x, &weights].into_iter().chain(&written).chain(&joined).collect();
-            let grid = Grid::Fixed([call.groups, 1]);
+            let grid = Grid::Fixed([call.groups, call.slices]);
             dispatches.push(self.fusing.dispatch(call.kernel, bytes_of(&call.params), grid, &buffers)?);
             // The first dispatch leaves the sum.
             if let [_, sum] = &mut joined[..] {
@@ -471,6 +484,9 @@ fn calls<'a>(
     end: End,
 ) -> Result<Vec<Call<'a>>, String> {
     let calling = Calling { device, plan, before, end };
+    if let Some(experts) = products.iter().find_map(|p| p.experts) {
+        return Ok(vec![calling.experts(resources, products, experts)?]);
+    }
     let makes_logits = |some: &[Product]| some.iter().any(|p| is_last(plan, p.step));
     let weight = |p: &Product| &plan.weights[p.weight.0];
     let mut calls = Vec::new();
@@ -493,13 +509,11 @@ fn calls<'a>(
         first = range.end;
         let some = &products[range.clone()];
         calls.push(match end {
-            End::Gate { gelu, .. } => {
+            End::Gate { gate, .. } => {
                 let second = (run.shard.first + run.rows[0]) as u32;
                 let params = Params { rows: run.rows[0] as u32, second, ..calling.params(&run) };
                 let mut call = calling.call(params, run, 2, some, range, 1)?;
-                if gelu {
-                    call.kernel = call.kernel.with("GELU", 1);
-                }
+                call.kernel = gated(call.kernel, gate);
                 call
             }
             End::Heads { angles, cache, neox } => {
@@ -542,6 +556,15 @@ fn calls<'a>(
     Ok(calls)
 }
 
+/// A kernel with this gate.
+fn gated(kernel: Kernel, gate: Gate) -> Kernel {
+    match gate {
+        Gate::Silu => kernel,
+        Gate::Gelu => kernel.with("GELU", 1),
+        Gate::Clamped => kernel.with("CLAMPED", 1),
+    }
+}
+
 /// What the calls of a piece share.
 struct Calling<'a> {
     device: &'a Device,
@@ -578,6 +601,39 @@ impl Calling<'_> {
         shards(resources, p.weight).iter().map(call).collect()
     }
 
+    /// The call that multiplies with matrices of the experts that a row chooses: one product, or a gate and what it is for.
+    fn experts<'r>(
+        &self,
+        resources: &'r Resources,
+        products: &[Product],
+        experts: Experts,
+    ) -> Result<Call<'r>, String> {
+        let mut all = runs(self.plan, resources, products)?;
+        let (Some(mut run), true) = (all.pop(), all.is_empty()) else {
+            return Err("gate and up of experts have different formats".to_owned());
+        };
+        let tensor = run.rows[0];
+        let rows = tensor / experts.count;
+        let items = |width: usize| (width / 16) as u32;
+        let params = Params {
+            rows: rows as u32,
+            second: (run.shard.first + tensor) as u32,
+            third: tensor as u32,
+            x_items: items(run.cols * if experts.slotted { experts.used } else { 1 }),
+            out_items: items(rows * experts.used),
+            ..self.params(&run)
+        };
+        // The kernel is spread as one for the rows of all slots.
+        run.rows = vec![rows * experts.used * products.len()];
+        let mut call = self.call(params, run, products.len() as u32, products, 0..products.len(), 3)?;
+        call.kernel = call.kernel.with("SLOTTED", u32::from(experts.slotted));
+        if let End::Gate { gate, .. } = self.end {
+            call.kernel = gated(call.kernel, gate);
+        }
+        call.slices = experts.used as u32;
+        Ok(call)
+    }
+
     /// A call of a kernel for rows of `matrices` matrices, which binds so many buffers behind the weights, the row and the norm.
     fn call<'r>(
         &self,
@@ -589,8 +645,8 @@ impl Calling<'_> {
         buffers: u32,
     ) -> Result<Call<'r>, String> {
         let Before { join, norm } = self.before;
-        let shader = self.end.shader(join.is_some(), some.len()).ok_or("no kernel has this end behind a branch")?;
-        let shape = Shape::new(self.device, run.format, run.cols, params.rows as usize, matrices);
+        let shader = self.end.shader(join.is_some(), some).ok_or("no kernel has this end behind a branch")?;
+        let shape = Shape::new(self.device, run.format, run.cols, run.rows.iter().sum());
         let precise = self.plan.precision == Precision::Precise;
         let mut kernel = shape.kernel(self.device, shader, run.format, precise, norm.is_some())?;
         if let Some(join) = join {
@@ -612,7 +668,7 @@ impl Calling<'_> {
         if groups > limits.max_compute_workgroups_per_dimension {
             return Err(format!("{} needs {groups} workgroups, more than the device allows", shader.name));
         }
-        Ok(Call { kernel, params, groups, slots: shape.slots(), run, products })
+        Ok(Call { kernel, params, groups, slices: 1, slots: shape.slots(), run, products })
     }
 }
 

@@ -316,10 +316,10 @@ fn together(plan: &Plan) -> Vec<Vec<usize>> {
     let mut last = None;
     for step in &plan.steps {
         let (weight, source) = match step.op {
-            Op::Matmul(ops::Matmul { weight, x, .. }) => (weight.0, Some((x, plan.weights[weight.0].format.name))),
-            Op::Embedding(ops::Embedding { weight, .. }) | Op::ExpertMatmul(ops::ExpertMatmul { weight, .. }) => {
-                (weight.0, None)
+            Op::Matmul(ops::Matmul { weight, x, .. }) | Op::ExpertMatmul(ops::ExpertMatmul { weight, x, .. }) => {
+                (weight.0, Some((x, plan.weights[weight.0].format.name)))
             }
+            Op::Embedding(ops::Embedding { weight, .. }) => (weight.0, None),
             _ => {
                 last = None;
                 continue;

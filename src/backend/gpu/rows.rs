@@ -15,13 +15,15 @@ use crate::shaders::{HEADS, JOIN, params};
 /// Buffers that the kernel of heads binds, the state among them.
 const HEADS_BUFFERS: u32 = 9;
 
-/// Whether a device has the kernel of heads.
-pub(super) fn heads_fit(device: &Device) -> Result<(), String> {
+/// The kernel of heads, or why a device has none.
+pub(super) fn heads_kernel(device: &Device, plan: &Plan, h: &HeadSteps) -> Result<Kernel, String> {
     let has = device.limits.max_storage_buffers_per_shader_stage;
-    if has >= HEADS_BUFFERS {
-        return Ok(());
+    if has < HEADS_BUFFERS {
+        return Err(format!("heads binds {HEADS_BUFFERS} buffers, the device allows {has}"));
     }
-    Err(format!("heads binds {HEADS_BUFFERS} buffers, the device allows {has}"))
+    let threads = (plan.caches[h.cache.0].head_dim as u32).next_multiple_of(32).max(64);
+    let kernel = Kernel::new(&HEADS).with("THREADS", threads).with("NORM", u32::from(h.norms.is_some()));
+    kernel.lacks(&device.limits).map_or(Ok(kernel), Err)
 }
 
 /// The kernel that brings a branch back to the stream, or why a device has none.
@@ -65,7 +67,7 @@ impl Making<'_, '_> {
         let name = format!("token {}", plan.buffers[h.out.0].name);
         let out = self.fusing.device.storage(&name, 4 * self.width(h.out) as u64)?;
         self.replace_row(h.out, out.clone());
-        let kernel = Kernel::new(&HEADS).with("NORM", u32::from(h.norms.is_some()));
+        let kernel = self.made(heads_kernel(self.fusing.device, plan, h))?;
         let [k_cache, v_cache] = &r.caches[h.cache.0];
         let grid = Grid::Fixed([p.heads + 2 * p.kv_heads, 1]);
         let buffers = [&q, &k, &v, &norms, table, &out, k_cache, v_cache];
@@ -79,9 +81,7 @@ impl Making<'_, '_> {
         self.read_items(j.x)?;
         let x = self.write_items(j.x)?;
         let (plan, r) = (self.fusing.plan, self.fusing.resources);
-        let kernel = join_kernel(self.fusing.device, plan, j);
-        let kernel =
-            kernel.map_err(|what| BackendError::Unsupported { device: self.fusing.device.info.name.clone(), what })?;
+        let kernel = self.made(join_kernel(self.fusing.device, plan, j))?;
         let width = self.width(j.x);
         let p = params::Join {
             width: width as u32,

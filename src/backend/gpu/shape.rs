@@ -19,11 +19,11 @@ pub(super) struct Shape {
 const MOST_THREADS: u32 = 512;
 
 impl Shape {
-    /// For `rows` rows of `cols` from each of `matrices` matrices.
-    pub fn new(device: &Device, format: &Format, cols: usize, rows: usize, matrices: u32) -> Self {
+    /// For `rows` rows of `cols`, of all matrices together.
+    pub fn new(device: &Device, format: &Format, cols: usize, rows: usize) -> Self {
         let chunks = (cols / CHUNK) as u32;
         let span = (format.activation_block().unwrap_or(CHUNK) / CHUNK) as u32;
-        let rows = rows as u32 * matrices;
+        let rows = rows as u32;
         let most = device.limits.max_compute_invocations_per_workgroup.min(MOST_THREADS);
         // At least one thread for every half of a chunk, so that each prepares one; and a few hundred workgroups, which fill a
         // large GPU: fewer prepare the activations less often.
