@@ -2,6 +2,7 @@
 
 mod attend;
 pub mod bandwidth;
+mod calls;
 mod compiler;
 mod cut;
 mod decode;
