@@ -111,6 +111,31 @@ fn planted_faults_are_named() {
     }
 }
 
+/// Faults in kernels for single tokens that llama has not: the other kernels hold, and the first step that is wrong is named.
+#[cfg(feature = "faults")]
+#[test]
+fn planted_faults_in_kernels_of_other_architectures_are_named() {
+    for (fault, file, step) in [
+        ("branch", "gemma3-q4_k.gguf", "attn_residual"),
+        ("expert", "qwen3moe-q4_k.gguf", "ffn_exps_gate"),
+        ("heads", "qwen3-q4_k.gguf", "kv_cache"),
+        ("siblings", "qwen3-q4_k.gguf", "attn_k"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::cargo_bin("samebits").unwrap();
+        command.env("XDG_RUNTIME_DIR", std::env::temp_dir()).env("SAMEBITS_FAULT", fault);
+        command.args(["verify", "--quick", "--json", "--out"]).arg(folder.path());
+        command.arg("-m").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/arch/").to_owned() + file);
+        let output = command.output().unwrap();
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let rung = |name: &str| value["rungs"].as_array().unwrap().iter().find(|r| r["name"] == name).unwrap();
+        assert!(!output.status.success(), "{fault}");
+        assert_eq!(rung("L3 steps, GPU = CPU")["holds"], true, "{fault}: {value:#}");
+        let fused = rung("L3 fused, GPU = CPU")["detail"].as_str().unwrap();
+        assert!(fused.contains(&format!("step 'blk.0.{step}'")), "{fault}: {fused}");
+    }
+}
+
 #[test]
 fn validate_checks_every_shader_and_the_users_own() {
     let samebits = || {

@@ -36,6 +36,14 @@ const FAULTS: &[Fault] = &[
     ("q3_k", "block * 6u + 4u + (chunk & 1u)", "block * 6u + 4u + (chunk & 0u)"),
     // On matrix units, half of the tokens take the scale of another.
     ("units", "x_scale[my_token + UNIT / 2u]", "x_scale[my_token]"),
+    // A branch takes the norm of the products behind it.
+    ("branch", "norm4[8u * CHUNKS + quad]", "norm4[quad]"),
+    // All slots take the first slot's expert.
+    ("expert", "u32(routes[side])", "u32(routes[0])"),
+    // Keys take the norm of queries.
+    ("heads", "norms[select(0u, params.head_dim, is_key) + n]", "norms[n]"),
+    // The second of sibling products begins a row too early.
+    ("siblings", "out2[n - params.second] = y;", "out2[(n + params.third - params.second - 1u) % params.third] = y;"),
     // Kernels that no device takes: too many threads.
     (
         "refused",

@@ -40,17 +40,25 @@ impl Choice {
 /// The most experts that are chosen: Mesa's lavapipe ends a shader's loops after 65,535 rounds, and each takes some.
 const USED: usize = 256;
 
+/// The most experts: a workgroup keeps a score of each.
+const EXPERTS: usize = 1024;
+
 /// The most groups of experts.
 const GROUPS: usize = 64;
 
 /// The least sum that parts are divided by.
 const LEAST: f32 = 6.103_515_6e-5;
 
-/// The experts in the order in which they are chosen, by their values: those of the groups that compete.
-fn order<T: Copy + PartialOrd + std::ops::Add<Output = T>>(values: &[T], [groups, compete]: [usize; 2]) -> Vec<usize> {
+/// The experts in the order in which they are chosen, by their values: those of the groups that compete. The order is total, so that
+/// values that are no numbers have a place, too.
+fn order<T: Copy + std::ops::Add<Output = T>>(
+    values: &[T],
+    [groups, compete]: [usize; 2],
+    compare: fn(&T, &T) -> Ordering,
+) -> Vec<usize> {
     let best_first = |values: &[T]| {
         let mut order: Vec<usize> = (0..values.len()).collect();
-        order.sort_by(|a, b| values[*b].partial_cmp(&values[*a]).unwrap_or(Ordering::Equal).then(a.cmp(b)));
+        order.sort_by(|a, b| compare(&values[*b], &values[*a]).then(a.cmp(b)));
         order
     };
     if groups < 2 {
@@ -79,7 +87,7 @@ pub fn cpu(p: &Params, bias: &[f32], x: &[f32], out: &mut [f32]) {
         (true, None) => by_sigmoid(i),
         (true, Some(bias)) => by_sigmoid(i) + flush(*bias, WEIGHT_FLOOR),
     });
-    let mut order = order(&values.collect::<Vec<_>>(), [p.groups as usize, p.compete as usize]);
+    let mut order = order(&values.collect::<Vec<_>>(), [p.groups as usize, p.compete as usize], f32::total_cmp);
     order.truncate(used);
     let top = scaled(order[0]);
     let part = |i: usize| exp2(scaled(i) - top);
@@ -147,7 +155,7 @@ impl Operation for Route {
     fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
         let (experts, used, out) = (shapes.float(self.x)?, self.used, shapes.float(self.out)?);
         ensure!(used > 0 && used <= experts.min(USED), "chooses {used} of {experts} experts, of at most {USED}");
-        ensure!(experts <= 1 << 12, "chooses among {experts} experts, more than 4096");
+        ensure!(experts <= EXPERTS, "chooses among {experts} experts, more than {EXPERTS}");
         ensure!(out == 2 * used, "writes numbers and weights of {used} experts to rows of {out}");
         let Choice { sigmoid, bias, groups: [groups, compete], scale } = self.choice;
         ensure!((1..=GROUPS).contains(&groups) && experts.is_multiple_of(groups), "has {groups} groups of {experts} experts");
@@ -183,7 +191,7 @@ impl PerRow for Route {
         let added = |i: usize| if bias.is_some() { from.vector[i] } else { 0.0 };
         let values: Vec<f64> =
             (0..x.len()).map(|i| if sigmoid { by_sigmoid(i) + added(i) } else { x[i] }).collect();
-        let mut order = order(&values, groups);
+        let mut order = order(&values, groups, f64::total_cmp);
         order.truncate(self.used);
         let part = |i: usize| if sigmoid { by_sigmoid(i) } else { (x[i] - x[order[0]]).exp() };
         let chosen: f64 = order.iter().map(|i| part(*i)).sum();
