@@ -20,13 +20,10 @@ struct Params {
 override THREADS: u32 = 128u;
 var<workgroup> scores: array<f32, 1024>; // of every expert
 var<workgroup> keys: array<u32, 1024>; // what it is chosen by
-var<workgroup> parts: array<f32, 1024>; // parts of the softmax: of every expert, or of the chosen
-var<workgroup> sums: array<f32, 32>; // of blocks of 32 parts
+var<workgroup> parts: array<f32, 1056>; // parts of the softmax, then weights; behind them the sums of blocks of 32
 var<workgroup> numbers: array<u32, 256>; // the chosen experts, the best first
-var<workgroup> weights: array<f32, 256>; // theirs
 var<workgroup> group_keys: array<u32, 64>; // what groups compete by
 var<workgroup> competes: array<u32, 64>; // 1: the group does
-var<workgroup> factor: f32; // 1 / the sum of the weights
 
 // What expert e is chosen by.
 fn value(e: u32) -> f32 {
@@ -38,6 +35,31 @@ fn scaled(e: u32) -> f32 { return flush(mul(scores[e], 1.442695f), ACTIVATION_FL
 
 // Whether a key stands before another: the larger, then the lower number.
 fn before(a: u32, i: u32, b: u32, j: u32) -> bool { return a > b || (a == b && i < j); }
+
+// S8 over 32 parts; those that are not there are 0.
+fn block_sum(first: u32) -> f32 {
+  var lo = vec4(0.0);
+  var hi = vec4(0.0);
+  for (var i = first; i < first + 32u; i += 8u) {
+    lo = add4(lo, vec4(parts[i], parts[i + 1u], parts[i + 2u], parts[i + 3u]));
+    hi = add4(hi, vec4(parts[i + 4u], parts[i + 5u], parts[i + 6u], parts[i + 7u]));
+  }
+  return s8_tree(lo, hi);
+}
+
+// S8 in blocks of 32, then over the blocks; nobody touches the parts before all threads have the sum.
+fn sum_of_parts(thread: u32, count: u32) -> f32 {
+  workgroupBarrier();
+  if thread < 32u {
+    var sum = 0.0;
+    if thread * 32u < count { sum = block_sum(thread * 32u); }
+    parts[1024u + thread] = sum;
+  }
+  workgroupBarrier();
+  let total = block_sum(1024u);
+  workgroupBarrier();
+  return total;
+}
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -90,66 +112,35 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if from_ + thread < params.experts && competes[e / size] != 0u && ahead < params.used { numbers[ahead] = e; }
   }
   workgroupBarrier();
-  // The sum of the softmax: S8 in blocks of 32, then over the blocks.
   let top = scaled(numbers[0]);
   let count = select(params.experts, params.used, params.chosen != 0u);
-  for (var from_ = 0u; from_ < count; from_ += THREADS) {
+  for (var from_ = 0u; from_ < (count + 31u) / 32u * 32u; from_ += THREADS) {
     let i = from_ + thread;
+    var part = 0.0;
     if i < count {
       var e = i;
       if params.chosen != 0u { e = numbers[i]; }
-      parts[i] = exp2_(sub(scaled(e), top));
+      part = exp2_(sub(scaled(e), top));
     }
+    if i < 1024u { parts[i] = part; }
   }
-  workgroupBarrier();
-  if thread * 32u < count {
-    var lo = vec4(0.0);
-    var hi = vec4(0.0);
-    for (var i = 0u; i < min(32u, count - thread * 32u); i++) {
-      lo = add_lane(lo, i & 7u, parts[thread * 32u + i]);
-      hi = add_lane(hi, (i & 7u) - 4u, parts[thread * 32u + i]);
-    }
-    sums[thread] = s8_tree(lo, hi);
-  }
-  workgroupBarrier();
-  var lo = vec4(0.0);
-  var hi = vec4(0.0);
-  for (var b = 0u; b * 32u < count; b++) {
-    lo = add_lane(lo, b & 7u, sums[b]);
-    hi = add_lane(hi, (b & 7u) - 4u, sums[b]);
-  }
-  let inverse = recip(s8_tree(lo, hi));
-  for (var from_ = 0u; from_ < params.used; from_ += THREADS) {
+  let inverse = recip(sum_of_parts(thread, count));
+  for (var from_ = 0u; from_ < (params.used + 31u) / 32u * 32u; from_ += THREADS) {
     let slot = from_ + thread;
+    var w = 0.0;
     if slot < params.used {
       let e = numbers[slot];
-      var w = settle(mul(exp2_(sub(scaled(e), top)), inverse));
+      w = settle(mul(exp2_(sub(scaled(e), top)), inverse));
       if params.sigmoid != 0u { w = settle(sigmoid(scores[e])); }
-      weights[slot] = w;
       out[result + slot] = f32(e);
     }
+    parts[slot] = w;
   }
-  workgroupBarrier();
-  if thread == 0u && params.normed != 0u {
-    var outer_lo = vec4(0.0);
-    var outer_hi = vec4(0.0);
-    for (var first = 0u; first < params.used; first += 32u) {
-      lo = vec4(0.0);
-      hi = vec4(0.0);
-      for (var i = 0u; i < min(32u, params.used - first); i++) {
-        lo = add_lane(lo, i & 7u, weights[first + i]);
-        hi = add_lane(hi, (i & 7u) - 4u, weights[first + i]);
-      }
-      outer_lo = add_lane(outer_lo, first / 32u, s8_tree(lo, hi));
-      outer_hi = add_lane(outer_hi, first / 32u - 4u, s8_tree(lo, hi));
-    }
-    factor = recip(max(s8_tree(outer_lo, outer_hi), 6.1035156e-5f));
-  }
-  workgroupBarrier();
+  let factor = recip(max(sum_of_parts(thread, params.used), 6.1035156e-5f));
   for (var from_ = 0u; from_ < params.used; from_ += THREADS) {
     let slot = from_ + thread;
     if slot < params.used {
-      var w = weights[slot];
+      var w = parts[slot];
       if params.normed != 0u { w = settle(mul(flush(w, WEIGHT_FLOOR), factor)); }
       if params.scale != 1.0 { w = settle(mul(flush(w, WEIGHT_FLOOR), params.scale)); }
       out[result + params.used + slot] = w;
