@@ -319,8 +319,7 @@ fn drawn_tokens() {
 fn sampled_runs() {
     let model = tiny("tiny-q4_k.gguf");
     let sampler = |top_k| {
-        let (temperature, top_p, min_p, repeat_penalty, repeat_last_n, seed) = (1.1, 0.95, 0.01, 1.0, 0, 5);
-        Sampler::new(SamplerOptions { temperature, top_k, top_p, min_p, repeat_penalty, repeat_last_n, seed })
+        Sampler::new(SamplerOptions { temperature: 1.1, top_k, min_p: 0.01, seed: 5, ..SamplerOptions::GREEDY })
     };
     let run = |session: &mut samebits::engine::Session, top_k, stop: usize| {
         session.clear();
@@ -339,7 +338,7 @@ fn sampled_runs() {
     let by_hand = |session: &mut samebits::engine::Session, top_k| {
         session.clear();
         let mut sampler = sampler(top_k);
-        let mut by = |logits: &[f32], history: &[u32]| sampler.sample(logits, history);
+        let mut by = |logits: &[f32], history: &[u32]| sampler.sample(logits, history, None);
         let g =
             session.generate(&[3, 1, 4], 50, Choice::By(&mut by), |_| false, |_, _| ControlFlow::Continue(())).unwrap();
         (g.tokens, g.logits_hash)

@@ -219,6 +219,9 @@ mod terminal {
 
     use rexpect::process::{Signal, WaitStatus};
     use rexpect::session::{PtySession, spawn_command};
+    use samebits::engine::StopReason;
+    use samebits::record::Record;
+    use samebits::sample::SamplerOptions;
     use serde_json::Value;
 
     use super::*;
@@ -252,8 +255,8 @@ mod terminal {
         said
     }
 
-    fn saved(folder: &Path, name: &str) -> Value {
-        serde_json::from_str(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap()
+    fn saved(folder: &Path, name: &str) -> Record {
+        Record::from_bytes(&std::fs::read(folder.join(name)).unwrap()).unwrap()
     }
 
     fn ends(session: &mut PtySession, code: i32) {
@@ -285,18 +288,27 @@ mod terminal {
         ends(&mut cold, 0);
         let (warm, cold) = (saved(folder, "two.json"), saved(folder, "one.json"));
         assert_eq!(warm, cold);
-        assert_eq!(warm["messages"][2]["content"], messages[1]);
-        let turn = |message: usize| {
-            let content = warm["messages"][message]["content"].as_str().unwrap();
-            format!("<|im_start|>{}\n{content}<|im_end|>\n", warm["messages"][message]["role"].as_str().unwrap())
-        };
-        let prompt = format!("{}{}{}<|im_start|>assistant\n", turn(0), turn(1), turn(2));
+        let [one, two] = &warm.texts[..] else { panic!("{warm:?}") };
+        assert_eq!([&*one.received.text, &*two.received.text], messages);
+        let prompt = format!(
+            "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n\
+             <|im_start|>assistant\n",
+            messages[0], one.text, messages[1]
+        );
         let mut command = samebits();
         command.args(["generate", "--json", "-n", "8", "--backend", "cpu", "-p", &prompt]);
         let output = command.assert().success().get_output().stdout.clone();
         let generated: Value = serde_json::from_slice(&output).unwrap();
-        assert_eq!(generated["logits_hash"], warm["answers"][1]["logits_hash"]);
-        assert_eq!(generated["text"], warm["messages"][3]["content"]);
+        assert_eq!(
+            (&generated["logits_hash"], &generated["text"]),
+            (&two.logits_hash.clone().into(), &two.text.clone().into())
+        );
+        // A conversation is a record like others.
+        for from in ["0", "3"] {
+            let mut command = samebits();
+            command.arg("replay").arg(folder.join("two.json")).args(["--backend", "cpu", "--from", from]);
+            command.assert().success().stdout(contains("equal: 2 texts, "));
+        }
     }
 
     #[test]
@@ -320,13 +332,12 @@ mod terminal {
         }
         say(&mut chat, "/save all.json");
         let all = saved(folder, "all.json");
-        let message = |i: usize| all["messages"][i]["content"].as_str().unwrap();
+        let messages: Vec<_> = all.texts.iter().map(|t| t.received.text.as_str()).collect();
         assert_eq!(
-            [message(0), message(1), message(3)],
-            ["Be brief.", "first line\n/exit\n\tsecond line", "/not a command"]
+            messages,
+            ["first line\n/exit\n\tsecond line", "/not a command", "a block\nof two lines", "with \nanother"]
         );
-        assert_eq!([message(5), message(7)], ["a block\nof two lines", "with \nanother"]);
-        assert_eq!(all["answers"][0]["seed"], 1);
+        assert_eq!((all.system.as_deref(), all.texts[0].request.sampling.seed), (Some("Be brief."), 1));
         for (command, says) in [
             ("/help", "/regen"),
             ("/undo", "3 messages are left"),
@@ -352,22 +363,25 @@ mod terminal {
             let said = say(&mut chat, command);
             assert!(said.contains(says), "{command}: {said}");
         }
-        let good = std::fs::read_to_string(folder.join("all.json")).unwrap();
-        for (from, to) in [
-            ("\"user\"", "\"system\""),
-            ("\"temperature\": 0.7", "\"temperature\": -1.0"),
-            ("\"temperature\": 0.7", "\"temperature\": 1e300"),
-            ("\"min_p\"", "\"min_q\""),
-            ("\"cut\": false", "\"cut\": 0"),
-            ("{", "["),
-        ] {
-            assert!(good.contains(from), "{from}");
-            std::fs::write(folder.join("bad.json"), good.replacen(from, to, 1)).unwrap();
+        let mut bad = |change: &dyn Fn(&mut Record), says: &str| {
+            let mut record = all.clone();
+            change(&mut record);
+            std::fs::write(folder.join("bad.json"), record.to_bytes().unwrap()).unwrap();
             let said = say(&mut chat, "/load bad.json");
-            assert!(said.contains("bad.json is not what /save writes: "), "{from} {to}: {said}");
-        }
-        std::fs::write(folder.join("other.json"), good.replace("samebits stories", "another")).unwrap();
-        assert!(say(&mut chat, "/load other.json").contains("answers may differ"));
+            assert!(said.contains(says), "{says}: {said}");
+        };
+        let no_chat = "bad.json is not what /save writes: ";
+        let sampling = |record: &mut Record, change: &dyn Fn(&mut SamplerOptions)| {
+            record.sampling.iter_mut().for_each(change);
+        };
+        bad(&|r| sampling(r, &|s| s.temperature = -1.0), no_chat);
+        bad(&|r| sampling(r, &|s| s.min_p = 2.0), no_chat);
+        bad(&|r| r.sampling = None, no_chat);
+        bad(&|r| r.texts[1].received.message = false, no_chat);
+        bad(&|r| r.fingerprint.push('0'), "answers may differ");
+        let good = std::fs::read_to_string(folder.join("all.json")).unwrap();
+        std::fs::write(folder.join("bad.json"), good.replace("a block", "a clock")).unwrap();
+        assert!(say(&mut chat, "/load bad.json").contains("it was changed: "));
         chat.send_line("/exit").unwrap();
         ends(&mut chat, 0);
         // Messages are there the next time, and nobody else can read them.
@@ -401,10 +415,10 @@ mod terminal {
                 say(&mut chat, "/new");
             }
         }
-        assert_eq!(saved(folder, "one.json")["answers"][0]["cut"], true);
+        let stopped = |record: &Record| record.texts[0].stop_reason == StopReason::Interrupted;
+        assert!(stopped(&saved(folder, "one.json")));
         let two = saved(folder, "two.json");
-        assert_eq!(two["answers"][0]["cut"], true);
-        assert!(!two["messages"][1]["content"].as_str().unwrap().is_empty());
+        assert!(stopped(&two) && !two.texts[0].text.is_empty());
         // Ctrl-C where nothing is under way: once says how to end, twice ends.
         chat.send_control('c').unwrap();
         chat.exp_string("Ctrl-C once more").unwrap();

@@ -96,6 +96,11 @@ pub trait Backend {
 
     /// The device's name.
     fn device(&self) -> String;
+
+    /// The device's driver and its version, where it has one.
+    fn driver(&self) -> Option<String> {
+        None
+    }
 }
 
 /// How a backend chooses tokens.

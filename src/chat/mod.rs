@@ -6,9 +6,13 @@ mod json;
 use minijinja::Value;
 use minijinja::value::Serde;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::engine::hex;
 use crate::gguf::Gguf;
+use crate::grammar::Thinking;
+use crate::record::TemplateFacts;
 use crate::tokenizer::{EncodeOptions, Tokenizer, TokenizerError};
 
 pub use jinja::{Given, Jinja, Unrendered};
@@ -129,6 +133,22 @@ impl<'t> Template<'t> {
     /// Its text.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// What records say of it.
+    pub fn facts(&self) -> TemplateFacts {
+        TemplateFacts { name: self.name.clone(), sha256: hex(&Sha256::digest(&self.source)) }
+    }
+
+    /// Whether an answer to this prompt may begin with what the model thinks.
+    pub fn thinking(&self, prompt: &str) -> Thinking {
+        match prompt.trim_end() {
+            prompt if prompt.ends_with("<think>") => Thinking::Begun,
+            // The template has put an empty thought there, or a whole one.
+            prompt if prompt.ends_with("</think>") => Thinking::Never,
+            _ if self.source.contains("</think>") => Thinking::Allowed,
+            _ => Thinking::Never,
+        }
     }
 
     /// The prompt for an answer to the last of the messages.

@@ -21,6 +21,8 @@ pub(super) enum Usage {
     OneBackend,
     #[error("there is no command {0}; `samebits help` lists them")]
     NoCommand(String),
+    #[error("the text goes to standard output; give --record a file")]
+    RecordOnStdout,
     #[error("--json prints to standard output, where {0} goes already; give that a file")]
     TwoOnStdout(String),
 }
@@ -71,6 +73,10 @@ pub(super) enum Failure {
     UnknownChatCommand(String),
     #[error("{name} is not what /save writes: {reason}")]
     NoChat { name: String, reason: String },
+    #[error("{name} cannot be replayed: {reason}")]
+    Record { name: String, reason: String },
+    #[error("the text is not what was recorded; see above")]
+    Replay,
     #[error("runs differ; see above")]
     RunsDiffer,
     #[error("rows of the same test have different fingerprints: a backend computes other bits")]
@@ -82,6 +88,11 @@ pub(super) enum Failure {
     #[error("{0} shaders do not pass; see above")]
     Shaders(usize),
 }
+
+/// Why nothing could be compared. Exit code 2.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(super) struct Unfit(pub Box<dyn std::error::Error>);
 
 /// A command stopped because it was asked to, and has said so. Exit code 130, 143 or 129: 128 and the signal's number.
 #[derive(Debug, Error)]

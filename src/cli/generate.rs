@@ -1,21 +1,26 @@
 //! `samebits generate`.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::Outcome;
-use super::error::{Failure, Interrupted};
+use super::error::{Failure, Interrupted, Usage};
 use super::load::{ModelArguments, RunArguments, encode};
-use super::make::{Made, Step, Wanted, make};
+use super::make::{Keep, Made, Step, make};
 use super::sampling::SamplingArguments;
+use super::structure::StructureArguments;
 use super::templates::TemplateArguments;
-use super::terminal::{escape_json, generated, note, print_json, write_out};
+use super::terminal::{escape_json, generated, note, print_json, warning, write_out};
 use super::text::PromptArguments;
 use super::values::{Limit, stop_string};
-use crate::chat::{self, Message};
-use crate::engine::{EngineError, Session, StopReason};
+use crate::chat::{self, Message, Template};
+use crate::engine::{EngineError, Generator, Request, Session, StopReason};
+use crate::grammar::{Constraints, Thinking};
+use crate::output::Target;
+use crate::record::Received;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -38,10 +43,18 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TEXT", value_parser = stop_string)]
     stop: Vec<String>,
     /// Go on behind tokens that end a text
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["json_schema", "grammar", "regex"])]
     ignore_eos: bool,
     #[command(flatten)]
     sampling: SamplingArguments,
+    #[command(flatten)]
+    structure: StructureArguments,
+    /// Write all that the text depends on, and what proves its bits, for `samebits replay`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Replace the file of --record if it exists
+    #[arg(long, requires = "record")]
+    force: bool,
     /// Print one JSON object at the end instead of the text as it comes
     #[arg(long)]
     json: bool,
@@ -57,14 +70,22 @@ pub(super) struct Arguments {
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let start = Instant::now();
+    let inputs: Vec<_> = [a.model.file(a.run.quiet)?, a.prompt.input()].into_iter().flatten().collect();
+    let record = a.record.as_deref().map(|path| Target::new(path, a.force, &inputs)).transpose()?;
+    if record.as_ref().is_some_and(Target::is_stdout) {
+        return Err(Usage::RecordOnStdout.into());
+    }
     let text = a.prompt.read()?;
     let model = a.model.open(a.run.quiet)?;
     let tokenizer = a.model.tokenizer(&model.gguf, a.run.quiet)?;
     let chat = a.chat || a.template.chat_template.is_some();
-    let prompt = if chat {
-        a.template.open(&model.gguf, &tokenizer)?.prompt(&[Message::new("user", text)])?.ids
-    } else {
-        encode(&tokenizer, &text, a.run.quiet)?
+    let template = if chat { Some(a.template.open(&model.gguf, &tokenizer)?) } else { None };
+    let (prompt, thinking) = match &template {
+        Some(template) => {
+            let prompt = template.prompt(&[Message::new("user", text.as_str())])?;
+            (prompt.ids, template.thinking(&prompt.text))
+        }
+        None => (encode(&tokenizer, &text, a.run.quiet)?, Thinking::Never),
     };
     if !chat && !a.raw && !a.run.quiet && model.gguf.get(chat::KEY).is_some() {
         note!(
@@ -74,18 +95,22 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if prompt.is_empty() {
         return Err(EngineError::EmptyPrompt.into());
     }
+    let request = Request {
+        prompt,
+        max_tokens: a.n_predict.given(),
+        ignore_eos: a.ignore_eos,
+        stop: a.stop.clone(),
+        sampling: a.sampling.options(0.0, a.run.quiet),
+        grammar: a.structure.grammar(thinking)?,
+    };
+    let constraint = Constraints::default().of(request.grammar.as_ref(), &tokenizer)?;
     let (mut session, signal) = super::load::session(&model, &a.run, false)?;
     let load = start.elapsed();
 
-    let wanted = Wanted {
-        limit: a.n_predict.0,
-        sampling: a.sampling.options(0.0, a.run.quiet),
-        stops: &a.stop,
-        ignore_end: a.ignore_eos,
-        logprobs: a.logprobs.map(usize::from),
-    };
+    let keep = Keep { logprobs: a.logprobs.map(usize::from), record: record.is_some() };
     let mut index = 0;
-    let made = make(&mut session, &tokenizer, &prompt, &wanted, &signal, &mut |step| match (a.json, a.stream) {
+    let generator = Generator::new(&tokenizer, request.clone(), constraint)?;
+    let mut made = make(&mut session, &tokenizer, generator, keep, &signal, &mut |step| match (a.json, a.stream) {
         (false, _) => write_out(&generated(step.text)),
         (true, true) => line(&step, &mut index),
         (true, false) => Ok(()),
@@ -93,8 +118,18 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if !a.json {
         write_out("\n")?;
     }
-    report(a, &session, &prompt, &made, wanted.sampling.seed, load)?;
-    if made.generation.stop_reason == StopReason::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
+    report(a, &session, &request, &made, load)?;
+    if let (Some(target), Some(recorder)) = (record, made.recorder.take()) {
+        let received = Received { text, message: chat, pre: a.model.pre.clone() };
+        let mut record = a.model.record(&model, &a.run, &session);
+        record.template = template.as_ref().map(Template::facts);
+        record.texts.push(recorder.finish(received, request, &made.text));
+        target.write(&record.to_bytes()?)?;
+        if !a.run.quiet {
+            note!("record: {}", target.name());
+        }
+    }
+    if made.text.stop_reason == StopReason::Interrupted { Err(Interrupted.into()) } else { Ok(()) }
 }
 
 /// A token as a line of JSON.
@@ -110,24 +145,18 @@ fn line(step: &Step<'_>, index: &mut usize) -> Result<(), Failure> {
     write_out(&format!("{}\n", escape_json(&value.to_string())))
 }
 
-fn report(
-    a: &Arguments,
-    session: &Session,
-    prompt: &[u32],
-    made: &Made,
-    seed: u64,
-    load: Duration,
-) -> Result<(), Failure> {
-    let g = &made.generation;
+fn report(a: &Arguments, session: &Session, request: &Request, made: &Made, load: Duration) -> Result<(), Failure> {
+    let (g, sampling) = (&made.text, &request.sampling);
     let first = made.first.map_or(load, |first| load + first);
     let (prefill, decode) = (g.timings.prefill.as_secs_f64(), g.timings.decode.as_secs_f64());
     let steps = g.tokens.len().saturating_sub(1);
     if a.json {
         let mut value = json!({
-            "text": made.text,
-            "prompt_tokens": prompt,
+            "text": g.text,
+            "prompt_tokens": request.prompt,
             "tokens": g.tokens,
-            "seed": seed,
+            "seed": sampling.seed,
+            "samplers": sampling.order,
             "logits_hash": g.logits_hash,
             "stop_reason": g.stop_reason,
             "timings": {
@@ -139,24 +168,31 @@ fn report(
             "backend": session.backend().name(),
             "adapter": session.backend().device(),
         });
+        if let Some(complete) = g.complete {
+            value["complete"] = complete.into();
+        }
         if a.logprobs.is_some() {
             value["logprobs"] = Value::Array(made.logprobs.clone());
         }
         if a.stream { write_out(&format!("{}\n", escape_json(&value.to_string())))? } else { print_json(&value)? }
+    }
+    if g.complete == Some(false) {
+        warning!("the text is cut and does not have the form that was asked for");
     }
     if !a.run.quiet {
         let rate = |n: usize, seconds: f64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
         let why = match g.stop_reason {
             StopReason::EndOfText => "end of text",
             StopReason::StopString => "a text to end at (--stop)",
+            StopReason::Complete => "it has the whole form",
             StopReason::Length => "as many tokens as asked for (-n)",
             StopReason::ContextFull => "the context is full (--ctx)",
             StopReason::Interrupted => "interrupted",
         };
         note!(
             "{} prompt tokens at {:.1}/s, {} new at {:.1}/s, first after {:.2} s; stopped: {why}",
-            prompt.len(),
-            rate(prompt.len(), prefill),
+            request.prompt.len(),
+            rate(request.prompt.len(), prefill),
             g.tokens.len(),
             rate(steps, decode),
             first.as_secs_f64(),

@@ -11,18 +11,15 @@ use super::error::Usage;
 use super::terminal::{self, note, warning};
 use super::values::not_empty;
 use super::{hub, signals};
-use crate::backend::cpu;
-use crate::backend::gpu::{self, Api};
-use crate::backend::{Backend, Sizes};
+use crate::backend::Backend;
+use crate::backend::gpu::Api;
 use crate::engine::{self, Fact, OpenOptions, Refusal, Session, Wanted};
 use crate::gguf::Gguf;
 use crate::model::{Model, ModelError};
 use crate::numerics::{Precision, VERSION};
 use crate::plan::Plan;
+use crate::record::{MadeBy, ModelFacts, Record};
 use crate::tokenizer::{EncodeOptions, Tokenizer, TokenizerError};
-
-/// Context used where the model would allow more and the user did not ask.
-const DEFAULT_CONTEXT: usize = 4096;
 
 #[derive(Args, Debug)]
 pub(super) struct ModelArguments {
@@ -54,6 +51,22 @@ impl ModelArguments {
     /// Opens the model that is named, or the built-in one where none is.
     pub fn open(&self, quiet: bool) -> Result<Model, Box<dyn Error>> {
         Ok(open_model(self.file(quiet)?)?)
+    }
+
+    /// What records say of the opened file, all of which is read.
+    pub fn facts(&self, model: &Model, quiet: bool) -> ModelFacts {
+        let name = self.file.get().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
+        let bar =
+            terminal::bar(quiet, Some(model.gguf.file_size()), "hashing the model {bar:32} {bytes}/{total_bytes}");
+        let facts = ModelFacts::of(model, name, &mut |n| bar.inc(n));
+        bar.finish_and_clear();
+        facts
+    }
+
+    /// A record of what a session with the opened file makes, without its texts.
+    pub fn record(&self, model: &Model, a: &RunArguments, session: &Session) -> Record {
+        let (facts, context) = (self.facts(model, a.quiet), session.backend().limits().context);
+        Record::new(facts, a.precision.into(), context, MadeBy::here(session.backend()))
     }
 
     /// Opens the file for its vocabulary alone.
@@ -162,6 +175,28 @@ impl BackendName {
 }
 
 impl RunArguments {
+    /// The same for the library; `all_logits` makes room for the logits of every row of a chunk.
+    ///
+    /// # Errors
+    /// Where a GPU is chosen for the CPU.
+    pub fn options(&self, all_logits: bool) -> Result<OpenOptions, Usage> {
+        let backend = match self.backend.api(self.device.as_deref())? {
+            _ if self.backend == BackendName::Auto => Wanted::Auto,
+            Some(api) => Wanted::Gpu(api),
+            None => Wanted::Cpu,
+        };
+        Ok(OpenOptions {
+            backend,
+            device: self.device.clone(),
+            precision: self.precision.into(),
+            context: self.context.map(|n| n as usize),
+            chunk: self.chunk.map(usize::from),
+            threads: self.threads.map(usize::from),
+            all_logits,
+            ..OpenOptions::default()
+        })
+    }
+
     /// Positions that the context shall hold.
     pub fn context(&self, model: &Model) -> usize {
         usual_context(model, self.context)
@@ -170,12 +205,7 @@ impl RunArguments {
 
 /// Positions of the context that `--ctx` asks for: 0 as many as the model was trained for, nothing as many of them as are usual.
 pub(super) fn usual_context(model: &Model, asked: Option<u32>) -> usize {
-    let trained = model.config.context_length;
-    match asked {
-        None => trained.min(DEFAULT_CONTEXT),
-        Some(0) => trained,
-        Some(n) => n as usize,
-    }
+    OpenOptions { context: asked.map(|n| n as usize), ..OpenOptions::default() }.context_of(model)
 }
 
 /// Opens a session on the backend asked for, which a signal stops from then on, before anything is said; `all_logits` makes room for
@@ -211,19 +241,7 @@ pub(super) fn open(
     a: &RunArguments,
     all_logits: bool,
 ) -> Result<Box<dyn Backend>, Box<dyn Error>> {
-    let context = a.context(model);
-    let sizes = |software: bool| {
-        let batch = a.chunk.map_or(Sizes::usual_batch(software), usize::from).min(context);
-        Sizes { context, batch, logits_rows: if all_logits { batch } else { 1 } }
-    };
-    let wanted = match a.backend.api(a.device.as_deref())? {
-        _ if a.backend == BackendName::Auto => Wanted::Auto,
-        Some(api) => Wanted::Gpu(api),
-        None => Wanted::Cpu,
-    };
-    let threads = || threads(a.threads.map(usize::from), a.quiet);
-    let options =
-        OpenOptions { wanted, device: a.device.clone(), sizes: &sizes, threads: &threads, cache: gpu::disk::folder() };
+    let options = a.options(all_logits)?;
     let mut bar = ProgressBar::hidden();
     Ok(engine::open(model, &plan, &options, &mut |fact| say(&fact, &mut bar, a))?)
 }
@@ -260,28 +278,26 @@ fn say(fact: &Fact<'_>, bar: &mut ProgressBar, a: &RunArguments) {
                 note!("shaders: compiled by {compiler} at every start, as Direct3D 12 keeps none");
             }
         }
+        Fact::FewerThreads { asked, usable } if !a.quiet => fewer_threads(asked, usable),
         Fact::Uploads(bytes) => {
             *bar = terminal::bar(a.quiet, Some(bytes), "uploading {bar:32} {bytes}/{total_bytes} {bytes_per_sec}");
         }
         Fact::Uploaded(bytes) => bar.inc(bytes),
         Fact::Ready => bar.finish_and_clear(),
-        Fact::Taken { .. } => {}
+        Fact::Taken { .. } | Fact::FewerThreads { .. } => {}
     }
 }
 
-/// The CPU threads that were asked for, but no more than this process may use at once: others would only wait.
-/// Without a wish, one for each physical core.
+/// The CPU threads that were asked for, but no more than this process may use at once, which is said.
 pub(super) fn threads(wish: Option<usize>, quiet: bool) -> usize {
-    let usable = cpu::usable_processors();
-    match wish {
-        Some(wish) if wish > usable => {
-            if !quiet {
-                let s = if usable == 1 { "" } else { "s" };
-                warning!("this process may use {usable} processor{s}: {usable} thread{s} instead of {wish}");
-            }
-            usable
-        }
-        Some(wish) => wish,
-        None => cpu::physical_cores(),
+    let threads = engine::usable(wish);
+    if let Some(asked) = wish.filter(|asked| *asked > threads && !quiet) {
+        fewer_threads(asked, threads);
     }
+    threads
+}
+
+fn fewer_threads(asked: usize, usable: usize) {
+    let s = if usable == 1 { "" } else { "s" };
+    warning!("this process may use {usable} processor{s}: {usable} thread{s} instead of {asked}");
 }

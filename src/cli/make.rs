@@ -1,4 +1,4 @@
-//! Tokens to text while they are made, for `generate` and `chat`.
+//! Texts while they are made, for `generate` and `chat`.
 
 use std::error::Error;
 use std::ops::ControlFlow;
@@ -8,34 +8,28 @@ use serde_json::{Value, json};
 
 use super::error::Failure;
 use super::signals::Watch;
-use crate::backend::Chooser;
-use crate::engine::{Choice, Generation, Session, StopReason, Stops};
-use crate::sample::{Sampler, SamplerOptions, log_probabilities};
+use crate::engine::{Generator, Session, Text};
+use crate::record::Recorder;
+use crate::sample::log_probabilities;
 use crate::tokenizer::Tokenizer;
 
-/// What is to be made.
-pub(super) struct Wanted<'a> {
-    /// Tokens at most.
-    pub limit: usize,
-    /// How they are chosen.
-    pub sampling: SamplerOptions,
-    /// Strings that end the text.
-    pub stops: &'a [String],
-    /// Whether tokens that end a text do not end this one.
-    pub ignore_end: bool,
+/// What is kept of a text besides the text.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Keep {
     /// How many of the likeliest tokens are told with each.
     pub logprobs: Option<usize>,
+    /// What a record has of it.
+    pub record: bool,
 }
 
 /// What was made.
 pub(super) struct Made {
-    pub generation: Generation,
-    /// The text, until a string that ended it.
-    pub text: String,
+    pub text: Text,
     /// For each token its log-probability and those of the likeliest.
     pub logprobs: Vec<Value>,
     /// Until the first token.
     pub first: Option<Duration>,
+    pub recorder: Option<Recorder>,
 }
 
 /// A token on its way out.
@@ -48,65 +42,39 @@ pub(super) struct Step<'a> {
     pub logprobs: Option<&'a Value>,
 }
 
-/// Feeds `prompt` and makes a text behind it; `show` hears each token.
+/// Makes a text; `show` hears each token but one that only ends it.
 pub(super) fn make(
     session: &mut Session,
     tokenizer: &Tokenizer,
-    prompt: &[u32],
-    wanted: &Wanted<'_>,
+    generator: Generator<'_>,
+    keep: Keep,
     signal: &Watch,
     show: &mut dyn FnMut(Step<'_>) -> Result<(), Failure>,
 ) -> Result<Made, Box<dyn Error>> {
     let start = Instant::now();
-    let mut sampler = Sampler::new(wanted.sampling);
-    let (mut draw, mut sample);
-    let choice = match sampler.draw_options() {
-        _ if sampler.is_greedy() => Choice::Ahead(Chooser::Greedy),
-        Some(options) => {
-            draw = || sampler.next_draw();
-            Choice::Ahead(Chooser::Draw(options, &mut draw))
+    let mut recorder = keep.record.then(|| Recorder::new(&generator.request().prompt));
+    let (mut logprobs, mut first, mut failed) = (Vec::new(), None, None);
+    let text = generator.run(session, &mut |token| {
+        first.get_or_insert_with(|| start.elapsed());
+        if let Some(recorder) = &mut recorder {
+            recorder.push(&token);
         }
-        None => {
-            sample = |logits: &[f32], history: &[u32]| sampler.sample(logits, history);
-            Choice::By(&mut sample)
+        if token.is_end {
+            return ControlFlow::Continue(());
         }
-    };
-    let mut stream = tokenizer.stream();
-    let mut stops = Stops::new(wanted.stops.to_vec());
-    let (mut text, mut logprobs, mut first, mut failed) = (String::new(), Vec::new(), None, None);
-    let generation = session.generate(
-        prompt,
-        wanted.limit,
-        choice,
-        |token| !wanted.ignore_end && tokenizer.is_end_of_generation(token),
-        |token, logits| {
-            first.get_or_insert_with(|| start.elapsed());
-            if let Some(n) = wanted.logprobs {
-                logprobs.push(told(tokenizer, token, logits, n));
-            }
-            let (certain, stop) = stops.push(&stream.push(token));
-            text.push_str(&certain);
-            let step = Step { token: Some(token), text: &certain, logprobs: logprobs.last() };
-            failed = show(step).err();
-            match () {
-                () if failed.is_some() || signal.asked() => ControlFlow::Break(StopReason::Interrupted),
-                () if stop => ControlFlow::Break(StopReason::StopString),
-                () => ControlFlow::Continue(()),
-            }
-        },
-    )?;
+        if let Some(n) = keep.logprobs {
+            logprobs.push(told(tokenizer, token.id, token.logits, n));
+        }
+        failed = show(Step { token: Some(token.id), text: token.text, logprobs: logprobs.last() }).err();
+        if failed.is_some() || signal.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
     if let Some(error) = failed {
         return Err(error.into());
     }
-    if generation.stop_reason != StopReason::StopString {
-        let (mut certain, stop) = stops.push(&stream.finish());
-        if !stop {
-            certain.push_str(&stops.finish());
-        }
-        text.push_str(&certain);
-        show(Step { token: None, text: &certain, logprobs: None })?;
+    if !text.tail.is_empty() {
+        show(Step { token: None, text: &text.tail, logprobs: None })?;
     }
-    Ok(Made { generation, text, logprobs, first })
+    Ok(Made { text, logprobs, first, recorder })
 }
 
 /// A token's log-probability and those of the `n` likeliest, as JSON.

@@ -14,9 +14,11 @@ mod logits;
 mod make;
 mod perplexity;
 mod quantize;
+mod replay;
 mod sampling;
 mod shell;
 mod signals;
+mod structure;
 mod templates;
 mod terminal;
 mod text;
@@ -36,7 +38,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use config::{Config, ConfigError};
-use error::{Failure, Interrupted, Usage};
+use error::{Failure, Interrupted, Unfit, Usage};
 
 use crate::convert::ConvertError;
 use crate::hub::HubError;
@@ -64,6 +66,8 @@ enum Command {
     Generate(generate::Arguments),
     /// Talk with a model that is made for it
     Chat(chat::Arguments),
+    /// Make a recorded text again and compare every token and logit
+    Replay(replay::Arguments),
     /// Print or save the logits after a prompt
     Logits(logits::Arguments),
     /// Turn text into token ids, or ids into text
@@ -142,7 +146,7 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
 }
 
 /// Options that the environment may give, and their variables: those that say how something is computed, not what.
-const ENVIRONMENT: [(&str, &str); 15] = [
+const ENVIRONMENT: [(&str, &str); 16] = [
     ("model", "SAMEBITS_MODEL"),
     ("backend", "SAMEBITS_BACKEND"),
     ("device", "SAMEBITS_DEVICE"),
@@ -157,6 +161,7 @@ const ENVIRONMENT: [(&str, &str); 15] = [
     ("min-p", "SAMEBITS_MIN_P"),
     ("repeat-penalty", "SAMEBITS_REPEAT_PENALTY"),
     ("repeat-last-n", "SAMEBITS_REPEAT_LAST_N"),
+    ("samplers", "SAMEBITS_SAMPLERS"),
     ("seed", "SAMEBITS_SEED"),
 ];
 
@@ -208,6 +213,7 @@ fn run(arguments: &Arguments, start: Instant) -> Outcome {
     match &arguments.command {
         Command::Generate(a) => generate::run(a),
         Command::Chat(a) => chat::run(a),
+        Command::Replay(a) => replay::run(a),
         Command::Logits(a) => logits::run(a),
         Command::Tokenize(a) => tokenize::run(a),
         Command::Inspect(a) => inspect::run(a),
@@ -249,7 +255,7 @@ fn failed(error: &(dyn Error + 'static)) -> u8 {
     }
     match signals::asked() {
         Some(code) => code,
-        None if error.is::<Usage>() || error.is::<ConfigError>() => 2,
+        None if error.is::<Usage>() || error.is::<Unfit>() || error.is::<ConfigError>() => 2,
         None if matches!(error.downcast_ref(), Some(HubError::Name { .. })) => 2,
         // Ctrl-C where a line is edited is no signal.
         None if error.is::<Interrupted>() => signals::INTERRUPTED,

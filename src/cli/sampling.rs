@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::terminal::note;
 use super::values::{Limit, Seed, at_least_zero, penalty, share};
-use crate::sample::SamplerOptions;
+use crate::sample::{Order, SamplerOptions, Step};
 
 #[derive(Args, Debug)]
 pub(super) struct SamplingArguments {
@@ -26,6 +26,10 @@ pub(super) struct SamplingArguments {
     /// How many tokens count as recent; -1 for all
     #[arg(long, value_name = "N", default_value = "64")]
     repeat_last_n: Limit,
+    /// Which samplers are applied, in which order, with ; between them; the others are not. Without temperature tokens are drawn
+    /// at temperature 1
+    #[arg(long, value_name = "ORDER", default_value_t = Order::USUAL)]
+    samplers: Order,
     /// Seed of the sampler; -1 draws one and says which [default: 0]
     #[arg(short, long, value_name = "N")]
     seed: Option<Seed>,
@@ -37,26 +41,39 @@ impl SamplingArguments {
         let temperature = self.temp.unwrap_or(temperature);
         let (seed, drawn) = self.seed.unwrap_or(Seed::Given(0)).value();
         let given = [
-            ("--top-k", self.top_k.is_some()),
-            ("--top-p", self.top_p.is_some()),
-            ("--min-p", self.min_p.is_some()),
-            ("--seed", self.seed.is_some()),
+            ("--temp", self.temp.is_some(), Some(Step::Temperature)),
+            ("--top-k", self.top_k.is_some(), Some(Step::TopK)),
+            ("--top-p", self.top_p.is_some(), Some(Step::TopP)),
+            ("--min-p", self.min_p.is_some(), Some(Step::MinP)),
+            ("--repeat-penalty", self.repeat_penalty != 1.0, Some(Step::Penalties)),
+            ("--seed", self.seed.is_some(), None),
         ];
-        let given: Vec<_> = given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
-        if temperature <= 0.0 && !given.is_empty() && !quiet {
-            note!("{} without effect: --temp 0 always takes the likeliest token", given.join(", "));
+        let given = given.into_iter().filter(|(_, given, _)| *given);
+        let (left_out, applied): (Vec<_>, Vec<_>) =
+            given.partition(|(_, _, step)| step.is_some_and(|step| !self.samplers.has(step)));
+        let names = |list: &[(&str, bool, Option<Step>)]| list.iter().map(|g| g.0).collect::<Vec<_>>().join(", ");
+        if !left_out.is_empty() && !quiet {
+            note!("{} without effect: --samplers leaves that out", names(&left_out));
+        }
+        let cold = temperature <= 0.0 && self.samplers.has(Step::Temperature);
+        let needless = |name: &str| ["--top-k", "--top-p", "--min-p", "--seed"].contains(&name);
+        let needless: Vec<_> = applied.into_iter().filter(|(name, ..)| cold && needless(name)).collect();
+        if !needless.is_empty() && !quiet {
+            note!("{} without effect: --temp 0 always takes the likeliest token", names(&needless));
         }
         if drawn && !quiet {
             note!("seed: {seed}");
         }
+        let usual = SamplerOptions::GREEDY;
         SamplerOptions {
             temperature,
-            top_k: self.top_k.unwrap_or(40),
-            top_p: self.top_p.unwrap_or(0.95),
-            min_p: self.min_p.unwrap_or(0.05),
+            top_k: self.top_k.unwrap_or(usual.top_k),
+            top_p: self.top_p.unwrap_or(usual.top_p),
+            min_p: self.min_p.unwrap_or(usual.min_p),
             repeat_penalty: self.repeat_penalty,
             repeat_last_n: self.repeat_last_n.0,
             seed,
+            order: self.samplers,
         }
     }
 }

@@ -6,6 +6,13 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit(pub usize);
 
+impl Limit {
+    /// The count; `None` without a limit.
+    pub fn given(self) -> Option<usize> {
+        Some(self.0).filter(|n| *n != usize::MAX)
+    }
+}
+
 impl FromStr for Limit {
     type Err = String;
 

@@ -3,20 +3,23 @@
 mod open;
 mod perplexity;
 mod stops;
+mod text;
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::backend::{Backend, BackendError, Batch, Chooser, Lane, Limits, Rows};
+use crate::grammar::GrammarError;
 use crate::plan::{Step, Words};
 
-pub use open::{Fact, OpenOptions, Refusal, Wanted, open};
+pub use open::{Fact, OpenOptions, Refusal, Wanted, open, usable};
 pub use perplexity::{Perplexity, perplexity};
 pub use stops::Stops;
+pub use text::{Generator, Request, Text, Token};
 
 /// Why a session stopped with an error.
 #[derive(Debug, Error)]
@@ -24,6 +27,9 @@ pub enum EngineError {
     /// The backend.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// The form that a text is to keep to.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// Nothing to continue.
     #[error("the prompt is empty; give at least one token (`-p TEXT`, or a model that adds a BOS token)")]
     EmptyPrompt,
@@ -48,13 +54,15 @@ pub enum EngineError {
 }
 
 /// Why generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
     /// The model ended its answer.
     EndOfText,
     /// One of the strings that the caller wants to end at.
     StopString,
+    /// The text has the form that it was to keep to, and nothing can follow.
+    Complete,
     /// As many tokens as were asked for.
     Length,
     /// The cache is full.
@@ -92,6 +100,54 @@ pub struct Generation {
     /// How long it took.
     pub timings: Timings,
 }
+
+/// A generation under way.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    hash: Sha256,
+    tokens: Vec<u32>,
+    next: Pending,
+    stopped: Option<StopReason>,
+    timings: Timings,
+}
+
+/// What the next token comes from.
+#[derive(Clone, Debug)]
+enum Pending {
+    /// Logits that nothing was chosen from yet.
+    Logits(Vec<f32>),
+    /// A token that was chosen, and is not yet in the cache.
+    Token(u32),
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self::Logits(Vec::new())
+    }
+}
+
+impl Progress {
+    /// The tokens so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// What became of it, for a reason that is the caller's where none was told before.
+    pub fn finish(self, reason: StopReason) -> Generation {
+        let logits_hash = hex(&self.hash.finalize());
+        let stop_reason = self.stopped.unwrap_or(reason);
+        Generation { tokens: self.tokens, logits_hash, stop_reason, timings: self.timings }
+    }
+}
+
+/// Bytes as text.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Hears a token and the logits that it was chosen from; breaks with a reason where the text ends, and with none where it is enough for
+/// now.
+type Hear<'a> = &'a mut dyn FnMut(u32, &[f32]) -> ControlFlow<Option<StopReason>>;
 
 /// A sequence of tokens on a backend.
 pub struct Session {
@@ -199,67 +255,128 @@ impl Session {
         limit: usize,
         choice: Choice<'_>,
         is_end: impl Fn(u32) -> bool,
-        mut emit: impl FnMut(u32, &[f32]) -> ControlFlow<StopReason>,
+        emit: impl FnMut(u32, &[f32]) -> ControlFlow<StopReason>,
     ) -> Result<Generation, EngineError> {
-        let mut hash = Sha256::new();
-        let mut new = Vec::new();
+        let mut progress = self.begin(prompt)?;
+        let reason = match limit {
+            0 => progress.stopped,
+            _ => self.advance(&mut progress, limit, choice, is_end, emit)?,
+        };
+        Ok(progress.finish(reason.unwrap_or(StopReason::Length)))
+    }
+
+    /// Feeds a prompt; [`Self::advance`] goes on from there. What is fed meanwhile by others belongs to the text.
+    ///
+    /// # Errors
+    /// As [`Self::feed`].
+    pub fn begin(&mut self, prompt: &[u32]) -> Result<Progress, EngineError> {
         let start = Instant::now();
-        let mut stop_reason = if limit == 0 { Some(StopReason::Length) } else { None };
-        let logits = done(self.feed(prompt, false))?.unwrap_or_else(|| {
-            stop_reason = Some(StopReason::Interrupted);
-            Vec::new()
-        });
-        let prefill = start.elapsed();
+        let logits = done(self.feed(prompt, false))?;
+        let stopped = logits.is_none().then_some(StopReason::Interrupted);
+        let timings = Timings { prefill: start.elapsed(), decode: Duration::ZERO };
+        let next = Pending::Logits(logits.unwrap_or_default());
+        Ok(Progress { hash: Sha256::new(), tokens: Vec::new(), next, stopped, timings })
+    }
+
+    /// Chooses up to `most` tokens more, at least one, as [`Self::generate`] does; says why the text ended, where it did.
+    ///
+    /// # Errors
+    /// As [`Self::feed`].
+    pub fn advance(
+        &mut self,
+        progress: &mut Progress,
+        most: usize,
+        choice: Choice<'_>,
+        is_end: impl Fn(u32) -> bool,
+        mut emit: impl FnMut(u32, &[f32]) -> ControlFlow<StopReason>,
+    ) -> Result<Option<StopReason>, EngineError> {
+        if progress.stopped.is_some() {
+            return Ok(progress.stopped);
+        }
         let start = Instant::now();
+        let Progress { hash, tokens, next, stopped, timings } = progress;
+        let enough = tokens.len().saturating_add(most.max(1));
         let mut hear = |token: u32, logits: &[f32]| {
             for x in logits {
                 hash.update(x.to_bits().to_le_bytes());
             }
-            new.push(token);
+            tokens.push(token);
             if is_end(token) {
-                return Some(StopReason::EndOfText);
+                return ControlFlow::Break(Some(StopReason::EndOfText));
             }
             match emit(token, logits) {
-                ControlFlow::Break(reason) => Some(reason),
-                ControlFlow::Continue(()) => (new.len() >= limit).then_some(StopReason::Length),
+                ControlFlow::Break(reason) => ControlFlow::Break(Some(reason)),
+                ControlFlow::Continue(()) if tokens.len() >= enough => ControlFlow::Break(None),
+                ControlFlow::Continue(()) => ControlFlow::Continue(()),
             }
         };
-        match choice {
-            Choice::By(sample) => {
-                let mut logits = logits;
-                while stop_reason.is_none() {
-                    let token = sample(&logits, &self.tokens);
-                    stop_reason = hear(token, &logits);
-                    if stop_reason.is_none() && self.tokens.len() >= self.limits.context {
-                        stop_reason = Some(StopReason::ContextFull);
-                    }
-                    if stop_reason.is_none() {
-                        match done(self.feed(&[token], false))? {
-                            Some(fed) => logits = fed,
-                            None => stop_reason = Some(StopReason::Interrupted),
-                        }
-                    }
+        *stopped = match choice {
+            Choice::By(sample) => self.advance_by(next, sample, &mut hear)?,
+            Choice::Ahead(chooser) => self.advance_ahead(next, chooser, most, &mut hear)?,
+        };
+        timings.decode += start.elapsed();
+        Ok(*stopped)
+    }
+
+    fn advance_by(
+        &mut self,
+        next: &mut Pending,
+        sample: &mut dyn FnMut(&[f32], &[u32]) -> u32,
+        hear: Hear<'_>,
+    ) -> Result<Option<StopReason>, EngineError> {
+        loop {
+            if let Pending::Token(token) = *next {
+                if self.tokens.len() >= self.limits.context {
+                    return Ok(Some(StopReason::ContextFull));
+                }
+                match done(self.feed(&[token], false))? {
+                    Some(logits) => *next = Pending::Logits(logits),
+                    None => return Ok(Some(StopReason::Interrupted)),
                 }
             }
-            Choice::Ahead(mut chooser) if stop_reason.is_none() => {
-                let token = chooser.choose(&logits);
-                stop_reason = hear(token, &logits);
-                if stop_reason.is_none() {
-                    let room = (self.limits.context - self.tokens.len()).min(limit - 1);
-                    let run = self.run(token, room, chooser, true, &mut |token, logits| {
-                        stop_reason = hear(token, logits);
-                        stop_reason.is_none()
-                    });
-                    let end = done(run)?.map_or(StopReason::Interrupted, |()| StopReason::ContextFull);
-                    stop_reason = stop_reason.or(Some(end));
+            if let Pending::Logits(logits) = &*next {
+                let token = sample(logits, &self.tokens);
+                let flow = hear(token, logits);
+                *next = Pending::Token(token);
+                if let ControlFlow::Break(reason) = flow {
+                    return Ok(reason);
                 }
             }
-            Choice::Ahead(_) => {}
         }
-        let logits_hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        let timings = Timings { prefill, decode: start.elapsed() };
-        let stop_reason = stop_reason.unwrap_or(StopReason::Length);
-        Ok(Generation { tokens: new, logits_hash, stop_reason, timings })
+    }
+
+    fn advance_ahead(
+        &mut self,
+        next: &mut Pending,
+        mut chooser: Chooser<'_>,
+        mut most: usize,
+        hear: Hear<'_>,
+    ) -> Result<Option<StopReason>, EngineError> {
+        let token = match &*next {
+            Pending::Token(token) => *token,
+            Pending::Logits(logits) => {
+                let token = chooser.choose(logits);
+                let flow = hear(token, logits);
+                *next = Pending::Token(token);
+                if let ControlFlow::Break(reason) = flow {
+                    return Ok(reason);
+                }
+                most -= 1;
+                token
+            }
+        };
+        let room = (self.limits.context - self.tokens.len()).min(most);
+        let mut flow = ControlFlow::Continue(());
+        let run = self.run(token, room, chooser, true, &mut |token, logits| {
+            flow = hear(token, logits);
+            *next = Pending::Token(token);
+            flow.is_continue()
+        });
+        match (done(run)?, flow) {
+            (Some(()), ControlFlow::Continue(())) => Ok(Some(StopReason::ContextFull)),
+            (None, ControlFlow::Continue(())) => Ok(Some(StopReason::Interrupted)),
+            (_, ControlFlow::Break(reason)) => Ok(reason),
+        }
     }
 
     /// Feeds `token`, then always the one that `chooser` takes, `limit` tokens in all at most. `emit` hears each choice, with

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::backend::cpu::{Cpu, Isa};
-use crate::backend::gpu::{Api, Candidate, Choice, Device, Gpu, candidates, is_software};
+use crate::backend::cpu::{self, Cpu, Isa};
+use crate::backend::gpu::{Api, Candidate, Choice, Device, Gpu, candidates, disk, is_software};
 use crate::backend::{Backend, BackendError, Sizes};
 use crate::model::Model;
+use crate::numerics::Precision;
 use crate::plan::Plan;
 use crate::verify::selftest;
 
@@ -20,19 +21,64 @@ pub enum Wanted {
     Gpu(Api),
 }
 
-/// What a user can say about the backend.
-pub struct OpenOptions<'a> {
-    /// Where to run.
-    pub wanted: Wanted,
+/// Positions of the context where the model would allow more and nobody asks.
+const USUAL_CONTEXT: usize = 4096;
+
+/// How a model is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Where.
+    pub backend: Wanted,
     /// An adapter, by its index in [`crate::backend::gpu::adapters`] or part of its name; without one, [`Wanted::Auto`]
     /// takes no adapter that computes on the CPU.
     pub device: Option<String>,
-    /// Sizes of the buffers, on an adapter that computes on the CPU and on everything else.
-    pub sizes: &'a dyn Fn(bool) -> Sizes,
-    /// Threads of the CPU backend, asked for where it is taken.
-    pub threads: &'a dyn Fn() -> usize,
-    /// A folder for what the next start can use again.
+    /// How finely activations are rounded.
+    pub precision: Precision,
+    /// Positions that the context holds, 0 for as many as the model was trained for; without it as many, but at most 4096.
+    pub context: Option<usize>,
+    /// Tokens of a prompt that are computed at once, which changes no bit; without it what is usual for the backend.
+    pub chunk: Option<usize>,
+    /// Threads of the CPU backend, of which it takes no more than this process may use; without it one for each physical core.
+    pub threads: Option<usize>,
+    /// Whether there is room for the logits of all tokens of a chunk, not only of one.
+    pub all_logits: bool,
+    /// A folder for what the next start can use again: results of the self-test, compiled kernels.
     pub cache: Option<PathBuf>,
+}
+
+impl Default for OpenOptions {
+    /// What the command line does without options; the cache is in the user's own cache folder.
+    fn default() -> Self {
+        Self {
+            backend: Wanted::Auto,
+            device: None,
+            precision: Precision::Fast,
+            context: None,
+            chunk: None,
+            threads: None,
+            all_logits: false,
+            cache: disk::folder(),
+        }
+    }
+}
+
+impl OpenOptions {
+    /// Positions that the context holds for a model.
+    pub fn context_of(&self, model: &Model) -> usize {
+        let trained = model.config.context_length;
+        match self.context {
+            None => trained.min(USUAL_CONTEXT),
+            Some(0) => trained,
+            Some(n) => n,
+        }
+    }
+
+    /// Sizes of the buffers, on an adapter that computes on the CPU or on anything else.
+    fn sizes(&self, model: &Model, software: bool) -> Sizes {
+        let context = self.context_of(model);
+        let batch = self.chunk.unwrap_or(Sizes::usual_batch(software)).min(context);
+        Sizes { context, batch, logits_rows: if self.all_logits { batch } else { 1 } }
+    }
 }
 
 /// Why an adapter is not used.
@@ -56,6 +102,9 @@ pub enum Fact<'a> {
     /// An adapter is used: whether it computes on the CPU, and what compiles its shaders where that is not the driver.
     #[allow(missing_docs)]
     Taken { adapter: &'a str, software: bool, compiler: Option<&'a str> },
+    /// The CPU computes with fewer threads than asked for, as this process may use no more processors.
+    #[allow(missing_docs)]
+    FewerThreads { asked: usize, usable: usize },
     /// So many bytes of weights are going to be uploaded.
     Uploads(u64),
     /// So many more were.
@@ -72,11 +121,11 @@ pub enum Fact<'a> {
 pub fn open(
     model: &Model,
     plan: &Plan,
-    options: &OpenOptions<'_>,
+    options: &OpenOptions,
     hear: &mut dyn FnMut(Fact<'_>),
 ) -> Result<Box<dyn Backend>, BackendError> {
-    let auto = options.wanted == Wanted::Auto;
-    let api = match options.wanted {
+    let auto = options.backend == Wanted::Auto;
+    let api = match options.backend {
         Wanted::Auto => Some(Api::Any),
         Wanted::Gpu(api) => Some(api),
         Wanted::Cpu => None,
@@ -98,7 +147,7 @@ pub fn open(
             }
             let (software, compiler) = (is_software(&device.info), device.compiler.clone());
             hear(Fact::Taken { adapter: &device.info.name, software, compiler: compiler.name() });
-            on_gpu(device, model, plan.clone(), (options.sizes)(software), hear).map_err(Refusal::Fails)
+            on_gpu(device, model, plan.clone(), options.sizes(model, software), hear).map_err(Refusal::Fails)
         };
         if !auto {
             return match take(&found[0], hear) {
@@ -111,8 +160,17 @@ pub fn open(
             return Ok(Box::new(gpu));
         }
     }
-    let (sizes, isa) = ((options.sizes)(false), Isa::from_environment()?);
-    Ok(Box::new(Cpu::with_isa(model, plan.clone(), sizes, (options.threads)(), isa)?))
+    let (sizes, isa, threads) = (options.sizes(model, false), Isa::from_environment()?, usable(options.threads));
+    if let Some(asked) = options.threads.filter(|asked| *asked > threads) {
+        hear(Fact::FewerThreads { asked, usable: threads });
+    }
+    Ok(Box::new(Cpu::with_isa(model, plan.clone(), sizes, threads, isa)?))
+}
+
+/// CPU threads: those asked for, but no more than this process may use at once, as others would only wait. Without a wish one for
+/// each physical core.
+pub fn usable(wish: Option<usize>) -> usize {
+    wish.map_or_else(cpu::physical_cores, |wish| wish.clamp(1, cpu::usable_processors().max(1)))
 }
 
 /// The first of `candidates` that `take` takes; says why the others were not taken.

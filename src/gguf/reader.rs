@@ -173,6 +173,11 @@ impl Gguf {
         self.alignment
     }
 
+    /// All bytes of each file that the model is made of.
+    pub fn parts(&self) -> Vec<&[u8]> {
+        self.parts.iter().map(Bytes::all).collect()
+    }
+
     /// Bytes of all files.
     pub fn file_size(&self) -> u64 {
         self.parts.iter().map(|part| part.all().len() as u64).sum()

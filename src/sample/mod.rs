@@ -1,12 +1,19 @@
 //! Chooses a token from logits, the same one on every machine.
 
+mod chain;
+mod order;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 use crate::ops::{argmax, draw};
 
+pub use order::{Order, OrderError, Step};
+
 /// How to choose.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SamplerOptions {
     /// 0 takes the largest logit.
     pub temperature: f32,
@@ -22,11 +29,60 @@ pub struct SamplerOptions {
     pub repeat_last_n: usize,
     /// Seed of the ChaCha8 generator.
     pub seed: u64,
+    /// Which of these are applied, and in which order.
+    #[serde(rename = "samplers")]
+    pub order: Order,
 }
 
 impl SamplerOptions {
-    fn draw(&self) -> draw::Options {
-        draw::Options::new(self.temperature, self.top_k, self.top_p, self.min_p)
+    /// Always the likeliest token.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: 40,
+        top_p: 0.95,
+        min_p: 0.05,
+        repeat_penalty: 1.0,
+        repeat_last_n: 64,
+        seed: 0,
+        order: Order::USUAL,
+    };
+
+    /// Whether the penalty changes a logit.
+    fn penalises(&self) -> bool {
+        self.repeat_penalty != 1.0 && self.order.has(Step::Penalties)
+    }
+
+    /// Whether the largest logit is chosen, of those that are left.
+    fn is_cold(&self) -> bool {
+        self.temperature <= 0.0 && self.order.has(Step::Temperature)
+    }
+}
+
+/// Some ids of a vocabulary, as bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mask(Vec<u32>);
+
+impl Mask {
+    /// From words of 32 bits, the lowest ids in the first word, the lowest of these in its lowest bit.
+    pub fn new(words: Vec<u32>) -> Self {
+        Self(words)
+    }
+
+    /// Whether it has an id.
+    pub fn has(&self, id: u32) -> bool {
+        self.0.get(id as usize / 32).is_some_and(|word| word >> (id % 32) & 1 == 1)
+    }
+
+    /// Adds an id; nothing where that is beyond the last word.
+    pub fn insert(&mut self, id: u32) {
+        if let Some(word) = self.0.get_mut(id as usize / 32) {
+            *word |= 1 << (id % 32);
+        }
+    }
+
+    /// Whether it has no id.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
     }
 }
 
@@ -43,31 +99,32 @@ impl Sampler {
         Self { options, generator: ChaCha8Rng::seed_from_u64(options.seed) }
     }
 
+    /// Goes to where the sampler is after so many tokens.
+    pub fn seek(&mut self, tokens: usize) {
+        self.generator.set_word_pos(tokens as u128);
+    }
+
     /// Whether the largest logit is always chosen.
     pub fn is_greedy(&self) -> bool {
-        self.options.temperature <= 0.0 && self.options.repeat_penalty == 1.0
+        self.options.is_cold() && !self.options.penalises()
     }
 
-    /// Chooses from `logits` (finite, one per token, not empty) after the tokens of `history`. The order is llama.cpp's:
-    /// penalty, top-k, top-p, min-p, temperature. Ties go to the lower id.
-    pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32 {
-        let o = self.options;
-        let penalised: Vec<f32>;
-        let mut logits = logits;
-        if o.repeat_penalty != 1.0 {
-            penalised = penalise(logits, &history[history.len().saturating_sub(o.repeat_last_n)..], o.repeat_penalty);
-            logits = &penalised;
+    /// Chooses from `logits` (finite, one per token, not empty) after the tokens of `history`; only ids of `allowed`, where there is
+    /// such a mask, which must have one. Ties go to the lower id. Every token takes one number of the generator.
+    pub fn sample(&mut self, logits: &[f32], history: &[u32], allowed: Option<&Mask>) -> u32 {
+        let by_chance = self.next_draw();
+        match self.draw_options() {
+            None if self.is_greedy() && allowed.is_none() => argmax::cpu(logits),
+            Some(options) if allowed.is_none() => draw::cpu(logits, &options, by_chance),
+            _ => chain::sample(logits, history, allowed, &self.options, by_chance),
         }
-        if o.temperature <= 0.0 {
-            return argmax::cpu(logits);
-        }
-        draw::cpu(logits, &o.draw(), self.next_draw())
     }
 
-    /// How tokens are drawn, where that is by the logits and the generator alone.
+    /// How tokens are drawn, where that is by the logits and the generator alone, and in the order of [`draw::cpu`].
     pub fn draw_options(&self) -> Option<draw::Options> {
         let o = &self.options;
-        (o.temperature > 0.0 && o.repeat_penalty == 1.0).then(|| o.draw())
+        let simple = !o.is_cold() && !o.penalises() && o.order.is_usual_but_for_penalties();
+        simple.then(|| draw::Options::new(o.temperature, o.top_k, o.top_p, o.min_p))
     }
 
     /// The next number of the generator's sequence, from 0 to below 1.
@@ -84,41 +141,24 @@ pub fn log_probabilities(logits: &[f32]) -> Vec<f64> {
     logits.iter().map(|x| f64::from(*x) - f64::from(max) - log).collect()
 }
 
-fn penalise(logits: &[f32], recent: &[u32], penalty: f32) -> Vec<f32> {
-    let mut out = logits.to_vec();
-    for id in recent {
-        if let Some(x) = out.get_mut(*id as usize) {
-            let original = logits[*id as usize];
-            *x = if original > 0.0 { original / penalty } else { original * penalty };
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::{Sampler, SamplerOptions};
 
-    const GREEDY: SamplerOptions = SamplerOptions {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repeat_penalty: 1.0,
-        repeat_last_n: 64,
-        seed: 1,
-    };
+    /// Nothing is cut off.
+    const GREEDY: SamplerOptions =
+        SamplerOptions { top_k: 0, top_p: 1.0, min_p: 0.0, seed: 1, ..SamplerOptions::GREEDY };
 
     #[test]
     fn greedy_takes_the_lower_id_of_equals() {
-        assert_eq!(Sampler::new(GREEDY).sample(&[1.0, 3.0, 3.0, 2.0], &[]), 1);
+        assert_eq!(Sampler::new(GREEDY).sample(&[1.0, 3.0, 3.0, 2.0], &[], None), 1);
     }
 
     #[test]
     fn the_penalty_moves_the_choice() {
         let options = SamplerOptions { repeat_penalty: 2.0, ..GREEDY };
-        assert_eq!(Sampler::new(options).sample(&[1.0, 3.0, 2.0], &[1]), 2);
-        assert_eq!(Sampler::new(options).sample(&[-3.0, -2.0], &[1]), 0);
+        assert_eq!(Sampler::new(options).sample(&[1.0, 3.0, 2.0], &[1], None), 2);
+        assert_eq!(Sampler::new(options).sample(&[-3.0, -2.0], &[1], None), 0);
     }
 
     #[test]
@@ -126,7 +166,7 @@ mod tests {
         let logits = [0.0, 5.0, 4.0, 3.0];
         let drawn = |options: SamplerOptions| {
             let mut sampler = Sampler::new(options);
-            let mut seen: Vec<u32> = (0..400).map(|_| sampler.sample(&logits, &[])).collect();
+            let mut seen: Vec<u32> = (0..400).map(|_| sampler.sample(&logits, &[], None)).collect();
             seen.sort_unstable();
             seen.dedup();
             seen
@@ -142,7 +182,7 @@ mod tests {
     fn a_seed_gives_one_sequence() {
         let draw = |seed| {
             let mut sampler = Sampler::new(SamplerOptions { temperature: 1.0, seed, ..GREEDY });
-            (0..32).map(|_| sampler.sample(&[0.0; 64], &[])).collect::<Vec<_>>()
+            (0..32).map(|_| sampler.sample(&[0.0; 64], &[], None)).collect::<Vec<_>>()
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));

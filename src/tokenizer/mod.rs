@@ -73,6 +73,8 @@ pub struct Tokenizer {
     add_bos: bool,
     add_eos: bool,
     ends: HashSet<u32>,
+    /// Tokens that are no text: control tokens and the unknown one.
+    controls: HashSet<u32>,
     warnings: Vec<Warning>,
 }
 
@@ -162,6 +164,8 @@ impl Tokenizer {
                 warnings.push(Warning::NoId { key: format!("tokenizer.ggml.{name}"), instead: id });
             }
         }
+        let is_control = |kind: &Kind| matches!(kind, Kind::Control | Kind::Unknown);
+        let controls = (0u32..).zip(&vocabulary.kinds).filter(|(_, kind)| is_control(kind)).map(|(id, _)| id).collect();
         let specials = Specials::new(&vocabulary, strips(gguf))?;
         Ok(Self {
             pieces: token_bytes(&vocabulary, model),
@@ -172,6 +176,7 @@ impl Tokenizer {
             add_bos,
             add_eos,
             ends,
+            controls,
             warnings,
         })
     }
@@ -264,6 +269,16 @@ impl Tokenizer {
     /// The token that ends a sequence.
     pub fn eos(&self) -> Option<u32> {
         self.eos
+    }
+
+    /// The tokens that end an answer, in no order.
+    pub fn ends(&self) -> impl Iterator<Item = u32> {
+        self.ends.iter().copied()
+    }
+
+    /// Whether a token is no text, but has a meaning for the model.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.controls.contains(&id)
     }
 
     /// Whether a token ends an answer.

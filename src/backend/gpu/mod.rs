@@ -464,4 +464,8 @@ impl Backend for Gpu {
     fn device(&self) -> String {
         self.device.info.name.clone()
     }
+
+    fn driver(&self) -> Option<String> {
+        Some(format!("{} {}", self.device.info.driver, self.device.info.driver_info))
+    }
 }

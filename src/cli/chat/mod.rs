@@ -13,17 +13,20 @@ use serde_json::json;
 
 use super::error::{Failure, Interrupted};
 use super::load::{ModelArguments, RunArguments};
-use super::make::{Made, Wanted, make};
+use super::make::{Keep, Made, make};
 use super::sampling::SamplingArguments;
 use super::signals::{self, Watch};
+use super::structure::StructureArguments;
 use super::templates::TemplateArguments;
-use super::terminal::{self, note, print_json, write_out};
+use super::terminal::{self, note, print_json, warning, write_out};
 use super::text::PromptArguments;
 use super::values::{Limit, stop_string};
 use super::{Outcome, load};
 use crate::chat::{Message, Template};
-use crate::engine::{Session, StopReason};
+use crate::engine::{Generator, Request, Session, StopReason};
+use crate::grammar::{Constraints, Thinking};
 use crate::model::Model;
+use crate::record::{ModelFacts, Received, Recorded, Recorder};
 use crate::sample::SamplerOptions;
 use crate::tokenizer::Tokenizer;
 use lines::Lines;
@@ -55,6 +58,8 @@ pub(super) struct Arguments {
     stop: Vec<String>,
     #[command(flatten)]
     sampling: SamplingArguments,
+    #[command(flatten)]
+    structure: StructureArguments,
     /// Leave out what the model thinks before it answers (between <think> and </think>)
     #[arg(long)]
     hide_thinking: bool,
@@ -68,27 +73,22 @@ pub(super) struct Arguments {
     run: RunArguments,
 }
 
-/// One message and what became of it.
-struct Turn {
-    message: String,
-    answer: String,
-    /// The answer was stopped.
-    cut: bool,
-    seed: u64,
-    tokens: usize,
-    logits_hash: String,
-}
-
 struct Chat<'a> {
     a: &'a Arguments,
     model: &'a Model,
     tokenizer: &'a Tokenizer,
     template: Template<'a>,
     session: Session,
+    constraints: Constraints,
     sampling: SamplerOptions,
     system: Option<String>,
-    turns: Vec<Turn>,
+    /// The messages and what became of them.
+    turns: Vec<Recorded>,
     thinking: bool,
+    /// Whether there is one message only.
+    once: bool,
+    /// What records say of the model, once it was needed.
+    facts: Option<ModelFacts>,
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
@@ -101,7 +101,9 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let sampling = a.sampling.options(TEMPERATURE, a.run.quiet);
     let (system, thinking) = (a.system.clone(), !a.hide_thinking);
     let (model, tokenizer) = (&model, &tokenizer);
-    let mut chat = Chat { a, model, tokenizer, template, session, sampling, system, turns: Vec::new(), thinking };
+    let (turns, facts, constraints) = (Vec::new(), None, Constraints::default());
+    let mut chat =
+        Chat { a, model, tokenizer, template, session, constraints, sampling, system, turns, thinking, once, facts };
     match message {
         Some(message) => chat.once(&message, &signal),
         None => {
@@ -122,20 +124,26 @@ enum Next {
 impl Chat<'_> {
     /// Answers one message and prints nothing else.
     fn once(&mut self, message: &str, signal: &Watch) -> Outcome {
-        let made = self.answer(message, self.sampling.seed, !self.a.json, signal)?;
+        let (made, _) = self.answer(message, self.sampling.seed, !self.a.json, signal)?;
+        let text = &made.text;
         if self.a.json {
-            print_json(&json!({
-                "text": made.text,
-                "tokens": made.generation.tokens,
+            let mut value = json!({
+                "text": text.text,
+                "tokens": text.tokens,
                 "seed": self.sampling.seed,
                 "temperature": self.sampling.temperature,
-                "logits_hash": made.generation.logits_hash,
-                "stop_reason": made.generation.stop_reason,
+                "samplers": self.sampling.order,
+                "logits_hash": text.logits_hash,
+                "stop_reason": text.stop_reason,
                 "backend": self.session.backend().name(),
                 "adapter": self.session.backend().device(),
-            }))?;
+            });
+            if let Some(complete) = text.complete {
+                value["complete"] = complete.into();
+            }
+            print_json(&value)?;
         }
-        let cut = made.generation.stop_reason == StopReason::Interrupted;
+        let cut = text.stop_reason == StopReason::Interrupted;
         if cut { Err(Interrupted.into()) } else { Ok(()) }
     }
 
@@ -192,19 +200,13 @@ impl Chat<'_> {
     /// Also [`Interrupted`], where a signal other than Ctrl-C asks the process to end.
     fn turn(&mut self, message: String, seed: u64) -> Outcome {
         let signal = signals::watch();
-        let made = self.answer(&message, seed, true, &signal)?;
+        let (mut made, request) = self.answer(&message, seed, true, &signal)?;
         if !signal.over() {
             return Err(Interrupted.into());
         }
-        let generation = made.generation;
-        self.turns.push(Turn {
-            message,
-            answer: made.text,
-            cut: generation.stop_reason == StopReason::Interrupted,
-            seed,
-            tokens: generation.tokens.len(),
-            logits_hash: generation.logits_hash,
-        });
+        let received = Received { text: message, message: true, pre: self.a.model.pre.clone() };
+        let recorder = made.recorder.take().unwrap_or_else(|| Recorder::new(&request.prompt));
+        self.turns.push(recorder.finish(received, request, &made.text));
         Ok(())
     }
 
@@ -214,12 +216,18 @@ impl Chat<'_> {
         let turns = self
             .turns
             .iter()
-            .flat_map(|t| [Message::new("user", t.message.as_str()), Message::new("assistant", t.answer.as_str())]);
+            .flat_map(|t| [Message::new("user", t.received.text.as_str()), Message::new("assistant", t.text.as_str())]);
         system.chain(turns).collect()
     }
 
     /// Makes an answer to `message`, and shows it while it is made.
-    fn answer(&mut self, message: &str, seed: u64, show: bool, signal: &Watch) -> Result<Made, Box<dyn Error>> {
+    fn answer(
+        &mut self,
+        message: &str,
+        seed: u64,
+        show: bool,
+        signal: &Watch,
+    ) -> Result<(Made, Request), Box<dyn Error>> {
         let mut messages = self.messages();
         messages.push(Message::new("user", message));
         let prompt = self.template.prompt(&messages)?;
@@ -227,41 +235,42 @@ impl Chat<'_> {
         if tokens >= context {
             return Err(Failure::ChatFull { tokens, context }.into());
         }
-        // What the cache holds already is the same as if it were computed again. The last token is: its logits are wanted.
-        let held = self.session.tokens().iter().zip(&prompt.ids).take_while(|(a, b)| a == b).count();
-        let held = held.min(tokens.saturating_sub(1));
-        self.session.truncate(held);
-        let wanted = Wanted {
-            limit: self.a.n_predict.0,
+        let thinking = self.template.thinking(&prompt.text);
+        let request = Request {
+            prompt: prompt.ids,
+            max_tokens: self.a.n_predict.given(),
+            ignore_eos: false,
+            stop: self.a.stop.clone(),
             sampling: SamplerOptions { seed, ..self.sampling },
-            stops: &self.a.stop,
-            ignore_end: false,
-            logprobs: None,
+            grammar: self.a.structure.grammar(thinking)?,
         };
-        let mut answer = Answer::new(self.thinking, prompt.text.trim_end().ends_with("<think>"));
-        let new = &prompt.ids[held..];
-        let made = make(&mut self.session, self.tokenizer, new, &wanted, signal, &mut |step| {
+        let constraint = self.constraints.of(request.grammar.as_ref(), self.tokenizer)?;
+        let generator = Generator::new(self.tokenizer, request.clone(), constraint)?;
+        let mut answer = Answer::new(self.thinking, thinking == Thinking::Begun);
+        let keep = Keep { logprobs: None, record: !self.once };
+        let made = make(&mut self.session, self.tokenizer, generator, keep, signal, &mut |step| {
             if show { write_out(&answer.piece(step.text)) } else { Ok(()) }
         })?;
         if show {
             write_out(&answer.end())?;
         }
-        if !self.a.run.quiet {
-            // A prompt that was stopped is read in part.
-            let read = new.len().min(self.session.tokens().len() - held);
-            self.report(&made, read, seed);
+        if made.text.complete == Some(false) {
+            warning!("the answer is cut and does not have the form that was asked for");
         }
-        Ok(made)
+        if !self.a.run.quiet {
+            self.report(&made, seed);
+        }
+        Ok((made, request))
     }
 
     /// The line below an answer.
-    fn report(&self, made: &Made, read: usize, seed: u64) {
-        let g = &made.generation;
+    fn report(&self, made: &Made, seed: u64) {
+        let (g, read) = (&made.text, made.text.prompt_computed);
         let why = match g.stop_reason {
             StopReason::Interrupted => "; stopped",
             StopReason::ContextFull => "; the context is full: /new, /drop N or a larger --ctx",
             StopReason::Length => "; as many tokens as asked for (-n)",
-            StopReason::EndOfText | StopReason::StopString => "",
+            StopReason::EndOfText | StopReason::StopString | StopReason::Complete => "",
         };
         let n = g.tokens.len();
         let rate = n.saturating_sub(1) as f64 / g.timings.decode.as_secs_f64().max(1e-9);
