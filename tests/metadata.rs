@@ -167,7 +167,7 @@ fn what_a_file_is_comes_before_what_it_lacks() {
     assert!(llama().set("general.architecture", text("mamba")).refusal().contains("supported: llama"));
     assert_eq!(llama().set("general.architecture", text("llama\0")).refusal(), "");
     assert!(Mini::spm(&[]).refusal().contains("general.architecture"));
-    assert!(llama().set("split.count", Value::U16(3)).refusal().contains("--merge"));
+    assert!(llama().set("split.count", Value::U16(3)).refusal().contains("one of 3 parts of a split model"));
     let tokens: Vec<String> = llama().strings("tokenizer.ggml.tokens").into_iter().chain(["one more".into()]).collect();
     let refusal = llama().set("tokenizer.ggml.tokens", common::mini::texts(&tokens)).refusal();
     assert!(refusal.contains("356 tokens") && refusal.contains("355 rows"), "{refusal}");
