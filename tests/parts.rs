@@ -62,7 +62,6 @@ fn files_of_another_kind_can_be_looked_at_and_are_refused_by_name() {
     let cases = [
         ("type", mini.bytes_with_type("blk.0.ffn_up.weight", 31), "31 (Q4_0_4_4, removed from ggml"),
         ("newer", mini.bytes_with_type("blk.0.ffn_up.weight", 99), "99 (newer than this program)"),
-        ("split", mini.clone().set("split.count", Value::U16(2)).bytes(), "--merge"),
         ("adapter", mini.clone().set("general.type", text("adapter")).bytes(), "adapter"),
         ("mamba", mini.clone().set("general.architecture", text("mamba")).bytes(), "'mamba' is not supported"),
         (
@@ -78,6 +77,12 @@ fn files_of_another_kind_can_be_looked_at_and_are_refused_by_name() {
         run(&["tokenize", "hello", "-m"], &path).success();
         let [out, error] = said(&run(&["generate", "hello", "--backend", "cpu", "-m"], &path).code(1));
         assert!(out.is_empty() && error.contains(says) && !error.contains("download"), "{name}: {error}");
+    }
+    // A part is looked at together with the others.
+    let split = files.write("split", &mini.clone().set("split.count", Value::U16(2)).bytes());
+    for arguments in [&["inspect"][..], &["generate", "hello", "--backend", "cpu", "-m"]] {
+        let [_, error] = said(&run(arguments, &split).code(1));
+        assert!(error.contains("is a part of a split model"), "{error}");
     }
     let newer = files.write("version", &[b"GGUF".as_slice(), &4u32.to_le_bytes(), &[0; 16]].concat());
     let [_, error] = said(&run(&["inspect"], &newer).code(1));

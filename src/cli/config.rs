@@ -42,6 +42,12 @@ const OTHERS: [&str; 17] = [
 /// The section of names for models.
 const ALIASES: &str = "aliases";
 
+/// Whether there is no such file; a home that is no folder has none.
+fn is_absent(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory)
+}
+
 /// What is wrong with the file. Exit code 2.
 #[derive(Debug, Error)]
 pub(super) enum ConfigError {
@@ -113,7 +119,7 @@ impl Config {
         let empty = Self { path: Some(path.to_owned()), ..Self::default() };
         match std::fs::read_to_string(path) {
             Ok(text) => empty.parsed(&text),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !must_exist => Ok(empty),
+            Err(e) if !must_exist && is_absent(&e) => Ok(empty),
             Err(e) => Err(ConfigError::Read { path: path.display().to_string(), reason: e.to_string() }),
         }
     }
