@@ -289,18 +289,22 @@ impl<'a> Generate<'a> {
         Ok((self.llm, Request { prompt: self.prompt?, grammar, ..self.request }))
     }
 
+    fn begin(self) -> Result<(Generator<'a>, &'a mut Session, &'a mut Option<Text>), Error> {
+        let (llm, request) = self.parts()?;
+        let constraint = llm.constraints.of(request.grammar.as_ref(), &llm.tokenizer)?;
+        let generator = Generator::new(&llm.tokenizer, request, constraint)?;
+        Ok((generator, &mut llm.session, &mut llm.last))
+    }
+
     /// Makes the text piece by piece, as the iterator is asked for them. What is left of it when the iterator is dropped is not made.
     ///
     /// # Errors
     /// Where the prompt or the form cannot be used.
     pub fn stream(self) -> Result<Stream<'a>, Error> {
-        let (llm, request) = self.parts()?;
-        let constraint = llm.constraints.of(request.grammar.as_ref(), &llm.tokenizer)?;
-        let Llm { tokenizer, session, last, .. } = llm;
+        let (generator, session, last) = self.begin()?;
         // A backend that runs token by token is asked for one, so that none is made in vain.
         let ahead = if session.backend().name() == "cpu" { 1 } else { AHEAD };
-        let generator = Some(Generator::new(tokenizer, request, constraint)?);
-        Ok(Stream { generator, session, last, ready: VecDeque::new(), ahead })
+        Ok(Stream { generator: Some(generator), session, last, ready: VecDeque::new(), ahead })
     }
 
     /// Makes the whole text.
@@ -316,10 +320,7 @@ impl<'a> Generate<'a> {
     /// # Errors
     /// As [`Self::text`].
     pub fn each(self, mut hear: impl FnMut(&str) -> ControlFlow<()>) -> Result<Text, Error> {
-        let (llm, request) = self.parts()?;
-        let constraint = llm.constraints.of(request.grammar.as_ref(), &llm.tokenizer)?;
-        let Llm { tokenizer, session, last, .. } = llm;
-        let generator = Generator::new(tokenizer, request, constraint)?;
+        let (generator, session, last) = self.begin()?;
         let mut tell = |piece: &str| if piece.is_empty() { ControlFlow::Continue(()) } else { hear(piece) };
         let text = generator.run(session, &mut |token| tell(token.text))?;
         let _ = tell(&text.tail);

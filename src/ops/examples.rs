@@ -202,7 +202,8 @@ pub(super) fn columns(format: &Format, blocks: usize) -> usize {
     format.activation_block().map_or(2 * CHUNK + 10, |block| blocks * block)
 }
 
-pub(super) fn bits(x: &[f32]) -> Vec<u32> {
+/// The bits of numbers.
+pub(crate) fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 

@@ -316,6 +316,7 @@ static PARTS: &[Part] = &[
     one!("stream"),
     one!("joined"),
     one!("slots"),
+    one!("rows"),
     one!("gate"),
     one!("dots"),
     Part { name: "term", plain: &[part!("term_float")], block: &[part!("dots"), part!("term_block")] },

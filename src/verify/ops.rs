@@ -8,7 +8,7 @@ use super::{Difference, Rung, VerifyError};
 use crate::backend::BackendError;
 use crate::backend::gpu::{Device, Kernel};
 use crate::ops;
-use crate::ops::examples::{self, Example};
+use crate::ops::examples::{self, Example, bits};
 use crate::quant::{CHUNK, Format};
 use crate::shaders::Shader;
 use crate::shaders::params::State;
@@ -136,10 +136,6 @@ pub(super) fn unpacking(format: &'static Format) -> Option<Case> {
     let cols = 2 * format.block.max(CHUNK);
     let mut random = Random(1);
     ops::embedding::example(&mut |n| random.floats(n), format, 2, cols).map(Case::from)
-}
-
-fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
 }
 
 /// SplitMix64 (Steele et al. 2014).

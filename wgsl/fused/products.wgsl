@@ -1,14 +1,10 @@
 // out = matrix * quantised(x) (+ bias), behind a norm or not: a product of a single row that no other fused kernel takes.
-// needs: any format, items, matvec, layout
+// needs: any format, items, matvec, rows, layout
 
 override NORM: bool = true;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 @group(0) @binding(7) var<storage, read> bias: array<f32>;
 override HAS_BIAS: bool = false;
-
-fn weight_row(group: u32, slot: u32) -> u32 {
-  return params.first + min(group * (SLOTS8 / 8u) + slot, params.rows - 1u);
-}
 
 fn finish(group: u32, thread: u32) {
   for (var slot = thread; slot < SLOTS8 / 8u; slot += THREADS) {

@@ -1,14 +1,10 @@
 // out = out + matrix * quantised(x) (+ bias): the attention's output projection and the down projection.
-// needs: any format, items, matvec, layout
+// needs: any format, items, matvec, rows, layout
 
 override NORM: bool = false;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>; // in the layout of items
 @group(0) @binding(7) var<storage, read> bias: array<f32>;
 override HAS_BIAS: bool = false;
-
-fn weight_row(group: u32, slot: u32) -> u32 {
-  return params.first + min(group * (SLOTS8 / 8u) + slot, params.rows - 1u);
-}
 
 fn finish(group: u32, thread: u32) {
   for (var slot = thread; slot < SLOTS8 / 8u; slot += THREADS) {

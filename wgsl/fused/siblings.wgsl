@@ -1,6 +1,6 @@
 // Two or three products of one row, behind a norm or not: the matrix has the rows of the first, then of the second, then of the
 // third.
-// needs: any format, items, matvec, layout
+// needs: any format, items, matvec, rows, layout
 
 override NORM: bool = true;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
@@ -8,10 +8,6 @@ override NORM: bool = true;
 @group(0) @binding(8) var<storage, read_write> out3: array<f32>;
 @group(0) @binding(9) var<storage, read> bias: array<f32>;
 override HAS_BIAS: bool = false;
-
-fn weight_row(group: u32, slot: u32) -> u32 {
-  return params.first + min(group * (SLOTS8 / 8u) + slot, params.rows - 1u);
-}
 
 fn finish(group: u32, thread: u32) {
   for (var slot = thread; slot < SLOTS8 / 8u; slot += THREADS) {

@@ -66,10 +66,7 @@ pub(super) fn calls<'a>(
     let runs = match runs(plan, resources, products) {
         Ok(runs) => runs,
         Err(_) if end == End::Rows && before.join.is_none() => {
-            for i in 0..products.len() {
-                calls.extend(calling.single(resources, products, i)?);
-            }
-            return Ok(calls);
+            return calling.singles(resources, products, 0..products.len());
         }
         Err(why) => return Err(why),
     };
@@ -113,9 +110,7 @@ pub(super) fn calls<'a>(
                 calling.call(params, run, 1, some, range, 2)?
             }
             End::Rows if before.join.is_none() && (!(2..=3).contains(&some.len()) || makes_logits(some)) => {
-                for i in range {
-                    calls.extend(calling.single(resources, products, i)?);
-                }
+                calls.extend(calling.singles(resources, products, range)?);
                 continue;
             }
             End::Rows if makes_logits(some) => return Err("the logits have a kernel of their own".to_owned()),
@@ -162,16 +157,24 @@ impl Calling<'_> {
         }
     }
 
-    /// The calls that make one product by itself, of every shard of its matrix.
-    fn single<'r>(&self, resources: &'r Resources, products: &[Product], i: usize) -> Result<Vec<Call<'r>>, String> {
-        let (p, weight) = (&products[i], &self.plan.weights[products[i].weight.0]);
-        let call = |shard: &'r Shard| {
-            let run = Run { format: weight.format, shard, cols: weight.cols, rows: vec![shard.rows] };
+    /// The calls that make each product by itself, of every shard of its matrix.
+    fn singles<'r>(
+        &self,
+        resources: &'r Resources,
+        products: &[Product],
+        range: Range<usize>,
+    ) -> Result<Vec<Call<'r>>, String> {
+        let mut calls = Vec::new();
+        for i in range {
+            let (p, weight) = (&products[i], &self.plan.weights[products[i].weight.0]);
             let stride = if is_last(self.plan, p.step) { self.plan.vocabulary() as u32 } else { 0 };
-            let params = Params { out_first: shard.row_base as u32, stride, ..self.params(&run) };
-            self.call(params, run, 1, &products[i..=i], i..i + 1, 2)
-        };
-        shards(resources, p.weight).iter().map(call).collect()
+            for shard in shards(resources, p.weight) {
+                let run = Run { format: weight.format, shard, cols: weight.cols, rows: vec![shard.rows] };
+                let params = Params { out_first: shard.row_base as u32, stride, ..self.params(&run) };
+                calls.push(self.call(params, run, 1, &products[i..=i], i..i + 1, 2)?);
+            }
+        }
+        Ok(calls)
     }
 
     /// The call that multiplies with matrices of the experts that a row chooses: one product, or a gate and what it is for.
