@@ -24,7 +24,7 @@ pub enum OutputError {
     /// As in `… | head`: nobody wants the rest, which is no fault.
     #[error("the reader of standard output has gone")]
     Gone,
-    #[error("{0} exists; choose another name or give --force to replace it")]
+    #[error("{0} exists")]
     Exists(String),
     #[error("{path} is {what}; give the name of a file")]
     NoFile { path: String, what: &'static str },

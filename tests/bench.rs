@@ -126,7 +126,7 @@ fn wrong_usage_says_what_is_right() {
     fails(&["-pg", "512"], 2, "PP,TG");
     fails(&["-t", "0"], 2, "-t must lie between");
     fails(&["--compare", "no/such/file.json"], 1, "cannot read no/such/file.json");
-    fails(&["--compare", "Cargo.toml"], 1, "is not what `samebits bench -o json` writes");
+    fails(&["--compare", "Cargo.toml"], 1, "is no earlier run: ");
     fails(&["--backend", "gpu", "--device", "no such gpu"], 1, "samebits devices");
     if cfg!(target_os = "linux") {
         fails(&["--backend", "metal,dx12"], 1, "does not exist on linux; use --backend vulkan");

@@ -152,7 +152,7 @@ fn what_is_wrong_with_a_template_is_said_with_the_next_step() {
         1,
         "no chat template, so it is probably not made for conversations; name one: --chat-template chatml|",
     );
-    fails(&["--chat-template", "nonsense"], 1, "choose chatml, llama2");
+    fails(&["--chat-template", "nonsense"], 1, "there are chatml, llama2");
     fails(&["--chat-template", ""], 2, "it is empty");
     fails(&["--chat-template", "chatml", "--raw"], 2, "cannot be used with");
     for text in ["{% if %}", "{{", "{% include 'other' %}"] {

@@ -136,7 +136,7 @@ fn an_unknown_pre_tokenizer_is_named_and_another_can_be_chosen() {
     let vocabulary = Mini::bpe("frobnicate", &["hello", " world"], &[]);
     let error = vocabulary.tokenizer().unwrap_err();
     assert!(matches!(&error, TokenizerError::PreTokenizer(name) if name == "frobnicate"));
-    assert!(error.to_string().contains("--pre NAME") && error.to_string().contains("llama-bpe"), "{error}");
+    assert!(error.to_string().contains("llama-bpe"), "{error}");
     let gguf = vocabulary.gguf().unwrap();
     for name in pre_tokenizers() {
         let ids = Tokenizer::with_pre(&gguf, Some(name)).unwrap().encode("hello world", PLAIN).unwrap();

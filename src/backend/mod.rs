@@ -193,22 +193,22 @@ impl Sizes {
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum BackendError {
-    #[error("no GPU adapter found{0}; install a Vulkan driver (Linux: mesa-vulkan-drivers) or use --backend cpu")]
+    #[error("no GPU adapter found{0}")]
     NoAdapter(String),
-    #[error("{api} does not exist on {system}; use --backend {instead}, auto or cpu")]
+    #[error("{api} does not exist on {system}")]
     NoApi { api: &'static str, system: &'static str, instead: &'static str },
-    #[error("no adapter matches --device {wanted}; `samebits devices` lists: {found}")]
+    #[error("no adapter matches '{wanted}'; there are: {found}")]
     NoSuchDevice { wanted: String, found: String },
-    #[error("{device} lacks {what}; use --backend cpu or another --device")]
+    #[error("{device} lacks {what}")]
     Unsupported { device: String, what: String },
-    #[error("out of memory on {device} while allocating {what}; use a smaller --ctx, a smaller model or --backend cpu")]
+    #[error("out of memory on {device} while allocating {what}")]
     OutOfMemory { device: String, what: String },
-    #[error("this machine's memory does not hold {what}; use a smaller --ctx, a smaller --chunk or a smaller model")]
+    #[error("this machine's memory does not hold {what}")]
     Memory { what: String },
-    #[error("{device} failed: {message}; update its driver or use --backend cpu")]
+    #[error("{device} failed: {message}")]
     Device { device: String, message: String },
-    #[error("{device} failed with {compiler}: {message}; {way_out}")]
-    Kernel { device: String, compiler: String, message: String, way_out: &'static str },
+    #[error("{device} failed with {compiler}: {message}")]
+    Kernel { device: String, compiler: gpu::Compiler, message: String },
     #[error("SAMEBITS_CPU={wanted} is not one of this processor's paths; choose {available} or leave it unset")]
     CpuPath { wanted: String, available: String },
     #[error("this processor lacks the instructions of the path {wanted}")]

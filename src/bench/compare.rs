@@ -12,7 +12,7 @@ use super::Row;
 pub enum CompareError {
     #[error("cannot read {path}: {source}")]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{path} is not what `samebits bench -o json` writes: {source}")]
+    #[error("{path} is no earlier run: {source}")]
     Json { path: PathBuf, source: serde_json::Error },
 }
 

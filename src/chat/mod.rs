@@ -40,25 +40,18 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum ChatError {
-    #[error(
-        "the model has no chat template, so it is probably not made for conversations; name one: --chat-template {}",
-        list("|")
-    )]
+    #[error("the model has no chat template, so it is probably not made for conversations")]
     NoTemplate,
-    #[error("chat template '{name}' is unknown; choose {list}, or give a file with a template", list = list(", "))]
+    #[error("chat template '{name}' is unknown; there are {}", names().collect::<Vec<_>>().join(", "))]
     Unknown { name: String },
-    #[error("chat template {name} is broken: {reason}; another can be chosen: --chat-template {list}", list = list("|"))]
+    #[error("chat template {name} is broken: {reason}")]
     Broken { name: String, reason: String },
     #[error("the chat template does not allow this: {0}")]
     Refused(String),
-    #[error("the chat template fails: {reason}; another can be chosen: --chat-template {list}", list = list("|"))]
+    #[error("the chat template fails: {reason}")]
     Failed { reason: String },
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-}
-
-fn list(between: &str) -> String {
-    names().collect::<Vec<_>>().join(between)
 }
 
 /// A turn of a conversation.

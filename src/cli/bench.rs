@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::error::{Failure, Interrupted, Usage};
+use super::hint::Hinted;
 use super::load::{self, BackendName, PrecisionName, open_model};
 use super::terminal::{self, escape, escape_json, note, warning, write_out};
 use super::values::not_empty;
@@ -295,7 +296,7 @@ fn places(a: &Arguments, threads: &[u32]) -> Result<Vec<Place>, Box<dyn std::err
         return Err(error.into());
     }
     for error in missing {
-        warning!("not measured: {error}");
+        warning!("not measured: {}", Hinted(&error));
     }
     Ok(places)
 }

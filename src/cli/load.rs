@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::error::Usage;
+use super::hint::Hinted;
 use super::terminal::{self, note, warning};
 use super::values::not_empty;
 use super::{hub, signals};
@@ -81,7 +82,7 @@ impl ModelArguments {
     pub fn tokenizer(&self, gguf: &Gguf, quiet: bool) -> Result<Tokenizer, TokenizerError> {
         let tokenizer = Tokenizer::with_pre(gguf, self.pre.as_deref())?;
         if !quiet {
-            tokenizer.warnings().iter().for_each(|w| warning!("{w}"));
+            tokenizer.warnings().iter().for_each(|w| warning!("{}", Hinted(w)));
         }
         Ok(tokenizer)
     }
@@ -256,7 +257,7 @@ fn say(fact: &Fact<'_>, bar: &mut ProgressBar, a: &RunArguments) {
     };
     match *fact {
         Fact::Refused { adapter, why: Refusal::Fails(error), next } => {
-            warning!("{adapter} is not used: {error}");
+            warning!("{adapter} is not used: {}", Hinted(error));
             warning!("{next} is used instead");
         }
         Fact::Refused { adapter, why: Refusal::Deviates(failures), next } => {

@@ -7,6 +7,7 @@ mod devices;
 mod emit;
 mod error;
 mod generate;
+mod hint;
 mod hub;
 mod inspect;
 mod load;
@@ -251,7 +252,7 @@ fn failed(error: &(dyn Error + 'static)) -> u8 {
         _ => {}
     }
     if !error.is::<Interrupted>() {
-        terminal::error(&error);
+        terminal::error(error);
     }
     match signals::asked() {
         Some(code) => code,

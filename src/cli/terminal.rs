@@ -3,13 +3,14 @@
 //! An error of standard output ends a command; one of standard error is nobody's business, as there is nobody to tell. Text
 //! that comes from a file cannot control the terminal: every line passes [`escape`].
 
-use std::fmt;
+use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 
 use clap::builder::styling::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::error::Failure;
+use super::hint::Hinted;
 
 /// Says something that is no result, as `format!` makes it.
 macro_rules! note {
@@ -38,9 +39,9 @@ pub(super) fn say(word: Option<(&str, AnsiColor)>, text: &str) {
     let _ = writeln!(anstream::stderr(), "{head}{}", escape(text));
 }
 
-/// Says why a command ended.
-pub(super) fn error(text: &dyn fmt::Display) {
-    say(Some(("error", AnsiColor::Red)), &text.to_string());
+/// Says why a command ended, and what helps.
+pub(super) fn error(error: &(dyn Error + 'static)) {
+    say(Some(("error", AnsiColor::Red)), &Hinted(error).to_string());
 }
 
 /// Prints a line to standard output.

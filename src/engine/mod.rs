@@ -31,12 +31,10 @@ pub enum EngineError {
     #[error(transparent)]
     Grammar(#[from] GrammarError),
     /// Nothing to continue.
-    #[error("the prompt is empty; give at least one token (`-p TEXT`, or a model that adds a BOS token)")]
+    #[error("the prompt is empty")]
     EmptyPrompt,
     /// More prompt than cache.
-    #[error(
-        "the prompt has {tokens} tokens but the context holds {context}; use --ctx N with a larger N or a shorter prompt"
-    )]
+    #[error("the prompt has {tokens} tokens but the context holds {context}")]
     PromptTooLong {
         /// Tokens of the prompt.
         tokens: usize,
@@ -44,7 +42,7 @@ pub enum EngineError {
         context: usize,
     },
     /// Less text than one window.
-    #[error("the text has {tokens} tokens, fewer than one window of {context}; use a longer text or --ctx N from 4 on")]
+    #[error("the text has {tokens} tokens, fewer than one window of {context}")]
     TextTooShort {
         /// Tokens of the text.
         tokens: usize,

@@ -225,17 +225,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::backend::gpu::Compiler;
 
     /// Adapters that do what their names say.
     fn take(adapter: &&str) -> Result<String, Refusal> {
         let fails = |message: &str| {
-            let (device, compiler) = ((*adapter).to_owned(), "FXC".to_owned());
-            Refusal::Fails(BackendError::Kernel {
-                device,
-                compiler,
-                message: message.to_owned(),
-                way_out: "use the CPU",
-            })
+            let (device, message) = ((*adapter).to_owned(), message.to_owned());
+            Refusal::Fails(BackendError::Kernel { device, compiler: Compiler::Fxc, message })
         };
         match *adapter {
             "does not open" => {

@@ -61,17 +61,13 @@ pub enum HubError {
     Gated { name: ModelName, page: String },
     #[error("the hub does not take the token (HF_TOKEN, or the file of `hf auth login`); make another at {0}")]
     Token(String),
-    #[error(
-        "{0} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it; unset that, or `samebits models` lists what is there"
-    )]
+    #[error("{0} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it; unset that")]
     Offline(ModelName),
     #[error("{url} answers {status}{message}; try again later, or look at the page with a browser")]
     Status { url: String, status: u16, message: String, code: String },
     #[error("{url} asks to wait {seconds} s; try again then, or set HF_TOKEN, as accounts may ask more often")]
     Busy { url: String, seconds: u64 },
-    #[error(
-        "cannot reach {host}: {reason}; check the connection and HTTPS_PROXY (`samebits models` lists what runs without)"
-    )]
+    #[error("cannot reach {host}: {reason}; check the connection and HTTPS_PROXY")]
     Unreachable { host: String, reason: String },
     #[error("{file} stopped at {have} of {size} bytes: {reason}; what is there is kept, and the same command goes on")]
     Cut { file: String, have: u64, size: u64, reason: String },
@@ -103,7 +99,7 @@ pub enum HubError {
     Cache { path: String, reason: String },
     #[error("there is no folder for the cache; set HF_HOME to one")]
     NoFolder,
-    #[error("{0} is not in the cache; `samebits models` lists what is there")]
+    #[error("{0} is not in the cache")]
     NotCached(ModelName),
     #[error("{0} is being pulled by another process; wait for it, or stop it")]
     InUse(ModelName),

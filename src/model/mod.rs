@@ -421,7 +421,7 @@ impl WeightSource for Model {
 /// What a file is that is no language model, as far as it says so.
 fn other_purpose(gguf: &Gguf) -> Option<&'static str> {
     match gguf.get_str("general.type").ok()? {
-        "adapter" => Some("an adapter (LoRA); merge it into its model first: llama-export-lora -m MODEL --lora FILE"),
+        "adapter" => Some("an adapter (LoRA); merge it into its model first, with llama.cpp's llama-export-lora"),
         "mmproj" => Some("the image or sound encoder of a model (mmproj); give the language model itself"),
         "imatrix" => Some("an importance matrix, which llama-quantize reads; give the model itself"),
         "control_vector" => Some("a control vector; give the model itself"),

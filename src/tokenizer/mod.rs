@@ -30,12 +30,9 @@ pub enum TokenizerError {
     Gguf(#[from] GgufError),
     #[error("tokenizer model '{0}' is not supported; supported: gpt2 (byte-level BPE), llama (SentencePiece), gemma4")]
     Model(String),
-    #[error(
-        "pre-tokenizer '{0}' is not known; --pre NAME takes another one for it, with other tokens if the texts are cut \
-         otherwise; known: {list}", list = pre_tokenizers().collect::<Vec<_>>().join(", ")
-    )]
+    #[error("pre-tokenizer '{0}' is not known; known are {list}", list = pre_tokenizers().collect::<Vec<_>>().join(", "))]
     PreTokenizer(String),
-    #[error("tokenizer model '{0}' has no pre-tokenizer, so --pre cannot choose one")]
+    #[error("tokenizer model '{0}' has no pre-tokenizer, so none can be chosen")]
     NoPreTokenizer(String),
     #[error("a pattern of the pre-tokenizer cannot be used: {0}")]
     Pattern(String),

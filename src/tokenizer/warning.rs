@@ -6,10 +6,7 @@ use thiserror::Error;
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Warning {
-    #[error(
-        "the file does not name its pre-tokenizer ('tokenizer.ggml.pre'), so 'default' is taken; if answers are odd, \
-         --pre NAME takes another one"
-    )]
+    #[error("the file does not name its pre-tokenizer ('tokenizer.ggml.pre'), so 'default' is taken")]
     NoPreTokenizer,
     #[error("'{key}' is {value}, outside the {tokens} tokens; {}", instead_of(*instead))]
     IdOutside { key: String, value: String, tokens: usize, instead: Option<u32> },

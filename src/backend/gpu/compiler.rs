@@ -24,17 +24,6 @@ impl Compiler {
             Self::Dxc(_) => Some("DXC"),
         }
     }
-
-    /// What a user can do where a shader does not compile.
-    pub fn way_out(&self) -> &'static str {
-        match self {
-            Self::Driver => "update its driver or use --backend cpu",
-            Self::Fxc => {
-                "put dxcompiler.dll of Microsoft's DirectXShaderCompiler beside this program, or use --backend vulkan or cpu"
-            }
-            Self::Dxc(_) => "take a newer dxcompiler.dll, or use --backend vulkan or cpu",
-        }
-    }
 }
 
 impl fmt::Display for Compiler {

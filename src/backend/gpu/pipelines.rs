@@ -225,8 +225,7 @@ struct Kernels {
 
 impl Kernels {
     fn error(&self, message: String) -> BackendError {
-        let (device, compiler) = (self.name.clone(), self.compiler.to_string());
-        BackendError::Kernel { device, compiler, message, way_out: self.compiler.way_out() }
+        BackendError::Kernel { device: self.name.clone(), compiler: self.compiler.clone(), message }
     }
 
     fn layout(&self, name: &str, kernel: &Kernel) -> Result<(wgpu::BindGroupLayout, Vec<u32>), BackendError> {

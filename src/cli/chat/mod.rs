@@ -177,7 +177,7 @@ impl Chat<'_> {
                 // Nobody can read what comes, or everybody is asked to go.
                 Err(error) if matches!(error.downcast_ref(), Some(Failure::Stdout(_))) => return Err(error),
                 Err(error) if error.is::<Interrupted>() => return Err(error),
-                Err(error) => terminal::error(&error),
+                Err(error) => terminal::error(&*error),
             }
         }
     }
