@@ -39,6 +39,7 @@ pub mod convert;
 pub mod engine;
 pub mod gguf;
 pub mod grammar;
+mod host;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod llm;

@@ -6,7 +6,7 @@ mod stops;
 mod text;
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::backend::{Backend, BackendError, Batch, Chooser, Lane, Limits, Rows};
 use crate::grammar::GrammarError;
+use crate::host::Instant;
 use crate::plan::{Step, Words};
 
 pub use open::{Fact, OpenOptions, Refusal, Wanted, open, usable};

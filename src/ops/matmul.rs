@@ -4,6 +4,7 @@ use super::examples::{Activations, Example, Floats, Matrix, Scene, bits, columns
 use super::float64::{Memory64, dot};
 use super::shapes::{BufferId, BufferKind, Shapes, WeightId, ensure, same};
 use super::{Call, Operand, Operation, Part, Whole, quantize_activations};
+use crate::host;
 use crate::numerics::{ActivationRow, Precision, settle};
 use crate::quant::{CHUNK, FORMATS, Format};
 pub use crate::shaders::{MATMUL as SHADER, params::Product as Params};
@@ -103,19 +104,14 @@ impl Whole for Matmul {
         let rows = x.len() / w.cols;
         // The rows of the matrix are spread over the threads.
         let mut columns = vec![0.0; w.rows * rows];
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let (share, bias) = (w.rows.div_ceil(threads), &bias);
-        std::thread::scope(|scope| {
-            for (t, part) in columns.chunks_mut((share * rows).max(1)).enumerate() {
-                scope.spawn(move || {
-                    for (i, out) in part.chunks_mut(rows).enumerate() {
-                        let n = t * share + i;
-                        let matrix_row = from.weight(self.weight, n);
-                        for (x, out) in x.chunks(matrix_row.len()).zip(out) {
-                            *out = dot(&matrix_row, x) + bias.get(n).copied().unwrap_or_default();
-                        }
-                    }
-                });
+        let share = w.rows.div_ceil(host::threads());
+        host::each(columns.chunks_mut((share * rows).max(1)).enumerate(), |(t, part)| {
+            for (i, out) in part.chunks_mut(rows).enumerate() {
+                let n = t * share + i;
+                let matrix_row = from.weight(self.weight, n);
+                for (x, out) in x.chunks(matrix_row.len()).zip(out) {
+                    *out = dot(&matrix_row, x) + bias.get(n).copied().unwrap_or_default();
+                }
             }
         });
         (0..rows).flat_map(|r| columns.iter().skip(r).step_by(rows.max(1)).copied()).collect()

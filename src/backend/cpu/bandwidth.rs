@@ -1,10 +1,9 @@
 //! How fast this machine reads memory, to compare decoding with.
 
-use std::time::Instant;
-
 use memmap2::MmapMut;
 
 use super::pool::Pool;
+use crate::host::Instant;
 
 /// Bytes read per run: more than caches hold.
 const BYTES: usize = 1 << 29;

@@ -5,7 +5,7 @@ use std::fs;
 
 /// Processors that this process may use: on Linux after its affinity and the quota of its cgroups.
 pub fn usable() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    crate::host::threads()
 }
 
 /// The physical cores among them: two threads of one core share its vector units.

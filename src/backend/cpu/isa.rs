@@ -30,11 +30,13 @@ pub enum Isa {
     Amx,
     /// NEON, which every 64-bit ARM processor has.
     Neon,
+    /// WebAssembly's vectors of 128 bits. A program with them does not load where they are missing.
+    Simd128,
 }
 
 impl Isa {
     /// All paths, the plainest first.
-    pub const ALL: [Self; 5] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx, Self::Neon];
+    pub const ALL: [Self; 6] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx, Self::Neon, Self::Simd128];
 
     /// Its name in `SAMEBITS_CPU`.
     pub fn name(self) -> &'static str {
@@ -44,6 +46,7 @@ impl Isa {
             Self::Avx512 => "avx512",
             Self::Amx => "amx",
             Self::Neon => "neon",
+            Self::Simd128 => "simd128",
         }
     }
 
@@ -70,6 +73,7 @@ impl Isa {
             #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
             Self::Amx => false,
             Self::Neon => cfg!(target_arch = "aarch64"),
+            Self::Simd128 => cfg!(target_arch = "wasm32"),
         }
     }
 

@@ -14,7 +14,6 @@ mod vector;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 pub use bandwidth::read_bandwidth;
 pub use cores::{physical as physical_cores, usable as usable_processors};
@@ -26,6 +25,7 @@ use pool::Disjoint;
 use products::{repack, same_activations};
 
 use super::{Backend, BackendError, Batch, Chooser, Chosen, Interrupt, Lane, Limits, Listener, Sizes, StepTime};
+use crate::host::Instant;
 use crate::numerics::{ActivationRow, Precision};
 use crate::ops::{self, Row};
 use crate::plan::{BufferId, BufferKind, CacheSpec, Op, Plan, Step, WeightSource};

@@ -1,11 +1,12 @@
 //! How fast a device reads its memory, to compare decoding with.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::device::{Device, STATE_BYTES, is_software};
 use super::lower::{Dispatch, Grid, dispatch};
 use super::pipelines::Kernel;
 use crate::backend::BackendError;
+use crate::host::Instant;
 use crate::ops::THREADS;
 use crate::shaders::{BANDWIDTH, params};
 

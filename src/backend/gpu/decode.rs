@@ -3,15 +3,15 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use super::State;
-use super::device::{Device, STATE_BYTES};
+use super::device::{Device, Mapped, STATE_BYTES};
 use super::fused::{Fusing, Token};
 use super::group::Group;
 use super::lower::{Dispatch, Resources, ready};
 use super::timing::{KernelTime, times};
 use crate::backend::{BackendError, Chooser, Chosen, Counters, Lane};
+use crate::host::Instant;
 use crate::ops::draw;
 use crate::plan::Plan;
 
@@ -48,7 +48,7 @@ struct Flight {
     /// The first of its tokens, counted from the beginning of the run.
     first: usize,
     tokens: usize,
-    mapped: std::sync::mpsc::Receiver<Result<(), wgpu::BufferAsyncError>>,
+    mapped: Mapped,
 }
 
 impl Decoder {
@@ -175,11 +175,7 @@ impl Decoder {
         let mut counters = self.counters.get();
         counters.add(dispatches, start.elapsed(), tokens);
         self.counters.set(counters);
-        let (send, mapped) = std::sync::mpsc::channel();
-        staging.slice(..4 * IDS as u64 + bytes).map_async(wgpu::MapMode::Read, move |result| {
-            // The receiver is gone only where an error already ended the run.
-            let _ = send.send(result);
-        });
+        let mapped = Mapped::ask(&staging.slice(..4 * IDS as u64 + bytes), wgpu::MapMode::Read);
         Ok(Flight { submission, staging: turn, first, tokens, mapped })
     }
 
@@ -191,12 +187,8 @@ impl Decoder {
         logits: bool,
         emit: &mut dyn FnMut(Chosen<'_>) -> bool,
     ) -> Result<bool, BackendError> {
-        device.wait_for(Some(flight.submission.clone()))?;
-        match flight.mapped.recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(device.error(error.to_string())),
-            Err(error) => return Err(device.error(error.to_string())),
-        }
+        let submission_index = Some(flight.submission.clone());
+        flight.mapped.wait(device, wgpu::PollType::Wait { submission_index, timeout: None })?;
         let staging = &self.staging[flight.staging];
         let bytes = 4 * (IDS + if logits { flight.tokens * self.vocabulary } else { 0 }) as u64;
         let mut more = true;

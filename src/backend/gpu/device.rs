@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::compiler::{Compiler, dxc};
 use super::disk::KernelCache;
 use super::pipelines::{Kernel, Pipeline, Pipelines};
 use crate::backend::BackendError;
+use crate::host;
 use crate::shaders::params::State;
 use crate::shaders::{Arithmetic, Shader, TILED_MATRIX, TILED_MATRIX8};
 
@@ -47,6 +49,7 @@ pub enum Api {
 impl Api {
     fn backends(self) -> wgpu::Backends {
         match self {
+            Self::Any if cfg!(target_arch = "wasm32") => wgpu::Backends::BROWSER_WEBGPU,
             Self::Any => wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
             Self::Vulkan => wgpu::Backends::VULKAN,
             Self::Metal => wgpu::Backends::METAL,
@@ -181,7 +184,7 @@ impl Instances {
 
     /// The adapters of some APIs, each with what compiles its shaders.
     fn adapters(&self, backends: wgpu::Backends) -> Vec<(wgpu::Adapter, Compiler)> {
-        let list = |instance: &wgpu::Instance, backends| pollster::block_on(instance.enumerate_adapters(backends));
+        let list = |instance: &wgpu::Instance, backends| host::block_on(instance.enumerate_adapters(backends));
         let compiler = |a: &wgpu::Adapter| match a.get_info().backend {
             wgpu::Backend::Dx12 => self.compiler.clone(),
             _ => Compiler::Driver,
@@ -360,7 +363,7 @@ impl Device {
             experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+        let (device, queue) = host::block_on(adapter.request_device(&descriptor))
             .map_err(|e| BackendError::Device { device: info.name.clone(), message: e.to_string() })?;
         let failure = Arc::new(Mutex::new(None));
         let keep = |failure: &Arc<Mutex<Option<String>>>| {
@@ -419,7 +422,7 @@ impl Device {
             usage,
             mapped_at_creation: false,
         });
-        match pollster::block_on(scope.pop()) {
+        match host::block_on(scope.pop()) {
             None => Ok(buffer),
             Some(_) => {
                 let what = format!("{name} ({size} bytes)");
@@ -512,16 +515,22 @@ impl Device {
 
     /// Waits for a submission and those before it, or for all.
     pub fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<(), BackendError> {
-        let wait = wgpu::PollType::Wait { submission_index, timeout: None };
-        self.device.poll(wait).map_err(|e| self.error(e.to_string()))?;
+        if cfg!(target_arch = "wasm32") {
+            // A browser's device cannot be polled: the queue tells when all is done.
+            let (send, done) = channel();
+            self.queue.on_submitted_work_done(move || send.send(()).unwrap_or_default());
+            host::recv(&done).map_err(|e| self.error(e.to_string()))?;
+        } else {
+            let wait = wgpu::PollType::Wait { submission_index, timeout: None };
+            self.device.poll(wait).map_err(|e| self.error(e.to_string()))?;
+        }
         self.check()
     }
 
     /// Waits for the work submitted and copies the start of a mappable buffer to `out`.
     pub fn map<T: bytemuck::Pod>(&self, staging: &wgpu::Buffer, out: &mut [T]) -> Result<(), BackendError> {
         let slice = staging.slice(..);
-        slice.map_async(wgpu::MapMode::Read, |_| {});
-        self.wait()?;
+        Mapped::ask(&slice, wgpu::MapMode::Read).wait(self, wgpu::PollType::wait_indefinitely())?;
         {
             let view = slice.get_mapped_range().map_err(|e| self.error(e.to_string()))?;
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(out);
@@ -530,5 +539,29 @@ impl Device {
         }
         staging.unmap();
         Ok(())
+    }
+}
+
+/// A buffer that is being mapped.
+pub(super) struct Mapped(Receiver<Result<(), wgpu::BufferAsyncError>>);
+
+impl Mapped {
+    /// Asks for a part of a buffer to be mapped.
+    pub fn ask(slice: &wgpu::BufferSlice<'_>, mode: wgpu::MapMode) -> Self {
+        let (send, answer) = channel();
+        slice.map_async(mode, move |result| {
+            // The receiver is gone where an error ended what wanted it, or nothing more is to be written.
+            let _ = send.send(result);
+        });
+        Self(answer)
+    }
+
+    /// Waits until it is. The answer comes while the device is polled, which must reach what used the buffer last; a browser
+    /// gives it by itself.
+    pub fn wait(&self, device: &Device, poll: wgpu::PollType) -> Result<(), BackendError> {
+        device.device.poll(poll).map_err(|e| device.error(e.to_string()))?;
+        device.check()?;
+        let answer = host::recv(&self.0).map_err(|e| device.error(e.to_string()))?;
+        answer.map_err(|e| device.error(e.to_string()))
     }
 }

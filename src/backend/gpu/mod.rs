@@ -379,7 +379,7 @@ impl Backend for Gpu {
         let dispatches: Vec<_> = groups.iter().flat_map(|(group, _)| group.at(position)).collect();
         let count = dispatches.len();
         ready(dispatches.into_iter())?;
-        let start = std::time::Instant::now();
+        let start = crate::host::Instant::now();
         self.prepare(&batch);
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
         match listener {

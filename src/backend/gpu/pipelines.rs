@@ -6,11 +6,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use wgpu::naga;
-
 use super::compiler::Compiler;
 use super::disk::KernelCache;
 use crate::backend::BackendError;
+use crate::host;
 use crate::quant::Format;
 use crate::shaders::{self, Arithmetic, Shader, Weights};
 
@@ -198,11 +197,7 @@ pub(super) fn compile<'a, T>(
             let _ = pipeline.code();
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
-    let result = std::thread::scope(|scope| {
-        (0..threads).for_each(|_| drop(scope.spawn(work)));
-        meanwhile()
-    });
+    let result = host::beside(host::threads().min(missing.len()), work, meanwhile);
     missing.iter().try_for_each(|p| p.code().map(drop))?;
     if let Some(cache) = &compiler.cache {
         cache.save();
@@ -243,7 +238,7 @@ impl Kernels {
         let outer = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
         let inner = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let made = make();
-        let errors = [inner, outer].map(|scope| pollster::block_on(scope.pop()));
+        let errors = [inner, outer].map(|scope| host::block_on(scope.pop()));
         match errors.into_iter().flatten().next() {
             None => Ok(made),
             Some(e) => Err(format!("kernel {name} does not compile: {}", words(&e.to_string()))),

@@ -1,12 +1,13 @@
 //! How long each group of steps takes: timestamps at the boundaries of passes, one pass per group; where the adapter has none, the
 //! clock of the host with a wait per group. The groups of single tokens go by their kernels' names.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Gpu;
 use super::group::Group;
 use super::lower::{Dispatch, ready};
 use crate::backend::{BackendError, Batch, StepTime};
+use crate::host::Instant;
 use crate::plan::StepName;
 
 /// Steps whose two timestamps fit a query set.

@@ -1,10 +1,9 @@
 //! How long kernels take: all dispatches of one kernel, one after the other, many times, by the host's clock.
 
-use std::time::Instant;
-
 use super::device::Device;
 use super::lower::Dispatch;
 use crate::backend::BackendError;
+use crate::host::Instant;
 
 /// What a kernel takes in one token or batch.
 #[derive(Clone, Debug)]

@@ -6,10 +6,11 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 
-use super::device::Device;
+use super::device::{Device, Mapped};
 use crate::backend::BackendError;
+use crate::host;
 use crate::plan::{Weight, WeightSource};
 use crate::quant::Format;
 
@@ -135,22 +136,33 @@ impl Uploads {
             let piece = |first: usize| Piece { contents: i, blocks: first..blocks.min(first + step) };
             pieces.extend((0..blocks).step_by(step).map(piece));
         }
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS).min(pieces.len());
+        let threads = host::threads().min(THREADS).min(pieces.len());
         let next = AtomicUsize::new(0);
         let mut left: Vec<usize> = self.0.iter().map(Contents::blocks).collect();
+        let mut finish = |number: usize| {
+            let piece = &pieces[number];
+            let contents = &self.0[piece.contents];
+            progress((piece.blocks.len() * contents.format.bytes) as u64);
+            left[piece.contents] -= piece.blocks.len();
+            if left[piece.contents] == 0 {
+                contents.parts.iter().for_each(|(weight, _)| source.release(weight));
+            }
+        };
+        if threads <= 1 {
+            return self.work(device, source, &pieces, &next, &mut finish);
+        }
         std::thread::scope(|scope| {
             let (send, done) = channel();
-            let start = |send: Sender<usize>| scope.spawn(|| self.work(device, source, &pieces, &next, send));
-            let workers: Vec<_> = (0..threads).map(|_| start(send.clone())).collect();
+            let (uploads, pieces, next) = (&self, &pieces, &next);
+            let work = |send: Sender<usize>| {
+                // Nobody listens only where another thread's error ends the upload.
+                scope.spawn(move || {
+                    uploads.work(device, source, pieces, next, &mut |i| send.send(i).unwrap_or_default())
+                })
+            };
+            let workers: Vec<_> = (0..threads).map(|_| work(send.clone())).collect();
             drop(send);
-            for piece in done.into_iter().map(|i| &pieces[i]) {
-                let contents = &self.0[piece.contents];
-                progress((piece.blocks.len() * contents.format.bytes) as u64);
-                left[piece.contents] -= piece.blocks.len();
-                if left[piece.contents] == 0 {
-                    contents.parts.iter().for_each(|(weight, _)| source.release(weight));
-                }
-            }
+            done.into_iter().for_each(finish);
             workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })
     }
@@ -162,7 +174,7 @@ impl Uploads {
         source: &dyn WeightSource,
         pieces: &[Piece],
         next: &AtomicUsize,
-        done: Sender<usize>,
+        done: &mut dyn FnMut(usize),
     ) -> Result<(), BackendError> {
         let mut staging: Vec<Staging> = Vec::new();
         let mut split = vec![0; RUN];
@@ -175,8 +187,7 @@ impl Uploads {
             let contents = &self.0[piece.contents];
             let raw = contents.raw(source, &piece.blocks);
             staging[turn % 2].copy(device, contents, &raw, piece.blocks.start, &mut split)?;
-            // Nobody listens only where another thread's error ends the upload.
-            let _ = done.send(number);
+            done(number);
         }
         Ok(())
     }
@@ -185,7 +196,7 @@ impl Uploads {
 /// Memory that the host writes and the device copies from.
 struct Staging {
     buffer: wgpu::Buffer,
-    mapped: Receiver<Result<(), wgpu::BufferAsyncError>>,
+    mapped: Mapped,
     /// What last copied from it.
     submission: Option<wgpu::SubmissionIndex>,
 }
@@ -194,7 +205,7 @@ impl Staging {
     fn new(device: &Device) -> Result<Self, BackendError> {
         let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
         let buffer = device.buffer("weights staging", PIECE as u64 + 64, usage)?;
-        Ok(Self { mapped: map(&buffer), buffer, submission: None })
+        Ok(Self { mapped: Mapped::ask(&buffer.slice(..), wgpu::MapMode::Write), buffer, submission: None })
     }
 
     /// Copies blocks of these bytes to a buffer, where they are number `first` and following.
@@ -210,9 +221,7 @@ impl Staging {
             Some(submission) => wgpu::PollType::Wait { submission_index: Some(submission), timeout: None },
             None => wgpu::PollType::Poll,
         };
-        device.device.poll(poll).map_err(|e| device.error(e.to_string()))?;
-        self.mapped.recv().map_err(|e| device.error(e.to_string()))?.map_err(|e| device.error(e.to_string()))?;
-
+        self.mapped.wait(device, poll)?;
         let mut encoder = device.device.create_command_encoder(&Default::default());
         {
             let mut view = self.buffer.get_mapped_range_mut(..).map_err(|e| device.error(e.to_string()))?;
@@ -234,17 +243,7 @@ impl Staging {
         }
         self.buffer.unmap();
         self.submission = Some(device.queue.submit([encoder.finish()]));
-        self.mapped = map(&self.buffer);
+        self.mapped = Mapped::ask(&self.buffer.slice(..), wgpu::MapMode::Write);
         Ok(())
     }
-}
-
-/// Asks for a buffer to be mapped; the answer comes when the device was polled.
-fn map(buffer: &wgpu::Buffer) -> Receiver<Result<(), wgpu::BufferAsyncError>> {
-    let (send, mapped) = channel();
-    buffer.slice(..).map_async(wgpu::MapMode::Write, move |result| {
-        // The receiver is gone after the last piece.
-        let _ = send.send(result);
-    });
-    mapped
 }

@@ -17,9 +17,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use trust::Trust;
+
+use crate::host::Instant;
 
 /// How long a thread that waits keeps its core for itself. Then it lets others run in between.
 const SPIN: Duration = Duration::from_micros(10);

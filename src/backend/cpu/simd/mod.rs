@@ -13,6 +13,8 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod rows;
+#[cfg(target_arch = "wasm32")]
+mod simd128;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -43,6 +45,11 @@ macro_rules! each_isa {
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => {
                 use crate::backend::cpu::simd::neon as $m;
+                $e
+            }
+            #[cfg(target_arch = "wasm32")]
+            Isa::Simd128 => {
+                use crate::backend::cpu::simd::simd128 as $m;
                 $e
             }
             other => unreachable!("{other:?} has no vector kernels"),

@@ -1,0 +1,197 @@
+//! Requests: to open a model, to make a text, to verify.
+
+use std::error::Error;
+use std::ops::ControlFlow;
+
+use samebits::backend::gpu::{Api, Choice as Adapter};
+use samebits::backend::{Chooser, Interrupt, Sizes};
+use samebits::engine::{Choice, Fact, OpenOptions, Session, StopReason, Wanted, open};
+use samebits::gguf::Gguf;
+use samebits::model::Model;
+use samebits::numerics::Precision;
+use samebits::sample::{Sampler, SamplerOptions};
+use samebits::tokenizer::{EncodeOptions, Tokenizer};
+use samebits::verify::{self, known_fingerprint, verify};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{FILE, say, turn};
+
+/// Positions of the context, unless a model was trained for fewer: a page has little memory.
+const CONTEXT: usize = 2048;
+
+/// What the page can ask for.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// To open a model.
+    Open {
+        /// The file that the page has written to memory, or the built-in model.
+        file: bool,
+        /// On WebGPU, or on the CPU.
+        webgpu: bool,
+        /// Activations as 16 bits instead of 8.
+        precise: bool,
+    },
+    /// To continue a text with the model that is open.
+    Generate { prompt: String, tokens: usize, temperature: f32, seed: u64 },
+    /// To verify that the model that is open gives the bits that it has everywhere.
+    Verify {},
+}
+
+/// What is open.
+#[derive(Default)]
+pub struct Run(Option<Opened>);
+
+struct Opened {
+    model: Model,
+    tokenizer: Tokenizer,
+    session: Session,
+    precision: Precision,
+    webgpu: bool,
+}
+
+type Answer = Result<Value, Box<dyn Error>>;
+
+impl Run {
+    /// Does what is asked for.
+    pub fn answer(&mut self, request: Request, interrupt: &Interrupt) -> Answer {
+        match request {
+            Request::Open { file, webgpu, precise } => {
+                // Two models may not fit.
+                self.0 = None;
+                let opened = Opened::new(file, webgpu, precise, interrupt)?;
+                let answer = opened.description();
+                self.0 = Some(opened);
+                Ok(answer)
+            }
+            Request::Generate { prompt, tokens, temperature, seed } => {
+                self.opened()?.generate(&prompt, tokens, temperature, seed, interrupt)
+            }
+            Request::Verify {} => self.opened()?.verify(interrupt),
+        }
+    }
+
+    fn opened(&mut self) -> Result<&mut Opened, &'static str> {
+        self.0.as_mut().ok_or("no model is open")
+    }
+}
+
+impl Opened {
+    fn new(file: bool, webgpu: bool, precise: bool, interrupt: &Interrupt) -> Result<Self, Box<dyn Error>> {
+        let gguf = if file { Gguf::from_bytes(FILE.take())? } else { Model::stories_file()? };
+        let model = Model::new(gguf)?;
+        let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
+        let precision = if precise { Precision::Precise } else { Precision::Fast };
+        let context = model.config.context_length.min(CONTEXT);
+        let sizes = |software| Sizes { context, batch: Sizes::usual_batch(software).min(context), logits_rows: 1 };
+        let wanted = if webgpu { Wanted::Gpu(Api::Any) } else { Wanted::Cpu };
+        let options = OpenOptions { wanted, device: None, sizes: &sizes, threads: &|| 1, cache: None };
+        let (mut done, mut all) = (0, 0);
+        let mut hear = |fact: Fact<'_>| match fact {
+            Fact::Uploads(bytes) => all = bytes,
+            Fact::Uploaded(bytes) => {
+                done += bytes;
+                say(&json!({ "progress": { "what": "uploading", "done": done, "all": all } }));
+                turn();
+            }
+            Fact::Deviates { adapter, failures } => {
+                let failures = failures.join("; ");
+                say(&json!({ "warning": format!("{adapter} does not give the bits of other machines: {failures}") }));
+            }
+            Fact::Ready | Fact::Taken { .. } | Fact::Refused { .. } => {}
+        };
+        say(&json!({ "progress": { "what": if webgpu { "compiling shaders" } else { "repacking weights" } } }));
+        turn();
+        let mut backend = open(&model, &model.for_context(context).plan(precision)?, &options, &mut hear)?;
+        backend.stop_on(interrupt.clone());
+        let chunk = backend.limits().batch;
+        Ok(Self { session: Session::new(backend, chunk), model, tokenizer, precision, webgpu })
+    }
+
+    fn description(&self) -> Value {
+        let (config, backend) = (&self.model.config, self.session.backend());
+        json!({ "opened": {
+            "model": config.name,
+            "parameters": config.parameters,
+            "backend": backend.name(),
+            "device": backend.device(),
+            "context": backend.limits().context,
+            "unfused": backend.unfused_because(),
+        } })
+    }
+
+    fn generate(&mut self, prompt: &str, tokens: usize, temperature: f32, seed: u64, interrupt: &Interrupt) -> Answer {
+        let ids = self.tokenizer.encode(prompt, EncodeOptions { add_special: true, parse_special: true })?;
+        let usual = SamplerOptions {
+            temperature,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.05,
+            repeat_penalty: 1.0,
+            repeat_last_n: 64,
+            seed,
+        };
+        let mut sampler = Sampler::new(usual);
+        let mut draw;
+        let chooser = match sampler.draw_options() {
+            Some(options) => {
+                draw = || sampler.next_draw();
+                Chooser::Draw(options, &mut draw)
+            }
+            None => Chooser::Greedy,
+        };
+        let mut stream = self.tokenizer.stream();
+        let mut made = 0;
+        self.session.clear();
+        say(&json!({ "progress": { "what": format!("reading {} tokens", ids.len()) } }));
+        turn();
+        let generation = self.session.generate(
+            &ids,
+            tokens,
+            Choice::Ahead(chooser),
+            |token| self.tokenizer.is_end_of_generation(token),
+            |token, _| {
+                made += 1;
+                say(&json!({ "text": stream.push(token), "progress": { "what": "writing", "done": made, "all": tokens } }));
+                turn();
+                if interrupt.is_requested() {
+                    ControlFlow::Break(StopReason::Interrupted)
+                } else {
+                    ControlFlow::Continue(())
+                }
+            },
+        )?;
+        Ok(json!({ "text": stream.finish(), "generated": {
+            "prompt_tokens": ids.len(),
+            "tokens": generation.tokens,
+            "logits_hash": generation.logits_hash,
+            "stop_reason": generation.stop_reason,
+            "prefill_seconds": generation.timings.prefill.as_secs_f64(),
+            "decode_seconds": generation.timings.decode.as_secs_f64(),
+        } }))
+    }
+
+    /// What `samebits verify --quick` does, without its fresh processes.
+    fn verify(&mut self, interrupt: &Interrupt) -> Answer {
+        let prompt = "Once upon a time there was a small";
+        let options = verify::Options {
+            gpu: self.webgpu.then(Adapter::default),
+            precision: self.precision,
+            threads: 1,
+            runs: 3,
+            rounds: 1,
+            prompt: self.tokenizer.encode(prompt, EncodeOptions { add_special: true, parse_special: true })?,
+            many: 33,
+            interrupt: interrupt.clone(),
+        };
+        let report = verify(&self.model, &options, &mut |rung| {
+            say(&json!({ "rung": rung }));
+            turn();
+            !interrupt.is_requested()
+        })?;
+        let known = known_fingerprint(&self.model, self.precision);
+        let holds = report.rungs.iter().all(|r| r.holds) && known.as_ref().is_none_or(|k| *k == report.fingerprint);
+        Ok(json!({ "verified": { "holds": holds, "fingerprint": report.fingerprint, "known": known } }))
+    }
+}

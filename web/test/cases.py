@@ -1,0 +1,61 @@
+"""Writes the cases that the page's program is tested with, and what the native program gives for each.
+
+    cases.py PROGRAM [MODEL FILE] [--quick]      MODEL here is FILE where the page is tested
+"""
+
+import json
+import subprocess
+import sys
+
+STORY = {"prompt": "Once upon a time"}
+BOTH, NODE = {"node": True, "chromium": True}, {"node": True}
+CPU, WEBGPU = {"webgpu": False}, {"webgpu": True}
+GREEDY, DRAWN = {"temperature": 0, "seed": 0}, {"temperature": 0.8, "seed": 7}
+FAST, PRECISE = {"precise": False}, {"precise": True}
+
+
+def native(program, case, model):
+    """What the native program gives on the CPU."""
+    options = ["--backend", "cpu", "--json", "--precision", "precise" if case["precise"] else "fast"]
+    if model:
+        options += ["-m", model]
+    if case.get("verify"):
+        command = [program, "verify", "--quick", *options]
+    else:
+        command = [program, "generate", "-q", "-p", case["prompt"], "--raw", "-n", str(case["tokens"])]
+        command += ["--temp", str(case["temperature"]), "--seed", str(case["seed"]), *options]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main():
+    arguments = [a for a in sys.argv[1:] if a != "--quick"]
+    quick = "--quick" in sys.argv
+    program, (model, file) = arguments[0], arguments[1:3] if len(arguments) > 2 else (None, None)
+    cases = [
+        {"name": "CPU, greedy", **BOTH, **CPU, **FAST, **STORY, **GREEDY, "tokens": 128},
+        {"name": "CPU, precise", **BOTH, **CPU, **PRECISE, **STORY, **GREEDY, "tokens": 32},
+        {"name": "CPU, drawn", **BOTH, **CPU, **FAST, **STORY, **DRAWN, "tokens": 128},
+        {"name": "CPU, verify", **BOTH, **CPU, **FAST, "verify": True},
+        {"name": "CPU, verify, precise", **NODE, **CPU, **PRECISE, "verify": True},
+        {"name": "WebGPU, greedy", **BOTH, **WEBGPU, **FAST, **STORY, **GREEDY, "tokens": 32},
+        {"name": "WebGPU, drawn", **BOTH, **WEBGPU, **FAST, **STORY, **DRAWN, "tokens": 32},
+    ]
+    if not quick:
+        cases += [
+            {"name": "WebGPU, precise", **NODE, **WEBGPU, **PRECISE, **STORY, **GREEDY, "tokens": 32},
+            {"name": "WebGPU, verify, precise", **NODE, **WEBGPU, **PRECISE, "verify": True},
+            {"name": "WebGPU, verify", **BOTH, **WEBGPU, **FAST, "verify": True, "screenshot": "page"},
+        ]
+    if model:
+        other = {**FAST, **GREEDY, "prompt": "The capital of France is", "tokens": 16, "file": file}
+        cases += [{"name": "SmolLM2, CPU", **BOTH, **CPU, **other}]
+        if not quick:
+            cases += [{"name": "SmolLM2, WebGPU", **NODE, **WEBGPU, **other}]
+    for case in cases:
+        result = native(program, case, model if "file" in case else None)
+        keys = ["fingerprint"] if case.get("verify") else ["tokens", "logits_hash"]
+        case["expected"] = {key: result[key] for key in keys}
+    json.dump(cases, sys.stdout, indent=1)
+
+
+main()
