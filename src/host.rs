@@ -97,7 +97,9 @@ mod tests {
         each(cells.iter_mut().enumerate(), |(i, cell)| *cell += i);
         assert_eq!(cells, [0, 1, 2, 3, 4]);
         let calls = AtomicUsize::new(0);
-        let work = || drop(calls.fetch_add(1, Ordering::Relaxed));
+        let work = || {
+            calls.fetch_add(1, Ordering::Relaxed);
+        };
         assert_eq!(beside(3, work, || "result"), "result");
         assert_eq!(calls.into_inner(), if threads() == 1 { 1 } else { 3 });
     }
