@@ -3,15 +3,15 @@
 use std::error::Error;
 use std::ops::ControlFlow;
 
+use samebits::backend::Interrupt;
 use samebits::backend::gpu::{Api, Choice as Adapter};
-use samebits::backend::{Chooser, Interrupt, Sizes};
-use samebits::engine::{Choice, Fact, OpenOptions, Session, StopReason, Wanted, open};
+use samebits::engine::Fact;
 use samebits::gguf::Gguf;
 use samebits::model::Model;
 use samebits::numerics::Precision;
-use samebits::sample::{Sampler, SamplerOptions};
-use samebits::tokenizer::{EncodeOptions, Tokenizer};
+use samebits::tokenizer::EncodeOptions;
 use samebits::verify::{self, known_fingerprint, verify};
+use samebits::{Llm, OpenOptions, Wanted};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -44,9 +44,7 @@ pub enum Request {
 pub struct Run(Option<Opened>);
 
 struct Opened {
-    model: Model,
-    tokenizer: Tokenizer,
-    session: Session,
+    llm: Llm,
     precision: Precision,
     webgpu: bool,
 }
@@ -79,14 +77,16 @@ impl Run {
 
 impl Opened {
     fn new(file: bool, webgpu: bool, precise: bool, interrupt: &Interrupt) -> Result<Self, Box<dyn Error>> {
-        let gguf = if file { Gguf::from_bytes(FILE.take())? } else { Model::stories_file()? };
-        let model = Model::new(gguf)?;
-        let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
+        let model = Model::new(if file { Gguf::from_bytes(FILE.take())? } else { Model::stories_file()? })?;
         let precision = if precise { Precision::Precise } else { Precision::Fast };
-        let context = model.config.context_length.min(CONTEXT);
-        let sizes = |software| Sizes { context, batch: Sizes::usual_batch(software).min(context), logits_rows: 1 };
-        let wanted = if webgpu { Wanted::Gpu(Api::Any) } else { Wanted::Cpu };
-        let options = OpenOptions { wanted, device: None, sizes: &sizes, threads: &|| 1, cache: None };
+        let options = OpenOptions {
+            backend: if webgpu { Wanted::Gpu(Api::Any) } else { Wanted::Cpu },
+            precision,
+            context: Some(model.config.context_length.min(CONTEXT)),
+            threads: Some(1),
+            cache: None,
+            ..OpenOptions::default()
+        };
         let (mut done, mut all) = (0, 0);
         let mut hear = |fact: Fact<'_>| match fact {
             Fact::Uploads(bytes) => all = bytes,
@@ -99,18 +99,17 @@ impl Opened {
                 let failures = failures.join("; ");
                 say(&json!({ "warning": format!("{adapter} does not give the bits of other machines: {failures}") }));
             }
-            Fact::Ready | Fact::Taken { .. } | Fact::Refused { .. } => {}
+            Fact::Ready | Fact::Taken { .. } | Fact::Refused { .. } | Fact::FewerThreads { .. } => {}
         };
         say(&json!({ "progress": { "what": if webgpu { "compiling shaders" } else { "repacking weights" } } }));
         turn();
-        let mut backend = open(&model, &model.for_context(context).plan(precision)?, &options, &mut hear)?;
-        backend.stop_on(interrupt.clone());
-        let chunk = backend.limits().batch;
-        Ok(Self { session: Session::new(backend, chunk), model, tokenizer, precision, webgpu })
+        let mut llm = options.run_and_hear(model, &mut hear)?;
+        llm.session().backend_mut().stop_on(interrupt.clone());
+        Ok(Self { llm, precision, webgpu })
     }
 
     fn description(&self) -> Value {
-        let (config, backend) = (&self.model.config, self.session.backend());
+        let (config, backend) = (&self.llm.model().config, self.llm.backend());
         json!({ "opened": {
             "model": config.name,
             "parameters": config.parameters,
@@ -122,53 +121,23 @@ impl Opened {
     }
 
     fn generate(&mut self, prompt: &str, tokens: usize, temperature: f32, seed: u64, interrupt: &Interrupt) -> Answer {
-        let ids = self.tokenizer.encode(prompt, EncodeOptions { add_special: true, parse_special: true })?;
-        let usual = SamplerOptions {
-            temperature,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            repeat_penalty: 1.0,
-            repeat_last_n: 64,
-            seed,
-        };
-        let mut sampler = Sampler::new(usual);
-        let mut draw;
-        let chooser = match sampler.draw_options() {
-            Some(options) => {
-                draw = || sampler.next_draw();
-                Chooser::Draw(options, &mut draw)
-            }
-            None => Chooser::Greedy,
-        };
-        let mut stream = self.tokenizer.stream();
-        let mut made = 0;
-        self.session.clear();
-        say(&json!({ "progress": { "what": format!("reading {} tokens", ids.len()) } }));
+        say(&json!({ "progress": { "what": "reading the prompt" } }));
         turn();
-        let generation = self.session.generate(
-            &ids,
-            tokens,
-            Choice::Ahead(chooser),
-            |token| self.tokenizer.is_end_of_generation(token),
-            |token, _| {
-                made += 1;
-                say(&json!({ "text": stream.push(token), "progress": { "what": "writing", "done": made, "all": tokens } }));
-                turn();
-                if interrupt.is_requested() {
-                    ControlFlow::Break(StopReason::Interrupted)
-                } else {
-                    ControlFlow::Continue(())
-                }
-            },
-        )?;
-        Ok(json!({ "text": stream.finish(), "generated": {
-            "prompt_tokens": ids.len(),
-            "tokens": generation.tokens,
-            "logits_hash": generation.logits_hash,
-            "stop_reason": generation.stop_reason,
-            "prefill_seconds": generation.timings.prefill.as_secs_f64(),
-            "decode_seconds": generation.timings.decode.as_secs_f64(),
+        let text = self.llm.generate(prompt).temperature(temperature).seed(seed).max_tokens(tokens);
+        let mut pieces = 0;
+        let made = text.each(|piece| {
+            pieces += 1;
+            say(&json!({ "text": piece, "progress": { "what": "writing", "done": pieces, "all": tokens } }));
+            turn();
+            if interrupt.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(json!({ "generated": {
+            "prompt_tokens": made.prompt_computed,
+            "tokens": made.tokens,
+            "logits_hash": made.logits_hash,
+            "stop_reason": made.stop_reason,
+            "prefill_seconds": made.timings.prefill.as_secs_f64(),
+            "decode_seconds": made.timings.decode.as_secs_f64(),
         } }))
     }
 
@@ -181,16 +150,16 @@ impl Opened {
             threads: 1,
             runs: 3,
             rounds: 1,
-            prompt: self.tokenizer.encode(prompt, EncodeOptions { add_special: true, parse_special: true })?,
+            prompt: self.llm.tokenizer().encode(prompt, EncodeOptions { add_special: true, parse_special: true })?,
             many: 33,
             interrupt: interrupt.clone(),
         };
-        let report = verify(&self.model, &options, &mut |rung| {
+        let report = verify(self.llm.model(), &options, &mut |rung| {
             say(&json!({ "rung": rung }));
             turn();
             !interrupt.is_requested()
         })?;
-        let known = known_fingerprint(&self.model, self.precision);
+        let known = known_fingerprint(self.llm.model(), self.precision);
         let holds = report.rungs.iter().all(|r| r.holds) && known.as_ref().is_none_or(|k| *k == report.fingerprint);
         Ok(json!({ "verified": { "holds": holds, "fingerprint": report.fingerprint, "known": known } }))
     }
