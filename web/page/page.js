@@ -103,14 +103,18 @@ async function open() {
   });
   if (stopping) return false;
   if (error) throw new Error(error);
+  if (at("chat-row").hidden === opened.chat) at("chat").checked = opened.chat;
+  at("chat-row").hidden = !opened.chat;
   at("model").textContent = `${opened.model || file?.name || "Unnamed model"}, ${(opened.parameters / 1e6).toFixed(1)} million parameters`;
   return true;
 }
 
+// Takes a file, or the built-in model, and opens it.
 function take(chosen) {
   file = chosen;
   at("model").textContent = file ? file.name : "The built-in story model";
   at("builtin").hidden = !file;
+  return busy(() => {});
 }
 
 at("file").onchange = () => { if (at("file").files[0]) take(at("file").files[0]); };
@@ -130,12 +134,13 @@ const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 at("generate").onclick = () => busy(async () => {
   const request = {
     prompt: at("prompt").value,
+    chat: !at("chat-row").hidden && at("chat").checked,
     tokens: at("tokens").valueAsNumber,
     temperature: at("temperature").valueAsNumber,
     seed: at("seed").valueAsNumber,
   };
   for (const id of ["tokens", "temperature", "seed"]) if (!at(id).checkValidity() || Number.isNaN(request[id])) throw new Error(`${id}: ${at(id).validationMessage || "give a number"}`);
-  const prompt = Object.assign(document.createElement("span"), { className: "prompt", textContent: request.prompt });
+  const prompt = Object.assign(document.createElement("span"), { className: "prompt", textContent: request.prompt + (request.chat ? "\n\n" : "") });
   at("text").replaceChildren(prompt);
   at("facts").textContent = "";
   let error;
@@ -150,7 +155,7 @@ at("generate").onclick = () => busy(async () => {
 
 function facts(made, request) {
   const rate = (n, seconds) => `${(seconds > 0 ? n / seconds : 0).toFixed(1)}/s`;
-  const command = ["samebits generate", file && `-m ${quoted(file.name)}`, `-p ${quoted(request.prompt)}`, "--raw", `-n ${request.tokens}`,
+  const command = ["samebits generate", file && `-m ${quoted(file.name)}`, `-p ${quoted(request.prompt)}`, request.chat ? "--chat" : "--raw", `-n ${request.tokens}`,
     request.temperature > 0 && `--temp ${request.temperature} --seed ${request.seed}`, opened.precise && "--precision precise"];
   const code = (text) => Object.assign(document.createElement("code"), { textContent: text });
   at("facts").replaceChildren(

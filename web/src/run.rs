@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use samebits::backend::Interrupt;
 use samebits::backend::gpu::{Api, Choice as Adapter};
+use samebits::chat::{self, Message};
 use samebits::engine::Fact;
 use samebits::gguf::Gguf;
 use samebits::model::Model;
@@ -34,9 +35,22 @@ pub enum Request {
         precise: bool,
     },
     /// To continue a text with the model that is open.
-    Generate { prompt: String, tokens: usize, temperature: f32, seed: u64 },
+    Generate(Wish),
     /// To verify that the model that is open gives the bits that it has everywhere.
     Verify {},
+}
+
+/// What a text shall be like.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    /// What it continues; with `chat` a message that the model answers.
+    prompt: String,
+    chat: bool,
+    /// Tokens at most.
+    tokens: usize,
+    temperature: f32,
+    seed: u64,
 }
 
 /// What is open.
@@ -63,9 +77,7 @@ impl Run {
                 self.0 = Some(opened);
                 Ok(answer)
             }
-            Request::Generate { prompt, tokens, temperature, seed } => {
-                self.opened()?.generate(&prompt, tokens, temperature, seed, interrupt)
-            }
+            Request::Generate(wish) => self.opened()?.generate(&wish, interrupt),
             Request::Verify {} => self.opened()?.verify(interrupt),
         }
     }
@@ -116,18 +128,23 @@ impl Opened {
             "backend": backend.name(),
             "device": backend.device(),
             "context": backend.limits().context,
+            "chat": self.llm.model().gguf.get(chat::KEY).is_some(),
             "unfused": backend.unfused_because(),
         } })
     }
 
-    fn generate(&mut self, prompt: &str, tokens: usize, temperature: f32, seed: u64, interrupt: &Interrupt) -> Answer {
+    fn generate(&mut self, wish: &Wish, interrupt: &Interrupt) -> Answer {
         say(&json!({ "progress": { "what": "reading the prompt" } }));
         turn();
-        let text = self.llm.generate(prompt).temperature(temperature).seed(seed).max_tokens(tokens);
+        let text = match wish.chat {
+            true => self.llm.chat(&[Message::new("user", wish.prompt.as_str())])?,
+            false => self.llm.generate(&wish.prompt),
+        };
+        let text = text.temperature(wish.temperature).seed(wish.seed).max_tokens(wish.tokens);
         let mut pieces = 0;
         let made = text.each(|piece| {
             pieces += 1;
-            say(&json!({ "text": piece, "progress": { "what": "writing", "done": pieces, "all": tokens } }));
+            say(&json!({ "text": piece, "progress": { "what": "writing", "done": pieces, "all": wish.tokens } }));
             turn();
             if interrupt.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;

@@ -22,7 +22,7 @@ def native(program, case, model):
     if case.get("verify"):
         command = [program, "verify", "--quick", *options]
     else:
-        command = [program, "generate", "-q", "-p", case["prompt"], "--raw", "-n", str(case["tokens"])]
+        command = [program, "generate", "-q", "-p", case["prompt"], "--chat" if case.get("chat") else "--raw", "-n", str(case["tokens"])]
         command += ["--temp", str(case["temperature"]), "--seed", str(case["seed"]), *options]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -49,6 +49,7 @@ def main():
     if model:
         other = {**FAST, **GREEDY, "prompt": "The capital of France is", "tokens": 16, "file": file}
         cases += [{"name": "SmolLM2, CPU", **BOTH, **CPU, **other}]
+        cases += [{"name": "SmolLM2, CPU, a message", **BOTH, **CPU, **other, "prompt": "Name a colour.", "chat": True}]
         if not quick:
             cases += [{"name": "SmolLM2, WebGPU", **NODE, **WEBGPU, **other}]
     for case in cases:

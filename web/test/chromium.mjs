@@ -75,11 +75,16 @@ async function idle() {
   return text("doing");
 }
 
+// Chooses a file, or the built-in model, which is opened then.
 async function choose(file) {
-  if (!file) return click("#builtin");
+  if (!file) {
+    await click("#builtin");
+    return idle();
+  }
   const { root } = await send("DOM.getDocument");
   const { nodeId } = await send("DOM.querySelector", { nodeId: root.nodeId, selector: "#file" });
   await send("DOM.setFileInputFiles", { nodeId, files: [path.resolve(file)] });
+  await idle();
 }
 
 async function screenshot(name) {
@@ -94,12 +99,15 @@ const { product } = await send("Browser.getVersion");
 const note = await text("missing");
 console.log(`${product}, WebGPU by SwiftShader${note ? `; the page says: ${note}` : ""}`);
 
+let chosen;
 for (const one of JSON.parse(fs.readFileSync(cases)).filter((c) => c.chromium)) {
   const started = performance.now();
-  await choose(one.file);
+  if (one.file !== chosen) await choose(one.file);
+  chosen = one.file;
   await click(`input[value="${one.webgpu ? "webgpu" : "cpu"}"]`);
   await click(`input[value="${one.precise ? "precise" : "fast"}"]`);
   for (const field of ["prompt", "tokens", "temperature", "seed"]) if (field in one) await type(field, one[field]);
+  await run(`document.getElementById("chat").checked = ${Boolean(one.chat)}`);
   await click(one.verify ? "#verify" : "#generate");
   const said = await idle();
   if (said !== "Ready") throw new Error(`${one.name}: ${said}`);

@@ -37,8 +37,8 @@ for (const one of JSON.parse(fs.readFileSync(cases)).filter((c) => c.node)) {
     const { verified } = await ask({ verify: {} });
     check(one, { ...verified, rungs }, opened, started);
   } else {
-    const { prompt, tokens, temperature, seed } = one;
-    const { generated } = await ask({ generate: { prompt, tokens, temperature, seed } });
+    const { prompt, chat = false, tokens, temperature, seed } = one;
+    const { generated } = await ask({ generate: { prompt, chat, tokens, temperature, seed } });
     check(one, generated, opened, started);
   }
 }
