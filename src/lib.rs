@@ -28,13 +28,12 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod backend;
-#[doc(hidden)]
-pub mod bench;
+#[cfg(feature = "cli")]
+mod bench;
 #[cfg(feature = "chat")]
 pub mod chat;
 #[cfg(feature = "cli")]
-#[doc(hidden)]
-pub mod cli;
+mod cli;
 pub mod convert;
 pub mod engine;
 pub mod gguf;
@@ -43,13 +42,11 @@ mod host;
 #[cfg(feature = "hub")]
 pub mod hub;
 mod llm;
-#[doc(hidden)]
-pub mod memory;
+mod memory;
 pub mod model;
 pub mod numerics;
 pub mod ops;
-#[doc(hidden)]
-pub mod output;
+mod output;
 pub mod plan;
 pub mod quant;
 pub mod record;
@@ -57,9 +54,11 @@ pub mod sample;
 pub mod shaders;
 pub mod tokenizer;
 pub mod trace;
-#[doc(hidden)]
-pub mod validate;
+#[cfg(feature = "cli")]
+mod validate;
 pub mod verify;
 
+#[cfg(feature = "cli")]
+pub use cli::main as command_line;
 pub use engine::{OpenOptions, StopReason, Text, Wanted};
 pub use llm::{Error, Generate, Llm, Stream, open};

@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     unsafe {
         quiet_drivers();
     }
-    samebits::cli::main()
+    samebits::command_line()
 }
 
 /// On servers and in containers Mesa's drivers look for a window system all the same, and write to stderr that XDG_RUNTIME_DIR

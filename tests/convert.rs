@@ -5,12 +5,11 @@ mod common;
 
 use common::{bits, data, json, on_cpu, on_gpu, samebits, tiny, turn};
 use predicates::prelude::*;
-use samebits::convert::{Options, Shape, TARGETS, Target, format, quantize};
+use samebits::convert::{File, Options, Shape, TARGETS, Target, format, quantize};
 use samebits::engine::EngineError;
 use samebits::gguf::{Gguf, GgufWriter};
 use samebits::model::Model;
 use samebits::numerics::Precision;
-use samebits::output;
 
 /// The format of every matrix of two real models, as llama.cpp chooses it.
 #[test]
@@ -36,8 +35,8 @@ fn mixtures_are_those_of_llama_cpp() {
     }
 }
 
-fn file(path: &std::path::Path) -> output::Target {
-    output::Target::new(path, false, &[]).unwrap()
+fn file(path: &std::path::Path) -> File {
+    File::new(path, false, &[]).unwrap()
 }
 
 fn options(target: &str) -> Options {

@@ -27,7 +27,7 @@ use crate::plan::Plan;
 
 pub use place::Place;
 pub use profile::Share;
-pub use row::{Agreement, Row, Statistics};
+pub use row::{Agreement, Row};
 pub use subject::Subject;
 pub use test::{Numbers, Pair, Test, tests};
 

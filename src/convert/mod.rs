@@ -8,9 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use thiserror::Error;
 
 use crate::gguf::{Gguf, GgufError, GgufWriter, TensorInfo, Value, ggml_type, type_name};
-use crate::output::{OutputError, Target as File};
 use crate::quant::{self, Format};
 
+/// Where a file goes.
+pub use crate::output::{OutputError, Target as File};
 pub use mixture::{Shape, TARGETS, Target, format};
 
 /// Weights a thread converts at a time.

@@ -63,7 +63,7 @@ pub fn plant(source: &str) -> String {
     texts.iter().fold(source.to_owned(), |source, (_, from, to)| source.replace(from, to))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cli"))]
 mod tests {
     use super::*;
 

@@ -23,8 +23,6 @@ use crate::verify::selftest;
 
 /// The sizes of a model.
 pub struct Shape {
-    /// For reports.
-    pub name: &'static str,
     /// Width of the residual stream.
     pub embedding: u32,
     /// Width of the feed-forward layer.
@@ -35,11 +33,11 @@ pub struct Shape {
     pub kv_heads: u32,
 }
 
-/// Sizes that people run, with and without blocks of 256.
+/// Sizes that people run, with and without blocks of 256: the built-in model's, SmolLM2 135M's, Llama 3.2 1B's.
 pub static SHAPES: [Shape; 3] = [
-    Shape { name: "stories", embedding: 384, feed_forward: 1024, heads: 6, kv_heads: 2 },
-    Shape { name: "SmolLM2-135M", embedding: 576, feed_forward: 1536, heads: 9, kv_heads: 3 },
-    Shape { name: "Llama-3.2-1B", embedding: 2048, feed_forward: 8192, heads: 32, kv_heads: 8 },
+    Shape { embedding: 384, feed_forward: 1024, heads: 6, kv_heads: 2 },
+    Shape { embedding: 576, feed_forward: 1536, heads: 9, kv_heads: 3 },
+    Shape { embedding: 2048, feed_forward: 8192, heads: 32, kv_heads: 8 },
 ];
 
 /// The type of vectors in a file.
@@ -211,7 +209,7 @@ const FAR: usize = 2100;
 pub fn dispatches(choice: &Choice, hear: &mut dyn FnMut(Dispatched)) -> Result<(), MadeError> {
     cases().into_iter().for_each(|case| hear(Dispatched::of_case(case)));
     let mut random = Random(1);
-    let shape = Shape { name: "small", embedding: 256, feed_forward: 512, heads: 4, kv_heads: 2 };
+    let shape = Shape { embedding: 256, feed_forward: 512, heads: 4, kv_heads: 2 };
     let mut seen = BTreeSet::new();
     let mut record = |model: &Model, format: &Format, precision, position: usize, batches: &[usize]| {
         let context = position + batches.iter().sum::<usize>();
@@ -257,8 +255,6 @@ pub fn file_name(kernel: &Kernel) -> String {
 /// What backends compile for a kernel, as wgpu asks naga for it in this program: no checks of bounds, no clearing of
 /// workgroup memory.
 pub struct Made {
-    /// The whole module.
-    pub wgsl: String,
     /// For Microsoft's FXC.
     pub hlsl_5_1: String,
     /// For DXC.
@@ -293,7 +289,7 @@ pub fn made(kernel: &Kernel, arithmetic: Arithmetic) -> Result<Option<Made>, Sha
     let shared = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
     let bytes = shared.map(|(_, v)| layouter[v.ty].size.next_multiple_of(16)).sum();
     let threads = module.entry_points.first().map_or(0, |e| e.workgroup_size.iter().product());
-    Ok(Some(Made { wgsl, hlsl_5_1, hlsl_6_4, msl, workgroup: (bytes, threads) }))
+    Ok(Some(Made { hlsl_5_1, hlsl_6_4, msl, workgroup: (bytes, threads) }))
 }
 
 /// The bindings of a module, and whether its kernel writes to them.

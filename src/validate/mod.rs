@@ -4,6 +4,8 @@ mod grammar;
 pub mod made;
 mod portable;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{Module, ShaderStage};
@@ -12,7 +14,9 @@ use thiserror::Error;
 use crate::shaders::{Arithmetic, SHADERS, Shader};
 
 pub use grammar::mixed_operators;
-pub use portable::{WORKGROUP_MEMORY, unportable, workgroup_memory};
+pub use portable::unportable;
+#[cfg(test)]
+use portable::workgroup_memory;
 pub use rules::violations;
 
 /// Why a shader is no valid WGSL.

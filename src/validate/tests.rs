@@ -1,11 +1,10 @@
 //! Every shader variant: translation to the backends' languages, and the numerics rules on naga's IR.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 use naga::valid::Capabilities;
-use samebits::shaders::{Arithmetic, FORMATS, Kind, SHADERS, Shader, weights};
-use samebits::validate::{
-    mixed_operators, parse, translate, unportable, uses_matrix_units, variants, workgroup_memory,
-};
+
+use super::{mixed_operators, parse, translate, unportable, uses_matrix_units, variants, workgroup_memory};
+use crate::shaders::{Arithmetic, FORMATS, Kind, SHADERS, Shader, weights};
 
 fn shader(name: &str) -> &'static Shader {
     SHADERS.iter().find(|s| s.name == name).unwrap()
@@ -14,7 +13,7 @@ fn shader(name: &str) -> &'static Shader {
 /// What a module does against the numerics contract.
 fn violations(source: &str) -> Vec<String> {
     let (module, info) = parse(source, Capabilities::all()).unwrap_or_else(|e| panic!("{e}"));
-    samebits::validate::violations(&module, &info)
+    super::violations(&module, &info)
 }
 
 #[test]
@@ -186,8 +185,8 @@ fn seals_do_not_cancel() {
 fn every_weight_format_has_its_text() {
     let names = |names: Vec<&'static str>| names.into_iter().collect::<std::collections::BTreeSet<_>>();
     let known = names(FORMATS.iter().map(|f| f.name).collect());
-    assert_eq!(known, names(samebits::quant::FORMATS.iter().map(|f| f.name).collect()));
-    for format in samebits::quant::FORMATS {
+    assert_eq!(known, names(crate::quant::FORMATS.iter().map(|f| f.name).collect()));
+    for format in crate::quant::FORMATS {
         let plain = weights(format.name).unwrap().kind == Kind::Plain;
         assert_eq!(plain, format.activation_block().is_none(), "{}", format.name);
     }
