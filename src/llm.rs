@@ -156,9 +156,7 @@ impl Llm {
         let template = Template::of_model(&self.model.gguf, &self.tokenizer)?;
         let prompt = template.prompt(messages)?;
         let thinking = template.thinking(&prompt.text);
-        let mut generate = Generate::new(self, Ok(prompt.ids));
-        generate.thinking = thinking;
-        Ok(generate)
+        Ok(Generate { thinking, ..Generate::new(self, Ok(prompt.ids)) })
     }
 
     /// The same by a template of this name (`chat::names`).
@@ -167,8 +165,10 @@ impl Llm {
     /// [`ChatError::Unknown`]; what the template refuses.
     #[cfg(feature = "chat")]
     pub fn chat_by<'a>(&'a mut self, template: &str, messages: &[Message]) -> Result<Generate<'a>, Error> {
-        let prompt = Template::named(template, &self.model.gguf, &self.tokenizer)?.prompt(messages)?;
-        Ok(Generate::new(self, Ok(prompt.ids)))
+        let template = Template::named(template, &self.model.gguf, &self.tokenizer)?;
+        let prompt = template.prompt(messages)?;
+        let thinking = template.thinking(&prompt.text);
+        Ok(Generate { thinking, ..Generate::new(self, Ok(prompt.ids)) })
     }
 
     /// The text that was made last, as far as it was.
@@ -290,9 +290,10 @@ impl<'a> Generate<'a> {
     }
 
     fn begin(self) -> Result<(Generator<'a>, &'a mut Session, &'a mut Option<Text>), Error> {
+        let thinking = self.thinking;
         let (llm, request) = self.parts()?;
         let constraint = llm.constraints.of(request.grammar.as_ref(), &llm.tokenizer)?;
-        let generator = Generator::new(&llm.tokenizer, request, constraint)?;
+        let generator = Generator::new(&llm.tokenizer, request, constraint)?.thinking(thinking);
         Ok((generator, &mut llm.session, &mut llm.last))
     }
 

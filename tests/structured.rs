@@ -3,11 +3,15 @@
 
 mod common;
 
-use common::{Random, samebits, turn};
+use std::path::Path;
+
+use common::{Random, rewritten, samebits, turn};
 use predicates::prelude::*;
 use predicates::str::contains;
 use samebits::backend::gpu::Api;
-use samebits::grammar::{Grammar, GrammarError, Grammars, Kind};
+use samebits::chat::Message;
+use samebits::gguf::{Array, Gguf, Value as GgufValue};
+use samebits::grammar::{Constraint, Grammar, GrammarError, Grammars, Kind, Thinking};
 use samebits::model::Model;
 use samebits::tokenizer::Tokenizer;
 use samebits::{Llm, OpenOptions, StopReason, Text, Wanted};
@@ -20,7 +24,7 @@ fn stories(backend: Wanted) -> Llm {
 
 /// A schema that a small model can end: strings and arrays have bounds.
 fn schema(random: &mut Random, depth: u32) -> Value {
-    let kinds = if depth == 0 { 10 } else { 15 };
+    let kinds = if depth == 0 { 10 } else { 18 };
     let few = |random: &mut Random| random.word() as usize % 3;
     let text = |random: &mut Random| ["fox", "a b", "é", "\"q\"", "", "x\\y", "日本"][random.word() as usize % 7];
     match random.word() % kinds {
@@ -37,7 +41,9 @@ fn schema(random: &mut Random, depth: u32) -> Value {
         }
         7 => json!({"enum": [text(random), few(random), null, {"a": [true]}]}),
         8 => json!({"const": [text(random), {"k": text(random)}]}),
-        9 => json!({"type": "string", "format": (["date", "time", "uuid", "ipv4"][random.word() as usize % 4])}),
+        9 => {
+            json!({"type": "string", "format": (["date", "time", "uuid", "ipv4", "date-time"][random.word() as usize % 5])})
+        }
         10 => {
             let least = few(random);
             json!({"type": "array", "items": schema(random, depth - 1), "minItems": least, "maxItems": least + few(random)})
@@ -47,6 +53,16 @@ fn schema(random: &mut Random, depth: u32) -> Value {
         }),
         12 => json!({"anyOf": [schema(random, depth - 1), schema(random, depth - 1)]}),
         13 => json!({"$ref": "#/$defs/shared"}),
+        14 => {
+            json!({"oneOf": [{"type": "null"}, {"type": "boolean"}, {"type": "integer", "minimum": 0, "exclusiveMaximum": 30}]})
+        }
+        15 => {
+            json!({"allOf": [{"type": "string", "maxLength": 5}, {"minLength": 1 + few(random), "pattern": "^[a-z]+$"}]})
+        }
+        16 => json!({
+            "type": "object", "patternProperties": {"^k[0-9]$": schema(random, depth - 1)}, "additionalProperties": false,
+            "properties": {"name": {"type": "string", "maxLength": 3}}, "required": ["name"], "maxProperties": 2
+        }),
         _ => {
             let names: Vec<_> =
                 ["name", "age", "a b", "é", "x\"y"].into_iter().filter(|_| random.word().is_multiple_of(2)).collect();
@@ -90,7 +106,10 @@ fn is_valid(value: &Value, schema: &Value, root: &Value) -> bool {
         ("format", Value::String(text)) => matches(
             match part.as_str().unwrap() {
                 "date" => "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$",
-                "time" => r"^([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9]|60)(\.[0-9]+)?([zZ]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$",
+                "time" => {
+                    r"^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]+)?([zZ]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+                }
+                "date-time" => r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])[tT][0-9]{2}:[0-9]{2}:[0-5][0-9]",
                 "uuid" => "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
                 "ipv4" => r"^((25[0-5]|(2[0-4]|1?[0-9])?[0-9])(\.|$)){4}$",
                 other => panic!("{other}"),
@@ -103,23 +122,53 @@ fn is_valid(value: &Value, schema: &Value, root: &Value) -> bool {
             let before = map.get("prefixItems").map_or(0, |prefix| list(prefix).len());
             values.iter().skip(before).all(|value| is_valid(value, part, root))
         }
-        ("prefixItems", Value::Array(values)) => values.iter().zip(list(part)).all(|(v, part)| is_valid(v, &part, root)),
+        ("prefixItems", Value::Array(values)) => {
+            values.iter().zip(list(part)).all(|(v, part)| is_valid(v, &part, root))
+        }
         ("minItems", Value::Array(values)) => values.len() as f64 >= number(part),
         ("maxItems", Value::Array(values)) => values.len() as f64 <= number(part),
+        ("exclusiveMaximum", Value::Number(x)) => x.as_f64() < Some(number(part)),
+        ("maxProperties", Value::Object(values)) => values.len() as f64 <= number(part),
+        ("patternProperties", Value::Object(values)) => part.as_object().unwrap().iter().all(|(pattern, part)| {
+            values.iter().filter(|(name, _)| matches(pattern, name)).all(|(_, value)| is_valid(value, part, root))
+        }),
+        ("allOf", _) => list(part).iter().all(|part| is_valid(value, part, root)),
+        ("oneOf", _) => list(part).iter().filter(|part| is_valid(value, part, root)).count() == 1,
         ("anyOf", _) => list(part).iter().any(|part| is_valid(value, part, root)),
         ("$ref", _) => is_valid(value, root.pointer(&part.as_str().unwrap()[1..]).unwrap(), root),
         ("properties", Value::Object(values)) => {
             values.iter().all(|(name, value)| part.get(name).is_none_or(|part| is_valid(value, part, root)))
         }
-        ("required", Value::Object(values)) => list(part).iter().all(|name| values.contains_key(name.as_str().unwrap())),
+        ("required", Value::Object(values)) => {
+            list(part).iter().all(|name| values.contains_key(name.as_str().unwrap()))
+        }
         ("additionalProperties", Value::Object(values)) => {
             assert_eq!(part, false);
-            values.keys().all(|name| map["properties"].get(name).is_some())
+            let patterns = map.get("patternProperties").and_then(Value::as_object);
+            let by_pattern =
+                |name: &String| patterns.is_some_and(|all| all.keys().any(|pattern| matches(pattern, name)));
+            values.keys().all(|name| map["properties"].get(name).is_some() || by_pattern(name))
         }
         ("$defs", _) => true,
         (
-            "minimum" | "maximum" | "exclusiveMinimum" | "multipleOf" | "minLength" | "maxLength" | "pattern" | "format"
-            | "items" | "prefixItems" | "minItems" | "maxItems" | "properties" | "required" | "additionalProperties",
+            "minimum"
+            | "maximum"
+            | "exclusiveMinimum"
+            | "multipleOf"
+            | "minLength"
+            | "maxLength"
+            | "pattern"
+            | "format"
+            | "exclusiveMaximum"
+            | "maxProperties"
+            | "patternProperties"
+            | "items"
+            | "prefixItems"
+            | "minItems"
+            | "maxItems"
+            | "properties"
+            | "required"
+            | "additionalProperties",
             _,
         ) => true,
         (other, _) => panic!("{other}"),
@@ -137,11 +186,12 @@ fn make(llm: &mut Llm, schema: &Value, temperature: f32, seed: u64) -> Text {
     generate.max_tokens(90).text().unwrap_or_else(|e| panic!("{schema}: {e}"))
 }
 
-/// 320 schemas: every complete output is valid, drawn and greedy, and says that it is complete; what is cut says so.
+/// 320 schemas: every complete output is valid, drawn and greedy, and says that it is complete; what is cut says so. The pairs are left for
+/// `scripts/test`, which gives them to Python's jsonschema.
 #[test]
 fn every_complete_output_is_valid() {
     let (mut llm, mut random) = (stories(Wanted::Cpu), Random(20));
-    let (mut complete, mut cut) = (0, 0);
+    let (mut complete, mut cut, mut pairs) = (0, 0, String::new());
     for i in 0..320u64 {
         let schema = with_definitions(&mut random);
         let temperature = if i.is_multiple_of(4) { 0.0 } else { 1.0 };
@@ -151,6 +201,7 @@ fn every_complete_output_is_valid() {
             complete += 1;
             let value = value.unwrap_or_else(|| panic!("{schema} {}", text.text));
             assert!(is_valid(&value, &schema, &schema), "{schema}: {value}");
+            pairs += &format!("{}\n", json!([schema, value]));
             assert!(matches!(text.stop_reason, StopReason::Complete | StopReason::EndOfText));
         } else {
             cut += 1;
@@ -158,6 +209,7 @@ fn every_complete_output_is_valid() {
         }
     }
     assert!(complete >= 240, "only {complete} outputs are complete, {cut} are cut");
+    std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("structured.jsonl"), pairs).unwrap();
 }
 
 /// A GPU draws from the same logits under the same masks.
@@ -236,6 +288,7 @@ fn what_cannot_be_kept_is_an_error_with_its_place() {
     }
     for part in [
         json!({"type": "string", "format": "no-such-format"}),
+        json!({"type": "string", "format": "unknown"}),
         json!({"type": "string", "pattern": "("}),
         json!({"type": "integer", "minimum": 5, "maximum": 3}),
         json!({"type": "nonsense"}),
@@ -259,6 +312,183 @@ fn what_cannot_be_kept_is_an_error_with_its_place() {
     let annotated =
         json!({"type": "null", "title": "t", "description": "d", "x-order": 1, "examples": [1], "deprecated": true});
     assert!(grammars.constraint(&Grammar::new(Kind::JsonSchema, annotated.to_string())).is_ok());
+}
+
+/// The story model as one that thinks: its comma is the token `<think>` and its full stop `</think>`, as user-defined tokens (Qwen 3
+/// has them like that). Greedily it begins with "<think>" behind "Once upon a time", and thinks to the end of the sentence.
+fn thinker(path: &Path, template: &str, end: Option<u32>) {
+    let source = Model::stories_file().unwrap();
+    let Some(GgufValue::Array(Array::String(mut tokens))) = source.get("tokenizer.ggml.tokens").cloned() else {
+        panic!()
+    };
+    let Some(GgufValue::Array(Array::I32(mut kinds))) = source.get("tokenizer.ggml.token_type").cloned() else {
+        panic!()
+    };
+    for (old, new) in [(",", "<think>"), (".", "</think>")] {
+        let id = tokens.iter().position(|token| token == old).unwrap();
+        (tokens[id], kinds[id]) = (new.to_owned(), 4);
+    }
+    // One that would end a thought and begin the answer.
+    let last = tokens.len() - 1;
+    tokens[last] = ">7".to_owned();
+    let mut metadata = vec![
+        ("tokenizer.ggml.tokens", GgufValue::Array(Array::String(tokens))),
+        ("tokenizer.ggml.token_type", GgufValue::Array(Array::I32(kinds))),
+        ("tokenizer.chat_template", GgufValue::String(template.to_owned())),
+    ];
+    metadata.extend(end.map(|id| ("tokenizer.ggml.eos_token_id", GgufValue::U32(id))));
+    std::fs::write(path, rewritten(&source, &metadata, &[])).unwrap();
+}
+
+/// One whose template leaves it to the model whether it thinks, and one whose template begins the thought.
+const TEMPLATES: [&str; 2] = ["{{ messages[-1].content }}{# </think> #}", "{{ messages[-1].content }}<think>\n"];
+
+const ANSWER: &str = r#"{"type": "object", "properties": {"ok": {"enum": [true, false, "fox"]}}, "required": ["ok"], "additionalProperties": false}"#;
+
+/// Of a model that thinks the answer has the form, not the thought.
+#[test]
+fn the_form_begins_behind_what_a_model_thinks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("thinker.gguf");
+    let schema: Value = serde_json::from_str(ANSWER).unwrap();
+    let options = OpenOptions { backend: Wanted::Cpu, context: Some(256), ..OpenOptions::default() };
+    for (i, template) in TEMPLATES.into_iter().enumerate() {
+        let mut ends = None;
+        // The second time a token of the thought ends a text: it may not do so within the thought.
+        for _ in 0..2 {
+            thinker(&path, template, ends);
+            let mut llm = options.open(&path).unwrap();
+            let mut thoughts = 0;
+            for seed in 0..12 {
+                let generate = llm.chat(&[Message::new("user", "Once upon a time")]).unwrap();
+                let generate = generate.grammar(Grammar::new(Kind::JsonSchema, ANSWER)).seed(seed);
+                let text = generate.temperature(seed as f32 * 0.1).max_tokens(80).text().unwrap();
+                let thought = text.thought().unwrap_or_default().to_owned();
+                thoughts += usize::from(!thought.is_empty());
+                assert!(i == 0 || text.thought().is_some());
+                if seed == 0 {
+                    assert!(!thought.is_empty(), "{}", text.text);
+                    ends.get_or_insert(text.tokens[2]);
+                }
+                match text.complete {
+                    Some(true) => {
+                        let answer =
+                            serde_json::from_str(text.answer()).unwrap_or_else(|e| panic!("{e}: {}", text.text));
+                        assert!(is_valid(&answer, &schema, &schema), "{}", text.text);
+                    }
+                    complete => {
+                        assert_eq!((complete, text.stop_reason), (Some(false), StopReason::Length), "{}", text.text)
+                    }
+                }
+            }
+            assert!(thoughts >= 6, "it thought {thoughts} times");
+        }
+    }
+}
+
+/// A token that ends a thought and goes on is refused: what it goes on with would not be held to the form.
+#[test]
+fn no_token_ends_a_thought_and_begins_an_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("thinker.gguf");
+    thinker(&path, TEMPLATES[1], None);
+    let tokenizer = Tokenizer::from_gguf(&Gguf::open(&path).unwrap()).unwrap();
+    let grammars = Grammars::new(&tokenizer).unwrap();
+    let grammar = Grammar { thinking: Thinking::Begun, ..Grammar::new(Kind::JsonSchema, ANSWER) };
+    let mut constraint = grammars.constraint(&grammar).unwrap();
+    let id =
+        |text: &str| (0..tokenizer.vocab_size() as u32).find(|id| tokenizer.decode(&[*id]) == text.as_bytes()).unwrap();
+    let allowed =
+        |constraint: &mut Box<dyn Constraint>, text: &str| constraint.allowed().unwrap().unwrap().has(id(text));
+    assert!(allowed(&mut constraint, ">7") && allowed(&mut constraint, ">") && allowed(&mut constraint, "</think>"));
+    assert!(!constraint.allowed().unwrap().unwrap().has(tokenizer.eos().unwrap()));
+    for c in "so </think".chars() {
+        constraint.accept(id(&c.to_string())).unwrap();
+    }
+    assert!(!allowed(&mut constraint, ">7") && allowed(&mut constraint, ">"));
+    constraint.accept(id(">")).unwrap();
+    assert!(allowed(&mut constraint, "{") && !allowed(&mut constraint, ">"));
+}
+
+/// A program that reads the answer from a pipe gets what has the form; `--json` has the thought, too.
+#[test]
+fn a_pipe_gets_the_answer_without_the_thought() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("thinker.gguf");
+    let record = folder.path().join("record.json");
+    for (template, command) in TEMPLATES.into_iter().flat_map(|t| [(t, "chat"), (t, "generate")]) {
+        thinker(&path, template, None);
+        let run = |extra: &[&str]| {
+            let mut program = samebits();
+            program.args([command, "Once upon a time", "--temp", "0", "-n", "80", "--backend", "cpu", "-m"]).arg(&path);
+            if command == "generate" {
+                program.arg("--chat");
+            }
+            program.args(extra).assert().success().get_output().stdout.clone()
+        };
+        let plain: Value = serde_json::from_slice(&run(&["--json-schema", ANSWER])).unwrap();
+        let json: Value = serde_json::from_slice(&run(&["--json-schema", ANSWER, "--json"])).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(json["text"].as_str().unwrap()).unwrap(), plain);
+        assert!(json["thinking"].as_str().unwrap().starts_with("there was"), "{json}");
+        // Without a form all is shown.
+        let free = String::from_utf8(run(&[])).unwrap();
+        assert!(free.contains("there was") && free.contains("</think>"), "{free}");
+    }
+    let mut program = samebits();
+    program.args([
+        "generate",
+        "Once upon a time",
+        "--chat",
+        "-n",
+        "80",
+        "--json-schema",
+        ANSWER,
+        "--backend",
+        "cpu",
+        "-m",
+    ]);
+    program.arg(&path).arg("--record").arg(&record).assert().success();
+    samebits().arg("replay").arg(&record).arg("-m").arg(&path).args(["--backend", "cpu"]).assert().success();
+}
+
+/// Days and seconds that there are not: formats are as exact as in a validator, also in parts of a schema.
+#[test]
+fn dates_and_times_exist() {
+    let tokenizer = Tokenizer::from_gguf(&Model::stories_file().unwrap()).unwrap();
+    let grammars = Grammars::new(&tokenizer).unwrap();
+    let id = |byte: u8| (0..tokenizer.vocab_size() as u32).find(|id| tokenizer.decode(&[*id]) == [byte]).unwrap();
+    let takes = |schema: &Value, text: &str| {
+        let mut constraint = grammars.constraint(&Grammar::new(Kind::JsonSchema, schema.to_string())).unwrap();
+        text.bytes().all(|byte| {
+            let allowed = constraint.allowed().unwrap().unwrap().has(id(byte));
+            allowed && constraint.accept(id(byte)).is_ok()
+        }) && (constraint.is_complete() || constraint.allowed().unwrap().unwrap().has(tokenizer.eos().unwrap()))
+    };
+    let cases = [
+        ("date", "2023-02-28", true),
+        ("date", "2024-02-29", true),
+        ("date", "2000-02-29", true),
+        ("date", "2023-02-29", false),
+        ("date", "1900-02-29", false),
+        ("date", "2024-02-30", false),
+        ("date", "2024-04-31", false),
+        ("date", "2024-12-31", true),
+        ("time", "23:59:59Z", true),
+        ("time", "22:13:60.4-17:39", false),
+        ("time", "24:00:00Z", false),
+        ("date-time", "2024-02-29T10:00:00.5+01:00", true),
+        ("date-time", "2023-02-29T10:00:00Z", false),
+        ("date-time", "2023-02-28T10:00:60Z", false),
+    ];
+    for (format, text, is_one) in cases {
+        let plain = json!({"type": "string", "format": format});
+        assert_eq!(takes(&plain, &format!("{text:?}")), is_one, "{format} {text}");
+        let within = json!({
+            "type": "array", "minItems": 1, "maxItems": 1, "items": {"$ref": "#/$defs/x"},
+            "$defs": {"x": {"type": "string", "format": format, "allOf": [{"maxLength": 40}]}}
+        });
+        assert_eq!(takes(&within, &format!("[{text:?}]")), is_one, "{format} {text}, within");
+    }
 }
 
 #[test]
@@ -291,6 +521,8 @@ fn the_command_line_keeps_to_a_form_and_says_what_is_cut() {
         .stdout("")
         .stderr(contains("has not at /not, which is not supported"));
     run(&["--json-schema", "nothing.json"]).code(1).stderr(contains("cannot read nothing.json"));
+    run(&["--grammar", "root = x"]).code(1).stderr(contains("--grammar takes a file, or a grammar with ::="));
+    run(&["--regex", "(a"]).code(1).stderr("error: the regular expression is wrong: unclosed group\n");
     run(&["--json-schema", schema, "--regex", "a"]).code(2);
     run(&["--json-schema", schema, "--ignore-eos"]).code(2);
     // The form is part of a record.

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::Outcome;
+use super::chat::Answer;
 use super::error::{Failure, Interrupted, Usage};
 use super::load::{ModelArguments, RunArguments, encode};
 use super::make::{Keep, Made, Step, make};
@@ -109,14 +110,15 @@ pub(super) fn run(a: &Arguments) -> Outcome {
 
     let keep = Keep { logprobs: a.logprobs.map(usize::from), record: record.is_some() };
     let mut index = 0;
-    let generator = Generator::new(&tokenizer, request.clone(), constraint)?;
+    let generator = Generator::new(&tokenizer, request.clone(), constraint)?.thinking(thinking);
+    let mut answer = (thinking != Thinking::Never).then(|| Answer::new(true, thinking, request.grammar.is_some()));
     let mut made = make(&mut session, &tokenizer, generator, keep, &signal, &mut |step| match (a.json, a.stream) {
-        (false, _) => write_out(&generated(step.text)),
+        (false, _) => write_out(&answer.as_mut().map_or_else(|| generated(step.text), |a| a.piece(step.text))),
         (true, true) => line(&step, &mut index),
         (true, false) => Ok(()),
     })?;
     if !a.json {
-        write_out("\n")?;
+        write_out(&answer.map_or_else(|| "\n".to_owned(), Answer::end))?;
     }
     report(a, &session, &request, &made, load)?;
     if let (Some(target), Some(recorder)) = (record, made.recorder.take()) {
@@ -152,7 +154,7 @@ fn report(a: &Arguments, session: &Session, request: &Request, made: &Made, load
     let steps = g.tokens.len().saturating_sub(1);
     if a.json {
         let mut value = json!({
-            "text": g.text,
+            "text": g.answer(),
             "prompt_tokens": request.prompt,
             "tokens": g.tokens,
             "seed": sampling.seed,
@@ -168,6 +170,9 @@ fn report(a: &Arguments, session: &Session, request: &Request, made: &Made, load
             "backend": session.backend().name(),
             "adapter": session.backend().device(),
         });
+        if let Some(thought) = g.thought() {
+            value["thinking"] = thought.into();
+        }
         if let Some(complete) = g.complete {
             value["complete"] = complete.into();
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Choice, EngineError, Progress, Session, StopReason, Stops, Timings};
 use crate::backend::Chooser;
-use crate::grammar::{Constraint, Grammar, GrammarError};
+use crate::grammar::{Constraint, Grammar, GrammarError, Thinking};
 use crate::sample::{Sampler, SamplerOptions};
 use crate::tokenizer::{StreamDecoder, Tokenizer};
 
@@ -67,8 +67,22 @@ pub struct Text {
     pub stop_reason: StopReason,
     /// Whether it has the whole form that it was to keep to; `None` without one.
     pub complete: Option<bool>,
+    /// Whether it may begin with what the model thought.
+    pub thinking: Thinking,
     /// How long it took.
     pub timings: Timings,
+}
+
+impl Text {
+    /// What the model thought before it answered, without the marks around it. Without a form, only a chat knows that there is such.
+    pub fn thought(&self) -> Option<&str> {
+        self.thinking.split(&self.text).0
+    }
+
+    /// The text behind what the model thought: what has the form that was asked for.
+    pub fn answer(&self) -> &str {
+        self.thinking.split(&self.text).1
+    }
 }
 
 /// Makes a text.
@@ -79,6 +93,7 @@ pub struct Generator<'t> {
     sampler: Sampler,
     stream: StreamDecoder<'t>,
     stops: Stops,
+    thinking: Thinking,
     text: String,
     /// Tokens of the text that were given, not made.
     given: usize,
@@ -109,6 +124,7 @@ impl<'t> Generator<'t> {
             sampler: Sampler::new(request.sampling),
             stream: tokenizer.stream(),
             stops: Stops::new(request.stop.clone()),
+            thinking: request.grammar.as_ref().map_or(Thinking::Never, |grammar| grammar.thinking),
             request,
             text: String::new(),
             given: 0,
@@ -116,6 +132,12 @@ impl<'t> Generator<'t> {
             progress: None,
             stopped: None,
         })
+    }
+
+    /// Tells whether the text may begin with what the model thinks, where no grammar says so.
+    pub fn thinking(mut self, thinking: Thinking) -> Self {
+        self.thinking = thinking;
+        self
     }
 
     /// Goes on behind tokens that were made before, as if they had been made now. To be called first.
@@ -270,6 +292,7 @@ impl<'t> Generator<'t> {
             logits_hash: made.logits_hash,
             stop_reason: made.stop_reason,
             complete: self.constraint.map(|c| ended || c.is_complete()),
+            thinking: self.thinking,
             timings: made.timings,
         }
     }

@@ -6,12 +6,9 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 
-use super::{Constraint, Grammar, GrammarError, Kind, Thinking, gbnf, schema};
+use super::{Constraint, Grammar, GrammarError, Kind, THINK, Thinking, gbnf, schema};
 use crate::sample::Mask;
 use crate::tokenizer::Tokenizer;
-
-/// What begins and ends what a model thinks.
-const THINK: [&str; 2] = ["<think>", "</think>"];
 
 /// Makes constraints for texts of a vocabulary.
 ///
@@ -21,6 +18,15 @@ pub struct Grammars {
     factory: ParserFactory,
     /// The token that begins a thought.
     think: Option<u32>,
+    thoughts: Arc<Thoughts>,
+}
+
+/// Tokens that matter within a thought.
+struct Thoughts {
+    /// All tokens but those that end a text: a text that ends within a thought has no form.
+    tokens: Mask,
+    /// Tokens that may both end a thought and begin what follows it, which would not be held to the form, with their texts.
+    crossing: Vec<(u32, String)>,
 }
 
 impl Grammars {
@@ -40,8 +46,13 @@ impl Grammars {
         let mut factory =
             ParserFactory::new(&environment, InferenceCapabilities::default(), &slices).map_err(unusable)?;
         factory.quiet().limits_mut().verbose_errors = false;
-        let is_think = |id: &u32| tokenizer.is_control(*id) && tokenizer.decode(&[*id]) == THINK[0].as_bytes();
-        Ok(Self { factory, think: (0..size).find(is_think) })
+        let think = (0..size).find(|id| tokenizer.decode(&[*id]) == THINK[0].as_bytes());
+        let mut tokens = Mask::new(vec![0; size.div_ceil(32) as usize]);
+        (0..size).filter(|id| !ends.contains(id)).for_each(|id| tokens.insert(id));
+        let text = |id| (id, String::from_utf8_lossy(&tokenizer.decode(&[id])).into_owned());
+        let crosses = |text: &str| text.split_once('>').is_some_and(|(_, rest)| !rest.trim().is_empty());
+        let crossing = (0..size).map(text).filter(|(_, text)| crosses(text)).collect();
+        Ok(Self { factory, think, thoughts: Arc::new(Thoughts { tokens, crossing }) })
     }
 
     /// What follows a text of this form.
@@ -58,14 +69,18 @@ impl Grammars {
             })?,
             Kind::Gbnf => self.matcher(TopLevelGrammar::from_lark(gbnf::to_lark(source)?)).map_err(wrong("grammar"))?,
             Kind::Lark => self.matcher(TopLevelGrammar::from_lark(source.clone())).map_err(wrong("grammar"))?,
-            Kind::Regex => self.matcher(TopLevelGrammar::from_regex(source)).map_err(wrong("regular expression"))?,
+            Kind::Regex => {
+                let wrong = |reason: String| wrong("regular expression")(own(&reason));
+                self.matcher(TopLevelGrammar::from_regex(source)).map_err(wrong)?
+            }
         };
         let place = match (grammar.thinking, self.think) {
             (Thinking::Begun, _) => Place::Thought(String::new()),
             (Thinking::Allowed, Some(token)) => Place::Start(token),
             _ => Place::Form,
         };
-        Ok(Box::new(Follower { environment: self.factory.tok_env().clone(), matcher, place }))
+        let (environment, thoughts) = (self.factory.tok_env().clone(), self.thoughts.clone());
+        Ok(Box::new(Follower { environment, thoughts, matcher, place }))
     }
 
     fn matcher(&self, grammar: TopLevelGrammar) -> Result<Matcher, String> {
@@ -75,6 +90,14 @@ impl Grammars {
             None => Ok(matcher),
         }
     }
+}
+
+/// What is wrong with an expression, without the grammar that llguidance puts it into and its place there.
+fn own(reason: &str) -> String {
+    let words = reason.split_once("regex parse error:").map_or(reason, |(_, rest)| rest);
+    let is_shown = |line: &&str| line.trim_start().split_once(" |").is_none_or(|(n, _)| n.parse::<u32>().is_err());
+    let lines: Vec<_> = words.lines().take_while(is_shown).filter(|line| !line.trim().is_empty()).collect();
+    lines.last().map_or(reason, |line| line.trim().trim_start_matches("error: ")).to_owned()
 }
 
 /// The bytes of a token as llguidance wants them; none for what no text can have.
@@ -101,8 +124,23 @@ enum Place {
 
 struct Follower {
     environment: TokEnv,
+    thoughts: Arc<Thoughts>,
     matcher: Matcher,
     place: Place,
+}
+
+impl Thoughts {
+    /// The tokens that may follow a thought with this end.
+    fn behind(&self, end: &str) -> Mask {
+        let mut mask = self.tokens.clone();
+        for (id, text) in &self.crossing {
+            let whole = format!("{end}{text}");
+            if whole.split_once(THINK[1]).is_some_and(|(_, answer)| !answer.trim().is_empty()) {
+                mask.remove(*id);
+            }
+        }
+        mask
+    }
 }
 
 fn unusable(error: impl ToString) -> GrammarError {
@@ -115,8 +153,8 @@ fn stuck(error: impl ToString) -> GrammarError {
 
 impl Constraint for Follower {
     fn allowed(&mut self) -> Result<Option<Mask>, GrammarError> {
-        if matches!(self.place, Place::Thought(_)) {
-            return Ok(None);
+        if let Place::Thought(end) = &self.place {
+            return Ok(Some(self.thoughts.behind(end)));
         }
         let mut mask = Mask::new(self.matcher.compute_mask_or_eos().map_err(stuck)?.as_slice().to_vec());
         if let Place::Start(think) = self.place {

@@ -47,6 +47,22 @@ pub enum Thinking {
     Begun,
 }
 
+/// What begins and ends what a model thinks.
+const THINK: [&str; 2] = ["<think>", "</think>"];
+
+impl Thinking {
+    /// What a model thought, without its marks, and the answer behind that. A thought that does not end has no answer.
+    pub fn split(self, text: &str) -> (Option<&str>, &str) {
+        let thought = match (self, text.trim_start().strip_prefix(THINK[0])) {
+            (Self::Never, _) | (Self::Allowed, None) => return (None, text),
+            (Self::Begun, _) => text,
+            (Self::Allowed, Some(thought)) => thought,
+        };
+        let (thought, answer) = thought.split_once(THINK[1]).unwrap_or((thought, ""));
+        (Some(thought.trim()), answer.trim_start())
+    }
+}
+
 /// A form for texts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

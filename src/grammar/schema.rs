@@ -1,7 +1,7 @@
 //! JSON schemas: which keywords are kept, and where in a schema something is that cannot be.
 
 use llguidance::{JsonCompileOptions, Matcher};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::GrammarError;
 
@@ -57,6 +57,25 @@ const ONE: [&str; 3] = ["additionalItems", "additionalProperties", "items"];
 const LISTS: [&str; 5] = ["allOf", "anyOf", "items", "oneOf", "prefixItems"];
 const MAPS: [&str; 4] = ["$defs", "definitions", "patternProperties", "properties"];
 
+/// What llguidance takes for a day or a second and is none: the 29th of February of most years, a second 60 at most times. A pattern
+/// beside the format leaves these out; of a second 60, also the few that there are.
+macro_rules! day {
+    () => {
+        concat!(
+            "([0-9]{4}-(0[13-9]|1[0-2])-[0-9]{2}|[0-9]{4}-02-([01][0-9]|2[0-8])|",
+            "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29)"
+        )
+    };
+}
+const EXACT: [(&str, &str); 3] = [
+    ("date", concat!("^", day!(), "$")),
+    ("time", "^[0-9:]{6}[0-5]"),
+    ("date-time", concat!("^", day!(), "[tT][0-9:]{6}[0-5]")),
+];
+
+/// The format by which llguidance means any text.
+const ANY: &str = "unknown";
+
 /// What follows JSON of this schema, without white space.
 ///
 /// # Errors
@@ -65,10 +84,11 @@ pub(super) fn compile(
     source: &str,
     matcher: &dyn Fn(Value) -> Result<Matcher, String>,
 ) -> Result<Matcher, GrammarError> {
-    let schema: Value = serde_json::from_str(source).map_err(|e| GrammarError::NoJson(e.to_string()))?;
+    let mut schema: Value = serde_json::from_str(source).map_err(|e| GrammarError::NoJson(e.to_string()))?;
+    keywords(&schema, "")?;
+    make_exact(&mut schema);
     let root = schema.as_object().cloned().unwrap_or_default();
     let make = |schema: &Value| matcher(compact(schema, &root));
-    keywords(&schema, "")?;
     make(&schema).map_err(|reason| {
         let (pointer, reason) = blame(&schema, String::new(), reason, &make);
         GrammarError::Schema { pointer: name(&pointer), reason }
@@ -92,6 +112,25 @@ fn compact(schema: &Value, root: &Map<String, Value>) -> Value {
     let options = JsonCompileOptions { whitespace_flexible: false, ..JsonCompileOptions::default() };
     options.apply_to(&mut schema);
     schema
+}
+
+/// Puts the patterns of [`EXACT`] beside their formats.
+fn make_exact(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    for (key, value) in map.iter_mut() {
+        match value {
+            Value::Object(map) if MAPS.contains(&key.as_str()) => map.values_mut().for_each(make_exact),
+            Value::Array(list) if LISTS.contains(&key.as_str()) => list.iter_mut().for_each(make_exact),
+            part if ONE.contains(&key.as_str()) => make_exact(part),
+            _ => {}
+        }
+    }
+    let format = map.get("format").and_then(Value::as_str);
+    if let Some((_, pattern)) = EXACT.iter().find(|(name, _)| Some(*name) == format)
+        && let Some(list) = map.entry("allOf").or_insert_with(|| Value::Array(Vec::new())).as_array_mut()
+    {
+        list.push(json!({"pattern": pattern}));
+    }
 }
 
 /// The schemas within one, with their JSON pointers behind its own.
@@ -137,6 +176,9 @@ fn keywords(schema: &Value, pointer: &str) -> Result<(), GrammarError> {
             }
         }
         _ => return Err(refused("a schema is an object, true or false")),
+    }
+    if schema["format"] == ANY {
+        return Err(refused("Unknown format: unknown"));
     }
     parts(schema).into_iter().try_for_each(|(at, part)| keywords(part, &format!("{pointer}{at}")))
 }

@@ -80,6 +80,13 @@ impl Mask {
         }
     }
 
+    /// Takes an id out.
+    pub fn remove(&mut self, id: u32) {
+        if let Some(word) = self.0.get_mut(id as usize / 32) {
+            *word &= !(1 << (id % 32));
+        }
+    }
+
     /// Whether it has no id.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)

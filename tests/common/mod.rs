@@ -178,7 +178,11 @@ impl Random {
 
 /// A copy of a tiny model with other metadata, and tensors added that are one float each.
 pub fn changed(name: &str, metadata: &[(&str, Value)], tensors: &[&str]) -> Vec<u8> {
-    let source = Gguf::open(&data("tiny").join(name)).unwrap();
+    rewritten(&Gguf::open(&data("tiny").join(name)).unwrap(), metadata, tensors)
+}
+
+/// The same of any model.
+pub fn rewritten(source: &Gguf, metadata: &[(&str, Value)], tensors: &[&str]) -> Vec<u8> {
     let mut values = source.metadata().to_vec();
     for (key, value) in metadata {
         values.retain(|(k, _)| k != key);

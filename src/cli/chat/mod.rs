@@ -24,13 +24,13 @@ use super::values::{Limit, stop_string};
 use super::{Outcome, load};
 use crate::chat::{Message, Template};
 use crate::engine::{Generator, Request, Session, StopReason};
-use crate::grammar::{Constraints, Thinking};
+use crate::grammar::Constraints;
 use crate::model::Model;
 use crate::record::{ModelFacts, Received, Recorded, Recorder};
 use crate::sample::SamplerOptions;
 use crate::tokenizer::Tokenizer;
 use lines::Lines;
-use show::Answer;
+pub(super) use show::Answer;
 
 /// Temperature of a chat where the user asks for none.
 const TEMPERATURE: f32 = 0.7;
@@ -128,7 +128,7 @@ impl Chat<'_> {
         let text = &made.text;
         if self.a.json {
             let mut value = json!({
-                "text": text.text,
+                "text": text.answer(),
                 "tokens": text.tokens,
                 "seed": self.sampling.seed,
                 "temperature": self.sampling.temperature,
@@ -138,6 +138,9 @@ impl Chat<'_> {
                 "backend": self.session.backend().name(),
                 "adapter": self.session.backend().device(),
             });
+            if let Some(thought) = text.thought() {
+                value["thinking"] = thought.into();
+            }
             if let Some(complete) = text.complete {
                 value["complete"] = complete.into();
             }
@@ -245,8 +248,8 @@ impl Chat<'_> {
             grammar: self.a.structure.grammar(thinking)?,
         };
         let constraint = self.constraints.of(request.grammar.as_ref(), self.tokenizer)?;
-        let generator = Generator::new(self.tokenizer, request.clone(), constraint)?;
-        let mut answer = Answer::new(self.thinking, thinking == Thinking::Begun);
+        let generator = Generator::new(self.tokenizer, request.clone(), constraint)?.thinking(thinking);
+        let mut answer = Answer::new(self.thinking, thinking, request.grammar.is_some());
         let keep = Keep { logprobs: None, record: !self.once };
         let made = make(&mut self.session, self.tokenizer, generator, keep, signal, &mut |step| {
             if show { write_out(&answer.piece(step.text)) } else { Ok(()) }

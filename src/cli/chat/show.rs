@@ -4,9 +4,11 @@ use std::io::IsTerminal;
 
 use super::super::terminal::{escape, generated};
 use crate::engine::Stops;
+use crate::grammar::Thinking;
 
-/// Shows an answer piece by piece. On a terminal, what the model thinks is dimmed, or left out.
-pub(super) struct Answer {
+/// Shows an answer piece by piece. On a terminal, what the model thinks is dimmed, or left out; in a pipe it is left out where the answer
+/// has a form, for the program that reads it.
+pub(in super::super) struct Answer {
     tags: Stops,
     /// Between `<think>` and `</think>`.
     inside: bool,
@@ -18,9 +20,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// `inside`: the prompt ended within the thinking.
-    pub fn new(show_thinking: bool, inside: bool) -> Self {
+    /// `has_form`: somebody asked for a form.
+    pub fn new(show_thinking: bool, thinking: Thinking, has_form: bool) -> Self {
         let stdout = std::io::stdout();
+        let inside = thinking == Thinking::Begun;
+        let show_thinking = show_thinking && (stdout.is_terminal() || thinking == Thinking::Never || !has_form);
         let colours = stdout.is_terminal() && anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
         let tags = Stops::new(vec![tag(inside).to_owned()]);
         Self { tags, inside, show_thinking, terminal: stdout.is_terminal(), colours, begun: false }
