@@ -218,7 +218,14 @@ fn a_device_that_computes_otherwise_is_found() {
     let _turn = turn();
     let mut command = samebits();
     command.env("SAMEBITS_FAULT", "eps").arg("replay").arg(&path).args(["--backend", "gpu"]);
-    command.assert().code(1).stdout(contains("different: ")).stderr(contains("recorded on cpu"));
+    command.arg("--trace");
+    command
+        .assert()
+        .code(1)
+        .stdout(
+            contains("different: ").and(contains(" step by step: differs from the CPU first at step 'blk.0.attn_norm")),
+        )
+        .stderr(contains("recorded on cpu"));
 }
 
 #[test]

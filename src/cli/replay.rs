@@ -12,6 +12,7 @@ use super::error::{Failure, Interrupted, Unfit};
 use super::load::{BackendName, ModelArguments, PrecisionName, RunArguments};
 use super::terminal::{note, print, print_json};
 use super::text;
+use super::trace::beside_the_cpu;
 use super::values::not_empty;
 use crate::grammar::Constraints;
 use crate::numerics::Precision;
@@ -43,6 +44,9 @@ pub(super) struct Arguments {
     /// Feed the first N tokens of each text as they were recorded, and make the others; texts of fewer are made whole
     #[arg(long, value_name = "N", default_value_t = 0)]
     from: usize,
+    /// Where something differs, compare the steps that lead there with those of the CPU, and name the first that is not the same
+    #[arg(long)]
+    trace: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -103,6 +107,16 @@ fn compare(a: &Arguments) -> Result<bool, Box<dyn Error>> {
             Err(error) => return Err(unfit(&error).into()),
         }
     }
+    let (backend, adapter) = (session.backend().name(), session.backend().device());
+    drop(session);
+    let mut traced = Vec::new();
+    if let Some((index, difference)) = found.as_ref().filter(|_| a.trace && backend != "cpu") {
+        let text = &record.texts[*index];
+        let made = text.tokens.iter().take(difference.token);
+        let tokens: Vec<_> = text.request.prompt.iter().chain(made).copied().collect();
+        let plan = model.for_context(record.context).plan(record.precision)?;
+        traced = beside_the_cpu(&model, &plan, &tokens, &run, &signal)?;
+    }
     if a.json {
         let difference = found.as_ref().map(
             |(text, d)| json!({"text": text, "token": d.token, "what": d.what, "recorded": d.recorded, "now": d.now}),
@@ -112,8 +126,9 @@ fn compare(a: &Arguments) -> Result<bool, Box<dyn Error>> {
             "difference": difference,
             "fingerprint": record.fingerprint,
             "texts": record.texts.len(),
-            "backend": session.backend().name(),
-            "adapter": session.backend().device(),
+            "backend": backend,
+            "adapter": adapter,
+            "trace": traced.iter().map(|v| json!({"equal": v.equal, "text": v.text})).collect::<Vec<_>>(),
         }))?;
     }
     match &found {
@@ -126,12 +141,25 @@ fn compare(a: &Arguments) -> Result<bool, Box<dyn Error>> {
             let of = if record.texts.len() == 1 { String::new() } else { format!("text {text}: ") };
             if !a.json {
                 print(&format!("different: {of}{difference}"))?;
+                traced.iter().try_for_each(|v| print(&format!("{backend} {}", v.text)))?;
             }
             if !a.quiet {
                 let by = &record.made_by;
                 let driver = by.driver.as_deref().map_or(String::new(), |driver| format!(", {driver}"));
                 note!("recorded on {} ({}{driver}) by {}", by.backend, by.adapter, by.program);
-                note!("`samebits verify` shows which of this machine's computations are not those of others");
+                match () {
+                    () if a.trace && backend == "cpu" => {
+                        note!(
+                            "--trace compares with the CPU, which computed this: `samebits trace --against` compares machines"
+                        )
+                    }
+                    () if a.trace && traced.iter().all(|v| v.equal) => {
+                        note!(
+                            "the CPU of this machine computes the same: the machine that recorded this computes otherwise"
+                        )
+                    }
+                    () => note!("`samebits verify` shows which of this machine's computations are not those of others"),
+                }
             }
         }
     }

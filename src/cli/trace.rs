@@ -187,6 +187,38 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if verdicts.iter().all(|v| v.equal) { Ok(()) } else { Err(Failure::RunsDiffer.into()) }
 }
 
+/// Where a backend first differs from the CPU over these tokens: step by step, and by its fused kernels.
+pub(super) fn beside_the_cpu(
+    model: &Model,
+    plan: &Plan,
+    prompt: &[u32],
+    options: &RunArguments,
+    signal: &signals::Watch,
+) -> Result<Vec<Verdict>, Box<dyn Error>> {
+    let target = |backend, fused, name: &str| Target { name: name.to_owned(), backend, fused };
+    let targets = [
+        target(BackendName::Cpu, false, "the CPU"),
+        target(options.backend, false, "step by step"),
+        target(options.backend, true, "fused"),
+    ];
+    fits(plan, prompt.len(), targets.len(), false)?;
+    let mut all = Vec::new();
+    for target in &targets {
+        let device = options.device.clone().filter(|_| target.backend != BackendName::Cpu);
+        all.extend(run_target(target, 1, model, plan, prompt, &RunArguments { device, ..options.clone() }, signal)?);
+    }
+    let first = &all[0];
+    let difference = |r: &Named| (r.name.clone(), first_difference(&first.run, &r.run, plan.vocabulary()));
+    Ok(all[1..].iter().map(|named| verdict(first, &difference(named))).collect())
+}
+
+/// # Errors
+/// Where this machine's memory does not hold the outputs of all steps.
+fn fits(plan: &Plan, tokens: usize, runs: usize, reference: bool) -> Result<(), Failure> {
+    let needed = trace_memory(plan, tokens, runs, reference);
+    if memory::fits(needed) { Ok(()) } else { Err(Failure::TraceMemory { tokens, size: memory::size(needed) }) }
+}
+
 /// Runs the prompt on every backend, as often as was asked for.
 fn runs(
     a: &Arguments,
@@ -200,37 +232,51 @@ fn runs(
     }
     let one = Target { name: String::new(), backend: a.backend, fused: false };
     let targets = if a.compare.is_empty() { std::slice::from_ref(&one) } else { &a.compare };
-    let runs = targets.len() * usize::from(a.runs);
-    let needed = trace_memory(plan, prompt.len(), runs, a.reference.is_some());
-    if !memory::fits(needed) {
-        return Err(Failure::TraceMemory { tokens: prompt.len(), size: memory::size(needed) }.into());
+    fits(plan, prompt.len(), targets.len() * usize::from(a.runs), a.reference.is_some())?;
+    let options = RunArguments {
+        backend: a.backend,
+        device: a.device.clone(),
+        precision: a.precision,
+        context: None,
+        threads: None,
+        chunk: None,
+        quiet: true,
+    };
+    let all = targets.iter().map(|target| run_target(target, a.runs, model, plan, prompt, &options, signal));
+    Ok(all.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// Runs the prompt on a backend, in one batch.
+fn run_target(
+    target: &Target,
+    runs: u16,
+    model: &Model,
+    plan: &Plan,
+    prompt: &[u32],
+    options: &RunArguments,
+    signal: &signals::Watch,
+) -> Result<Vec<Named>, Box<dyn Error>> {
+    let tokens = prompt.len();
+    let chunk = u16::try_from(tokens).map_err(|_| Failure::OneBatch { tokens, batch: usize::from(u16::MAX) })?;
+    let options = RunArguments {
+        backend: target.backend,
+        context: Some(u32::from(chunk)),
+        chunk: Some(chunk),
+        quiet: true,
+        ..options.clone()
+    };
+    let mut backend = super::load::open(model, plan.clone(), &options, true)?;
+    backend.stop_on(signal.interrupt());
+    let batch = backend.limits().batch;
+    if batch < tokens {
+        return Err(Failure::OneBatch { tokens, batch }.into());
     }
+    let target_name = if target.name.is_empty() { backend.name() } else { &target.name }.to_owned();
     let mut all = Vec::new();
-    for target in targets {
-        let options = RunArguments {
-            backend: target.backend,
-            device: a.device.clone(),
-            precision: a.precision,
-            context: Some(u32::try_from(prompt.len())?),
-            threads: None,
-            chunk: Some(
-                u16::try_from(prompt.len())
-                    .map_err(|_| Failure::OneBatch { tokens: prompt.len(), batch: usize::from(u16::MAX) })?,
-            ),
-            quiet: true,
-        };
-        let mut backend = super::load::open(model, plan.clone(), &options, true)?;
-        backend.stop_on(signal.interrupt());
-        let batch = backend.limits().batch;
-        if batch < prompt.len() {
-            return Err(Failure::OneBatch { tokens: prompt.len(), batch }.into());
-        }
-        for i in 1..=a.runs {
-            let target_name = if target.name.is_empty() { backend.name() } else { &target.name };
-            let name = if a.runs > 1 { format!("{target_name} run {i}") } else { target_name.to_owned() };
-            let device = backend.device();
-            all.push(Named { name, device, run: run_prompt(&mut *backend, prompt, !target.fused)? });
-        }
+    for i in 1..=runs {
+        let name = if runs > 1 { format!("{target_name} run {i}") } else { target_name.clone() };
+        let device = backend.device();
+        all.push(Named { name, device, run: run_prompt(&mut *backend, prompt, !target.fused)? });
     }
     Ok(all)
 }
