@@ -32,6 +32,8 @@ pub(super) enum Usage {
 pub(super) enum Failure {
     #[error("cannot read {name}: {reason}")]
     Read { name: String, reason: String },
+    #[error("cannot read {name}: {reason}; {option} takes a file, or {written}")]
+    ReadForm { name: String, reason: String, option: &'static str, written: &'static str },
     #[error("{name} is no text: it is not UTF-8 from byte {at} on")]
     NoUtf8 { name: String, at: usize },
     #[error("{name} holds more than {} MiB of text; use a part of it", .limit >> 20)]

@@ -4,7 +4,8 @@
 use std::error::Error;
 use std::fmt;
 
-use super::error::Unfit;
+use super::error::{Failure, Unfit};
+use super::text::STDIN;
 use crate::backend::BackendError;
 use crate::backend::gpu::Compiler;
 use crate::bench::BenchError;
@@ -12,7 +13,10 @@ use crate::bench::compare::CompareError;
 use crate::chat::{self, ChatError};
 use crate::convert::ConvertError;
 use crate::engine::EngineError;
+use crate::gguf::GgufError;
+use crate::grammar::GrammarError;
 use crate::hub::HubError;
+use crate::model::ModelError;
 use crate::output::OutputError;
 use crate::record::ReplayError;
 use crate::tokenizer::{TokenizerError, Warning};
@@ -46,6 +50,10 @@ fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
     }
     of!(
         EngineError::Backend,
+        EngineError::Grammar,
+        ModelError::Gguf,
+        TokenizerError::Gguf,
+        ConvertError::Gguf,
         VerifyError::Backend,
         VerifyError::Engine,
         BenchError::Backend,
@@ -64,9 +72,16 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     let of_engine = || error.downcast_ref().and_then(engine);
     let of_text = || error.downcast_ref().and_then(text).or_else(|| error.downcast_ref().and_then(warning));
     let of_chat = || error.downcast_ref().and_then(conversation);
-    let of_model = || error.downcast_ref().and_then(model);
+    let of_model = || error.downcast_ref().and_then(model).or_else(|| error.downcast_ref().and_then(gguf));
+    let of_form = || error.downcast_ref().and_then(form).or_else(|| error.downcast_ref().and_then(failure));
     let of_file = || error.downcast_ref().and_then(output).or_else(|| error.downcast_ref().and_then(earlier));
-    of_backend().or_else(of_engine).or_else(of_text).or_else(of_chat).or_else(of_model).or_else(of_file)
+    of_backend()
+        .or_else(of_engine)
+        .or_else(of_text)
+        .or_else(of_chat)
+        .or_else(of_model)
+        .or_else(of_form)
+        .or_else(of_file)
 }
 
 fn backend(error: &BackendError) -> Option<String> {
@@ -124,6 +139,27 @@ fn conversation(error: &ChatError) -> Option<String> {
         ChatError::NoTemplate => hint!("name one: --chat-template {names}"),
         ChatError::Broken { .. } | ChatError::Failed { .. } => hint!("another can be chosen: --chat-template {names}"),
         ChatError::Unknown { .. } => hint!("--chat-template takes one of these or a file with a template"),
+        _ => None,
+    }
+}
+
+fn gguf(error: &GgufError) -> Option<String> {
+    match error {
+        GgufError::Io { .. } => hint!("check the path; `samebits models` lists the models that have been fetched"),
+        _ => None,
+    }
+}
+
+fn form(error: &GrammarError) -> Option<String> {
+    match error {
+        GrammarError::Keyword { .. } => hint!("leave it out, and check the text for it afterwards"),
+        _ => None,
+    }
+}
+
+fn failure(error: &Failure) -> Option<String> {
+    match error {
+        Failure::Read { name, .. } if name != STDIN => hint!("check the path and its permissions"),
         _ => None,
     }
 }

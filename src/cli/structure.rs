@@ -5,6 +5,7 @@ use std::path::Path;
 
 use clap::Args;
 
+use super::error::Failure;
 use super::text;
 use super::values::not_empty;
 use crate::grammar::{Grammar, Kind, Thinking};
@@ -30,9 +31,18 @@ impl StructureArguments {
     /// Where a file cannot be read.
     pub fn grammar(&self, thinking: Thinking) -> Result<Option<Grammar>, Box<dyn Error>> {
         let (kind, source) = match (&self.json_schema, &self.grammar, &self.regex) {
-            (Some(schema), ..) => (Kind::JsonSchema, given(schema, |s| s.starts_with(['{', '[']) || is_word(s))?),
+            (Some(schema), ..) => (
+                Kind::JsonSchema,
+                given(
+                    schema,
+                    |s| s.starts_with(['{', '[']) || is_word(s),
+                    "--json-schema",
+                    "a schema, which begins with {",
+                )?,
+            ),
             (_, Some(grammar), _) => {
-                let source = given(grammar, |s| s.contains('\n') || s.contains("::=") || s.contains("start:"))?;
+                let is_source = |s: &str| s.contains('\n') || s.contains("::=") || s.contains("start:");
+                let source = given(grammar, is_source, "--grammar", "a grammar with ::= (GBNF) or start: (Lark)")?;
                 (if source.contains("::=") { Kind::Gbnf } else { Kind::Lark }, source)
             }
             (.., Some(regex)) => (Kind::Regex, regex.clone()),
@@ -48,6 +58,17 @@ fn is_word(text: &str) -> bool {
 }
 
 /// What stands on the command line, or the contents of the file of that name.
-fn given(word: &str, is_source: impl Fn(&str) -> bool) -> Result<String, Box<dyn Error>> {
-    if is_source(word.trim_start()) { Ok(word.to_owned()) } else { Ok(text::read(Path::new(word))?) }
+fn given(
+    word: &str,
+    is_source: impl Fn(&str) -> bool,
+    option: &'static str,
+    written: &'static str,
+) -> Result<String, Box<dyn Error>> {
+    if is_source(word.trim_start()) {
+        return Ok(word.to_owned());
+    }
+    text::read(Path::new(word)).map_err(|error| match error {
+        Failure::Read { name, reason } => Failure::ReadForm { name, reason, option, written }.into(),
+        other => other.into(),
+    })
 }

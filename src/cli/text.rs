@@ -11,6 +11,9 @@ use super::error::{Failure, Usage};
 /// The most text that is read; more than any context holds.
 const LIMIT: u64 = 256 << 20;
 
+/// What standard input is called in messages.
+pub(super) const STDIN: &str = "standard input";
+
 /// A prompt, for commands that take it as their argument.
 #[derive(Args, Debug)]
 pub(super) struct PromptArguments {
@@ -78,7 +81,7 @@ pub(super) fn piped(nothing: Usage) -> Result<String, Box<dyn std::error::Error>
 /// When the file cannot be read or is no text.
 pub(super) fn read(path: &Path) -> Result<String, Failure> {
     let stdin = path == Path::new("-");
-    let name = if stdin { "standard input".to_owned() } else { path.display().to_string() };
+    let name = if stdin { STDIN.to_owned() } else { path.display().to_string() };
     let failed = |e: std::io::Error| Failure::Read { name: name.clone(), reason: e.to_string() };
     let source: Box<dyn Read> =
         if stdin { Box::new(std::io::stdin().lock()) } else { Box::new(File::open(path).map_err(failed)?) };
