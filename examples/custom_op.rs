@@ -4,7 +4,7 @@
 //! `wgsl/lib/numerics.wgsl`, the Rust function of those of `samebits::numerics`. Both seal every rounding, so the bits are equal on every
 //! device, and that is what the example compares.
 
-use samebits::backend::gpu::{Choice, Device, Kernel};
+use samebits::backend::gpu::{AdapterOptions, Device, Kernel};
 use samebits::numerics::{ACTIVATION_FLOOR, flush, settle, sigmoid};
 use samebits::shaders::Shader;
 use samebits::shaders::params::State;
@@ -39,7 +39,7 @@ fn twin(x: f32) -> f32 {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut device = Device::open(&Choice::default())?;
+    let mut device = Device::open(&AdapterOptions::default())?;
     let x: Vec<f32> = (0..10_000).map(|i| (i as f32 - 5_000.0) * 0.003).collect();
 
     let pipeline = device.pipeline(&Kernel::new(&QUICK_GELU))?;

@@ -1,6 +1,6 @@
 //! Times each GPU kernel of a token or a batch: `cargo run --release --example token_profile -- FILE POSITION:ROWS …`.
 
-use samebits::backend::gpu::{Choice, Device, Gpu};
+use samebits::backend::gpu::{AdapterOptions, Device, Gpu};
 use samebits::backend::{Backend, Batch, Rows, Sizes};
 use samebits::model::Model;
 use samebits::numerics::Precision;
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let context = places.iter().map(|(p, r)| p + r).max().unwrap_or(1);
     let batch = places.iter().map(|p| p.1).max().unwrap_or(1);
-    let device = Device::open(&Choice::default())?;
+    let device = Device::open(&AdapterOptions::default())?;
     let sizes = Sizes { context, batch, logits_rows: 1 };
     let mut gpu = Gpu::new(device, &model, model.plan(Precision::Fast)?, sizes, &mut |_| {})?;
     let ids: Vec<u32> = (0..batch as u32).map(|i| (i * 977 + 504) % model.config.vocabulary as u32).collect();

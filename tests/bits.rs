@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 use bytemuck::bytes_of;
 use common::{Random, bits, on_cpu, on_gpu, on_isa, run_kernel, smollm2, tiny, turn};
 use proptest::prelude::*;
-use samebits::backend::Chooser;
+use samebits::backend::Sampling;
 use samebits::backend::cpu::Isa;
 use samebits::backend::gpu::Kernel;
-use samebits::engine::{Choice, StopReason};
+use samebits::engine::{SampleOn, StopReason};
 use samebits::model::Model;
 use samebits::numerics::{ActivationRow, Precision, f16_bits};
 use samebits::ops::{
@@ -331,7 +331,7 @@ fn sampled_runs() {
         };
         let options = sampler.draw_options().unwrap();
         let mut draw = || sampler.next_draw();
-        let choice = Choice::Ahead(Chooser::Draw(options, &mut draw));
+        let choice = SampleOn::Backend(Sampling::Draw(options, &mut draw));
         let g = session.generate(&[3, 1, 4], 50, choice, |_| false, emit).unwrap();
         (g.tokens, g.logits_hash)
     };
@@ -339,8 +339,9 @@ fn sampled_runs() {
         session.clear();
         let mut sampler = sampler(top_k);
         let mut by = |logits: &[f32], history: &[u32]| sampler.sample(logits, history, None);
-        let g =
-            session.generate(&[3, 1, 4], 50, Choice::By(&mut by), |_| false, |_, _| ControlFlow::Continue(())).unwrap();
+        let g = session
+            .generate(&[3, 1, 4], 50, SampleOn::Host(&mut by), |_| false, |_, _| ControlFlow::Continue(()))
+            .unwrap();
         (g.tokens, g.logits_hash)
     };
     let mut cpu = on_cpu(&model, Precision::Fast, 64, 16, 2);
@@ -367,7 +368,7 @@ fn greedy_runs() {
             heard.push((id, bits(logits)));
             heard.len() < stop
         };
-        session.run(7, 50, Chooser::Greedy, true, &mut hear).unwrap();
+        session.run(7, 50, Sampling::Greedy, true, &mut hear).unwrap();
         let fed = session.tokens().len();
         (heard, fed, bits(&session.feed(&[3], false).unwrap()))
     };

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{on_gpu, tiny};
-use samebits::backend::Chooser;
+use samebits::backend::Sampling;
 use samebits::numerics::Precision;
 
 /// Bytes of this process in memory.
@@ -22,7 +22,7 @@ fn of_a_gpu_backend() {
     let mut run = || {
         session.clear();
         session.feed(&prompt, false).unwrap();
-        session.run(7, 900, Chooser::Greedy, true, &mut |_, _| true).unwrap();
+        session.run(7, 900, Sampling::Greedy, true, &mut |_, _| true).unwrap();
         resident()
     };
     // In the first run kernels meet every length of the cache; a driver may compile them only then.

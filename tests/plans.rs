@@ -310,7 +310,7 @@ fn a_batch_of_another_backend_is_refused() {
         let refused = |e: BackendError| assert!(matches!(e, BackendError::Batch(BatchError::OtherLimits)), "{e}");
         refused(small.forward(batch, None).unwrap_err());
         refused(small.profile(batch).unwrap_err());
-        refused(small.run(lane, samebits::backend::Chooser::Greedy, true, &mut |_| true).unwrap_err());
+        refused(small.run(lane, samebits::backend::Sampling::Greedy, true, &mut |_| true).unwrap_err());
         let beyond = Batch::checked(&ids, 100, Rows::None, &small.limits()).unwrap_err();
         assert_eq!(beyond, BatchError::Context { position: 100, rows: 2, context: CONTEXT });
     }

@@ -5,9 +5,9 @@
 mod common;
 
 use common::{floats, ids, json, on_cpu, on_gpu, turn};
-use samebits::backend::Chooser;
+use samebits::backend::Sampling;
 use samebits::backend::{Backend, Batch, Rows, cpu::Cpu};
-use samebits::engine::{Choice, Session};
+use samebits::engine::{SampleOn, Session};
 use samebits::model::Model;
 use samebits::numerics::Precision;
 use samebits::ops::argmax;
@@ -15,7 +15,7 @@ use samebits::ops::argmax;
 fn greedy(session: &mut Session, prompt: &[u32]) -> (Vec<u32>, String) {
     session.clear();
     let go_on = |_: u32, _: &[f32]| std::ops::ControlFlow::Continue(());
-    let g = session.generate(prompt, 48, Choice::Ahead(Chooser::Greedy), |_| false, go_on).unwrap();
+    let g = session.generate(prompt, 48, SampleOn::Backend(Sampling::Greedy), |_| false, go_on).unwrap();
     (g.tokens, g.logits_hash)
 }
 

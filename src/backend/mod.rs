@@ -56,15 +56,15 @@ pub trait Backend {
     /// Runs a batch; returns the wanted rows of logits, `[rows, vocabulary]`.
     fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError>;
 
-    /// Feeds a lane's token, then always the token that `chooser` makes of the logits, until its steps are done or `emit`
+    /// Feeds a lane's token, then always the token that `sampling` makes of the logits, until its steps are done or `emit`
     /// returns `false`. `emit` is called once per token, with the logits it was chosen from if `logits` is set. Cache
     /// contents past the last emitted token, and the number of random values consumed, are unspecified.
     fn run(
         &mut self,
         lane: Lane,
-        chooser: Chooser<'_>,
+        sampling: Sampling<'_>,
         logits: bool,
-        emit: &mut dyn FnMut(Chosen<'_>) -> bool,
+        emit: &mut dyn FnMut(Sampled<'_>) -> bool,
     ) -> Result<(), BackendError>;
 
     /// Runs a batch as [`Backend::forward`] does and times its steps, in order.
@@ -103,15 +103,15 @@ pub trait Backend {
     }
 }
 
-/// How a backend chooses tokens.
-pub enum Chooser<'a> {
+/// How a backend samples tokens.
+pub enum Sampling<'a> {
     /// The largest logit; ties go to the lower id.
     Greedy,
     /// Drawn by these options and a sequence of numbers from 0 to below 1, one for each token.
     Draw(draw::Options, &'a mut dyn FnMut() -> f32),
 }
 
-impl Chooser<'_> {
+impl Sampling<'_> {
     /// Whether a device can do it.
     fn on_device(&self) -> bool {
         match self {
@@ -120,8 +120,8 @@ impl Chooser<'_> {
         }
     }
 
-    /// Chooses from logits.
-    pub fn choose(&mut self, logits: &[f32]) -> u32 {
+    /// Samples a token from logits.
+    pub fn sample(&mut self, logits: &[f32]) -> u32 {
         match self {
             Self::Greedy => argmax::cpu(logits),
             Self::Draw(options, next) => draw::cpu(logits, options, next()),
@@ -129,9 +129,9 @@ impl Chooser<'_> {
     }
 }
 
-/// A token that a backend chose itself.
+/// A token that a backend sampled itself.
 #[derive(Clone, Copy, Debug)]
-pub struct Chosen<'a> {
+pub struct Sampled<'a> {
     /// Its id.
     pub id: u32,
     /// What it was chosen from; empty where the caller did not ask for that.
@@ -142,8 +142,8 @@ pub struct Chosen<'a> {
 fn run_by_batches(
     backend: &mut dyn Backend,
     lane: Lane,
-    mut chooser: Chooser<'_>,
-    emit: &mut dyn FnMut(Chosen<'_>) -> bool,
+    mut sampling: Sampling<'_>,
+    emit: &mut dyn FnMut(Sampled<'_>) -> bool,
 ) -> Result<(), BackendError> {
     let limits = backend.limits();
     lane.is_for(&limits)?;
@@ -151,8 +151,8 @@ fn run_by_batches(
     for i in 0..lane.steps() {
         let ids = [token];
         let logits = backend.forward(Batch::checked(&ids, lane.position() + i, Rows::Last, &limits)?, None)?;
-        token = chooser.choose(logits);
-        if !emit(Chosen { id: token, logits }) {
+        token = sampling.sample(logits);
+        if !emit(Sampled { id: token, logits }) {
             break;
         }
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::backend::{BackendError, Chooser, Interrupt, Sizes};
+use crate::backend::{BackendError, Interrupt, Sampling, Sizes};
 use crate::engine::{EngineError, Session};
 use crate::model::ModelError;
 use crate::numerics::Precision;
@@ -186,7 +186,7 @@ impl<'a> Bench<'a> {
 /// Generates `n` tokens (at least one), each the likeliest after the last of `tokens`, and appends them; gives the logits
 /// of the last.
 fn generate(session: &mut Session, tokens: &mut Vec<u32>, n: usize) -> Result<Vec<f32>, EngineError> {
-    session.run(tokens[tokens.len() - 1], n - 1, Chooser::Greedy, false, &mut |token, _| {
+    session.run(tokens[tokens.len() - 1], n - 1, Sampling::Greedy, false, &mut |token, _| {
         tokens.push(token);
         true
     })?;

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 
 use crate::backend::cpu::{self, Cpu, Isa};
-use crate::backend::gpu::{self, Api, Choice, Device, Gpu};
+use crate::backend::gpu::{self, AdapterOptions, Api, Device, Gpu};
 use crate::backend::{Backend, BackendError, Sizes};
 use crate::model::Model;
 use crate::plan::Plan;
@@ -18,7 +18,7 @@ pub struct Place {
 #[derive(Debug)]
 enum What {
     Cpu { threads: usize },
-    Gpu { choice: Choice, software: bool },
+    Gpu { options: AdapterOptions, software: bool },
 }
 
 impl Place {
@@ -31,33 +31,34 @@ impl Place {
         Self::new(What::Cpu { threads })
     }
 
-    /// The adapter `device` (as in [`Choice`]), or every adapter of an API. Those that compute on the CPU count only if
+    /// The adapter `device` (as in [`AdapterOptions`]), or every adapter of an API. Those that compute on the CPU count only if
     /// there is no other.
     ///
     /// # Errors
     /// If the API has no adapter.
     pub fn adapters(api: Api, device: Option<&str>) -> Result<Vec<Self>, BackendError> {
         if let Some(device) = device {
-            let choice = Choice { api, device: Some(device.to_owned()), ..kept() };
-            let software = gpu::is_software(&gpu::choose(&choice)?.get_info());
-            return Ok(vec![Self::new(What::Gpu { choice, software })]);
+            let options = AdapterOptions { api, device: Some(device.to_owned()), ..kept() };
+            let software = gpu::is_software(&gpu::choose(&options)?.get_info());
+            return Ok(vec![Self::new(What::Gpu { options, software })]);
         }
-        // The best, or the error of a choice among none.
-        let only_software = gpu::is_software(&gpu::choose(&Choice { api, ..Choice::default() })?.get_info());
+        // The best, or the error of a options among none.
+        let only_software =
+            gpu::is_software(&gpu::choose(&AdapterOptions { api, ..AdapterOptions::default() })?.get_info());
         let infos = gpu::adapters(Api::Any).into_iter().map(|a| a.get_info()).enumerate();
         let wanted = infos.filter(|(_, info)| api.includes(info) && (only_software || !gpu::is_software(info)));
         Ok(wanted
             .map(|(i, info)| {
-                let choice = Choice { api, device: Some(i.to_string()), ..kept() };
-                Self::new(What::Gpu { choice, software: gpu::is_software(&info) })
+                let options = AdapterOptions { api, device: Some(i.to_string()), ..kept() };
+                Self::new(What::Gpu { options, software: gpu::is_software(&info) })
             })
             .collect())
     }
 
     /// The best real GPU, where there is one.
     pub fn best_gpu() -> Option<Self> {
-        let choice = Choice { hardware_only: true, ..kept() };
-        gpu::choose(&choice).is_ok().then(|| Self::new(What::Gpu { choice, software: false }))
+        let options = AdapterOptions { hardware_only: true, ..kept() };
+        gpu::choose(&options).is_ok().then(|| Self::new(What::Gpu { options, software: false }))
     }
 
     /// The number of threads, on the CPU.
@@ -82,7 +83,7 @@ impl Place {
     pub(super) fn open(&self, model: &Model, plan: Plan, sizes: Sizes) -> Result<Box<dyn Backend>, BackendError> {
         Ok(match &self.what {
             What::Cpu { threads } => Box::new(Cpu::with_isa(model, plan, sizes, *threads, Isa::from_environment()?)?),
-            What::Gpu { choice, .. } => Box::new(Gpu::new(Device::open(choice)?, model, plan, sizes, &mut |_| {})?),
+            What::Gpu { options, .. } => Box::new(Gpu::new(Device::open(options)?, model, plan, sizes, &mut |_| {})?),
         })
     }
 
@@ -90,16 +91,16 @@ impl Place {
     pub(super) fn read_bandwidth(&self) -> Option<f64> {
         *self.read_bandwidth.get_or_init(|| match &self.what {
             What::Cpu { threads } => cpu::read_bandwidth(*threads),
-            What::Gpu { choice, .. } => {
-                Device::open(choice).and_then(|mut device| gpu::read_bandwidth(&mut device)).ok()
+            What::Gpu { options, .. } => {
+                Device::open(options).and_then(|mut device| gpu::read_bandwidth(&mut device)).ok()
             }
         })
     }
 }
 
-/// A choice that keeps compiled kernels in the user's cache directory.
-fn kept() -> Choice {
-    Choice { cache: gpu::disk::folder(), ..Choice::default() }
+/// A options that keeps compiled kernels in the user's cache directory.
+fn kept() -> AdapterOptions {
+    AdapterOptions { cache: gpu::disk::folder(), ..AdapterOptions::default() }
 }
 
 /// The largest resident size of this process since [`forget_peak_memory`], in bytes, where the system tells.

@@ -10,7 +10,7 @@ use super::error::Failure;
 use super::terminal::{note, print, print_json};
 use super::values::not_empty;
 use super::{Outcome, emit, text};
-use crate::backend::gpu::{Api, Choice, Device, Kernel, MatrixUnits, adapters, api_name, forced_arithmetic};
+use crate::backend::gpu::{AdapterOptions, Api, Device, Kernel, MatrixUnits, adapters, api_name, forced_arithmetic};
 use crate::output::{OutputError, Target};
 use crate::quant::FORMATS;
 use crate::shaders::{self, Shader};
@@ -100,7 +100,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         verdicts.push(verdict);
     }
     if let Some(folder) = &a.kernels {
-        let choice = Choice { device: a.device.clone(), ..Choice::default() };
+        let choice = AdapterOptions { device: a.device.clone(), ..AdapterOptions::default() };
         if a.device.is_none() && adapters(Api::Any).is_empty() {
             note!("no GPU adapter found: the kernels of models are not listed");
         } else {
@@ -154,7 +154,7 @@ fn open(a: &Arguments) -> Result<Option<Device>, Box<dyn std::error::Error>> {
         note!("no GPU adapter found: nothing is compiled");
         return Ok(None);
     }
-    Ok(Some(Device::open(&Choice { device: a.device.clone(), ..Choice::default() })?))
+    Ok(Some(Device::open(&AdapterOptions { device: a.device.clone(), ..AdapterOptions::default() })?))
 }
 
 /// The kernels made from a variant, which may need matrix units.

@@ -13,7 +13,7 @@ use super::load::{BackendName, ModelArguments, PrecisionName, encode};
 use super::terminal::{note, print, print_json, warning};
 use super::values::not_empty;
 use super::{Outcome, signals, text};
-use crate::backend::gpu::{Choice, Device, adapters, api_name};
+use crate::backend::gpu::{AdapterOptions, Device, adapters, api_name};
 use crate::output::Target;
 use crate::verify::{Options, Report, Rung, VerifyError, known_failure, known_fingerprint, report, verify};
 
@@ -60,7 +60,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(a: &Arguments) -> Outcome {
-    let gpu = choice(a)?;
+    let gpu = adapter(a)?;
     let text = a.file.as_deref().map_or_else(|| Ok(a.prompt.clone()), text::prompt)?;
     let model = a.model.open(false)?;
     let tokenizer = a.model.tokenizer(&model.gguf, false)?;
@@ -222,16 +222,16 @@ fn write_differences(a: &Arguments, rungs: &[Rung]) -> Vec<String> {
     files
 }
 
-fn choice(a: &Arguments) -> Result<Option<Choice>, Usage> {
+fn adapter(a: &Arguments) -> Result<Option<AdapterOptions>, Usage> {
     let Some(api) = a.backend.api(a.device.as_deref())? else { return Ok(None) };
     if a.backend == BackendName::Auto && a.device.is_none() && adapters(api).is_empty() {
         return Ok(None);
     }
-    Ok(Some(Choice { api, device: a.device.clone(), ..Choice::default() }))
+    Ok(Some(AdapterOptions { api, device: a.device.clone(), ..AdapterOptions::default() }))
 }
 
 /// L1 in processes of their own, on the same adapter.
-fn fresh_processes(a: &Arguments, text: &str, gpu: &Option<Choice>, runs: usize) -> Result<Rung, VerifyError> {
+fn fresh_processes(a: &Arguments, text: &str, gpu: &Option<AdapterOptions>, runs: usize) -> Result<Rung, VerifyError> {
     let failed = |e: &dyn std::fmt::Display| VerifyError::Process(e.to_string());
     let program = std::env::current_exe().map_err(|e| failed(&e))?;
     let mut hashes = Vec::new();

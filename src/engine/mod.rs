@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::backend::{Backend, BackendError, Batch, Chooser, Lane, Limits, Rows};
+use crate::backend::{Backend, BackendError, Batch, Lane, Limits, Rows, Sampling};
 use crate::grammar::GrammarError;
 use crate::host::Instant;
 use crate::plan::{Step, Words};
@@ -79,12 +79,12 @@ pub struct Timings {
     pub decode: Duration,
 }
 
-/// How tokens are chosen.
-pub enum Choice<'a> {
+/// What samples the next token.
+pub enum SampleOn<'a> {
     /// By the logits alone: a backend does it itself and works ahead.
-    Ahead(Chooser<'a>),
+    Backend(Sampling<'a>),
     /// A function of the logits and of all tokens so far.
-    By(&'a mut dyn FnMut(&[f32], &[u32]) -> u32),
+    Host(&'a mut dyn FnMut(&[f32], &[u32]) -> u32),
 }
 
 /// What generation gave.
@@ -252,14 +252,14 @@ impl Session {
         &mut self,
         prompt: &[u32],
         limit: usize,
-        choice: Choice<'_>,
+        sample_on: SampleOn<'_>,
         is_end: impl Fn(u32) -> bool,
         emit: impl FnMut(u32, &[f32]) -> ControlFlow<StopReason>,
     ) -> Result<Generation, EngineError> {
         let mut progress = self.begin(prompt)?;
         let reason = match limit {
             0 => progress.stopped,
-            _ => self.advance(&mut progress, limit, choice, is_end, emit)?,
+            _ => self.advance(&mut progress, limit, sample_on, is_end, emit)?,
         };
         Ok(progress.finish(reason.unwrap_or(StopReason::Length)))
     }
@@ -285,7 +285,7 @@ impl Session {
         &mut self,
         progress: &mut Progress,
         most: usize,
-        choice: Choice<'_>,
+        sample_on: SampleOn<'_>,
         is_end: impl Fn(u32) -> bool,
         mut emit: impl FnMut(u32, &[f32]) -> ControlFlow<StopReason>,
     ) -> Result<Option<StopReason>, EngineError> {
@@ -309,9 +309,9 @@ impl Session {
                 ControlFlow::Continue(()) => ControlFlow::Continue(()),
             }
         };
-        *stopped = match choice {
-            Choice::By(sample) => self.advance_by(next, sample, &mut hear)?,
-            Choice::Ahead(chooser) => self.advance_ahead(next, chooser, most, &mut hear)?,
+        *stopped = match sample_on {
+            SampleOn::Host(sample) => self.advance_by(next, sample, &mut hear)?,
+            SampleOn::Backend(sampling) => self.advance_ahead(next, sampling, most, &mut hear)?,
         };
         timings.decode += start.elapsed();
         Ok(*stopped)
@@ -347,14 +347,14 @@ impl Session {
     fn advance_ahead(
         &mut self,
         next: &mut Pending,
-        mut chooser: Chooser<'_>,
+        mut sampling: Sampling<'_>,
         mut most: usize,
         hear: Hear<'_>,
     ) -> Result<Option<StopReason>, EngineError> {
         let token = match &*next {
             Pending::Token(token) => *token,
             Pending::Logits(logits) => {
-                let token = chooser.choose(logits);
+                let token = sampling.sample(logits);
                 let flow = hear(token, logits);
                 *next = Pending::Token(token);
                 if let ControlFlow::Break(reason) = flow {
@@ -366,7 +366,7 @@ impl Session {
         };
         let room = (self.limits.context - self.tokens.len()).min(most);
         let mut flow = ControlFlow::Continue(());
-        let run = self.run(token, room, chooser, true, &mut |token, logits| {
+        let run = self.run(token, room, sampling, true, &mut |token, logits| {
             flow = hear(token, logits);
             *next = Pending::Token(token);
             flow.is_continue()
@@ -378,7 +378,7 @@ impl Session {
         }
     }
 
-    /// Feeds `token`, then always the one that `chooser` takes, `limit` tokens in all at most. `emit` hears each choice, with
+    /// Feeds `token`, then always the one that `sampling` takes, `limit` tokens in all at most. `emit` hears each choice, with
     /// the logits it was made from where `logits` asks for them, and says whether to go on. A backend may work ahead.
     ///
     /// # Errors
@@ -387,18 +387,18 @@ impl Session {
         &mut self,
         token: u32,
         limit: usize,
-        chooser: Chooser<'_>,
+        sampling: Sampling<'_>,
         logits: bool,
         emit: &mut dyn FnMut(u32, &[f32]) -> bool,
     ) -> Result<(), EngineError> {
         self.room(limit)?;
         let lane = Lane::checked(token, self.tokens.len(), limit, &self.limits).map_err(BackendError::from)?;
         let (fed, mut next, mut finite) = (&mut self.tokens, token, true);
-        self.backend.run(lane, chooser, logits, &mut |choice| {
+        self.backend.run(lane, sampling, logits, &mut |sampled| {
             fed.push(next);
-            next = choice.id;
-            finite = choice.logits.iter().all(|x| x.is_finite());
-            finite && emit(choice.id, choice.logits)
+            next = sampled.id;
+            finite = sampled.logits.iter().all(|x| x.is_finite());
+            finite && emit(sampled.id, sampled.logits)
         })?;
         if !finite && let Some(last) = self.tokens.pop() {
             let ids = [last];

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::backend::cpu::{self, Cpu, Isa};
-use crate::backend::gpu::{Api, Candidate, Choice, Device, Gpu, candidates, disk, is_software};
+use crate::backend::gpu::{AdapterOptions, Api, Candidate, Device, Gpu, candidates, disk, is_software};
 use crate::backend::{Backend, BackendError, Sizes};
 use crate::model::Model;
 use crate::numerics::Precision;
@@ -132,7 +132,8 @@ pub fn open(
     };
     if let Some(api) = api {
         let hardware_only = auto && options.device.is_none();
-        let choice = Choice { api, device: options.device.clone(), hardware_only, cache: options.cache.clone() };
+        let choice =
+            AdapterOptions { api, device: options.device.clone(), hardware_only, cache: options.cache.clone() };
         let found = match candidates(&choice) {
             Err(BackendError::NoAdapter(_)) if hardware_only => Vec::new(),
             found => found?,

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Choice, EngineError, Progress, Session, StopReason, Stops, Timings};
-use crate::backend::Chooser;
+use super::{EngineError, Progress, SampleOn, Session, StopReason, Stops, Timings};
+use crate::backend::Sampling;
 use crate::grammar::{Constraint, Grammar, GrammarError, Thinking};
 use crate::sample::{Sampler, SamplerOptions};
 use crate::tokenizer::{StreamDecoder, Tokenizer};
@@ -202,11 +202,11 @@ impl<'t> Generator<'t> {
         let constraint = std::cell::RefCell::new(constraint.as_mut());
         let (mut draw, mut sample);
         let is_free = constraint.borrow().is_none();
-        let choice = match sampler.draw_options() {
-            _ if is_free && sampler.is_greedy() => Choice::Ahead(Chooser::Greedy),
+        let sample_on = match sampler.draw_options() {
+            _ if is_free && sampler.is_greedy() => SampleOn::Backend(Sampling::Greedy),
             Some(options) if is_free => {
                 draw = || sampler.next_draw();
-                Choice::Ahead(Chooser::Draw(options, &mut draw))
+                SampleOn::Backend(Sampling::Draw(options, &mut draw))
             }
             _ => {
                 sample = |logits: &[f32], history: &[u32]| {
@@ -220,7 +220,7 @@ impl<'t> Generator<'t> {
                     };
                     sampler.sample(logits, history, mask.as_ref())
                 };
-                Choice::By(&mut sample)
+                SampleOn::Host(&mut sample)
             }
         };
         let emit = |id: u32, logits: &[f32]| {
@@ -248,7 +248,7 @@ impl<'t> Generator<'t> {
                 () => ControlFlow::Continue(()),
             }
         };
-        let stopped = session.advance(&mut progress, most.clamp(1, left), choice, |_| false, emit)?;
+        let stopped = session.advance(&mut progress, most.clamp(1, left), sample_on, |_| false, emit)?;
         if let Some(error) = failed.into_inner() {
             return Err(error.into());
         }

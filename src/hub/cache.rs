@@ -12,7 +12,7 @@ use std::time::Duration;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-use super::select::{Choice, RepoFile, ambiguous, choices, choose, matching};
+use super::select::{RepoFile, RepoModel, ambiguous, choose, matching, repo_models};
 use super::{Event, HubError, Local, MAIN, ModelName, Observer};
 
 /// Tells programs that back up files that this folder can be made again: <https://bford.info/cachedir/>.
@@ -231,7 +231,7 @@ impl Cache {
     pub fn find(&self, name: &ModelName) -> Result<Option<Local>, HubError> {
         let Some(commit) = self.commit(&name.repo, &name.revision) else { return Ok(None) };
         let files = self.snapshot(&name.repo, &commit);
-        let all = choices(&files);
+        let all = repo_models(&files);
         match choose(name, &files, &all) {
             Ok(choice) => Ok(Some(self.local(name, &commit, choice.word(&all), &choice.files))),
             Err(several @ HubError::Several { .. }) => Err(several),
@@ -282,7 +282,7 @@ impl Cache {
                 let main = revisions.iter().any(|name| name == MAIN);
                 let revision = if main { MAIN } else { revisions.first().unwrap_or(&commit) }.to_owned();
                 let name = ModelName { repo: repo.clone(), wanted: None, revision };
-                let all = choices(&self.snapshot(&repo, &commit));
+                let all = repo_models(&self.snapshot(&repo, &commit));
                 list.extend(all.iter().map(|choice| Cached {
                     model: self.local(&name, &commit, choice.word(&all), &choice.files),
                     quant: choice.quant.clone(),
@@ -327,7 +327,7 @@ impl Cache {
         let mut files: Vec<_> = commits.iter().flat_map(|commit| self.snapshot(&name.repo, commit)).collect();
         files.sort_by(|a, b| a.path.cmp(&b.path));
         files.dedup_by(|a, b| a.path == b.path);
-        let all = choices(&files);
+        let all = repo_models(&files);
         let chosen = name.wanted.as_deref().map_or_else(|| all.iter().collect(), |wanted| matching(wanted, &all));
         let mut removed = Removed::default();
         if name.wanted.is_none() && chosen.len() <= 1 {
@@ -350,7 +350,7 @@ impl Cache {
         &self,
         name: &ModelName,
         commits: &BTreeSet<String>,
-        choice: &Choice,
+        choice: &RepoModel,
         removed: &mut Removed,
     ) -> Result<(), HubError> {
         let mut blobs = BTreeSet::new();

@@ -12,7 +12,7 @@ mod select;
 
 pub use cache::{Cache, Cached, Removed};
 pub use name::{MAIN, ModelName, SCHEME};
-pub use select::{Choice, RepoFile, choices, nearest};
+pub use select::{RepoFile, RepoModel, nearest, repo_models};
 
 use std::fmt;
 use std::path::PathBuf;
@@ -304,7 +304,7 @@ impl Hub {
         let url = format!("{}/revision/{revision}?blobs=true", client.address(&format!("api/models/{}", name.repo)));
         let (commit, files) = described(&client.json(&url, observer)?)
             .map_err(|what| HubError::NoHub { url: http::shown(&url), what: what.to_owned() })?;
-        let all = choices(&files);
+        let all = repo_models(&files);
         let choice = select::choose(name, &files, &all)?;
         let mut local = Local {
             name: name.with(choice.word(&all)),

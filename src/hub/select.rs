@@ -23,7 +23,7 @@ pub struct RepoFile {
 
 /// A model of a repository: one file, or all parts of a split one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct RepoModel {
     /// Its quantisation, as its file says it: `Q4_K_M`.
     pub quant: Option<String>,
     /// Its files, in order.
@@ -32,7 +32,7 @@ pub struct Choice {
     pub parts: usize,
 }
 
-impl Choice {
+impl RepoModel {
     /// Bytes of all its files.
     pub fn size(&self) -> u64 {
         self.files.iter().map(|f| f.size).sum()
@@ -58,7 +58,7 @@ impl Choice {
 }
 
 /// The models among files. Projectors of images and importance matrices are no models.
-pub fn choices(files: &[RepoFile]) -> Vec<Choice> {
+pub fn repo_models(files: &[RepoFile]) -> Vec<RepoModel> {
     let mut whole = Vec::new();
     let mut split: BTreeMap<(&str, u32), Vec<&RepoFile>> = BTreeMap::new();
     for file in files {
@@ -68,19 +68,19 @@ pub fn choices(files: &[RepoFile]) -> Vec<Choice> {
         }
         match ShardName::parse(&file.path) {
             Some(shard) => split.entry((shard.prefix, shard.count)).or_default().push(file),
-            None => whole.push(Choice { quant: quant(&file.path), files: vec![file.clone()], parts: 1 }),
+            None => whole.push(RepoModel { quant: quant(&file.path), files: vec![file.clone()], parts: 1 }),
         }
     }
     whole.extend(split.into_iter().map(|((prefix, count), mut files)| {
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        Choice { quant: quant(prefix), files: files.into_iter().cloned().collect(), parts: count as usize }
+        RepoModel { quant: quant(prefix), files: files.into_iter().cloned().collect(), parts: count as usize }
     }));
     whole.sort_by(|a, b| a.size().cmp(&b.size()).then_with(|| a.file().cmp(b.file())));
     whole
 }
 
 /// The error of a name that may mean several.
-pub(super) fn ambiguous(name: &ModelName, found: &[&Choice], all: &[Choice]) -> HubError {
+pub(super) fn ambiguous(name: &ModelName, found: &[&RepoModel], all: &[RepoModel]) -> HubError {
     HubError::Several {
         suggestion: name.with(suggested(found).word(all)),
         list: found.iter().map(|c| (c.word(all).to_owned(), c.size(), c.parts)).collect(),
@@ -91,11 +91,11 @@ pub(super) fn ambiguous(name: &ModelName, found: &[&Choice], all: &[Choice]) -> 
 ///
 /// # Errors
 /// There is none, several may be meant, or there is none of that name.
-pub fn choose<'a>(name: &ModelName, files: &[RepoFile], all: &'a [Choice]) -> Result<&'a Choice, HubError> {
+pub fn choose<'a>(name: &ModelName, files: &[RepoFile], all: &'a [RepoModel]) -> Result<&'a RepoModel, HubError> {
     if all.is_empty() {
         return Err(HubError::NoGguf { name: name.repository(), found: kinds(files) });
     }
-    let several = |found: Vec<&Choice>| ambiguous(name, &found, all);
+    let several = |found: Vec<&RepoModel>| ambiguous(name, &found, all);
     let Some(wanted) = &name.wanted else {
         return match all {
             [one] => whole(name, one),
@@ -113,14 +113,15 @@ pub fn choose<'a>(name: &ModelName, files: &[RepoFile], all: &'a [Choice]) -> Re
 }
 
 /// The models that a file's or a quantisation's name means.
-pub(super) fn matching<'a>(wanted: &str, all: &'a [Choice]) -> Vec<&'a Choice> {
-    let is_file = |c: &&Choice| c.files.iter().any(|f| f.path == wanted || f.path.rsplit('/').next() == Some(wanted));
-    let is_quant = |c: &&Choice| c.quant.as_deref().is_some_and(|quant| quant.eq_ignore_ascii_case(wanted));
+pub(super) fn matching<'a>(wanted: &str, all: &'a [RepoModel]) -> Vec<&'a RepoModel> {
+    let is_file =
+        |c: &&RepoModel| c.files.iter().any(|f| f.path == wanted || f.path.rsplit('/').next() == Some(wanted));
+    let is_quant = |c: &&RepoModel| c.quant.as_deref().is_some_and(|quant| quant.eq_ignore_ascii_case(wanted));
     let files: Vec<_> = all.iter().filter(is_file).collect();
     if files.is_empty() { all.iter().filter(is_quant).collect() } else { files }
 }
 
-fn whole<'a>(name: &ModelName, choice: &'a Choice) -> Result<&'a Choice, HubError> {
+fn whole<'a>(name: &ModelName, choice: &'a RepoModel) -> Result<&'a RepoModel, HubError> {
     if choice.is_whole() {
         return Ok(choice);
     }
@@ -141,8 +142,8 @@ pub fn nearest(wanted: &str, words: &[&str]) -> Vec<String> {
     list.into_iter().take(NEAREST).map(|(_, word)| word.to_owned()).collect()
 }
 
-fn suggested<'a>(all: &[&'a Choice]) -> &'a Choice {
-    let quant = |c: &Choice, wanted: &str| c.quant.as_deref().is_some_and(|q| q.eq_ignore_ascii_case(wanted));
+fn suggested<'a>(all: &[&'a RepoModel]) -> &'a RepoModel {
+    let quant = |c: &RepoModel, wanted: &str| c.quant.as_deref().is_some_and(|q| q.eq_ignore_ascii_case(wanted));
     let found = SUGGESTED.iter().find_map(|wanted| all.iter().find(|c| c.is_whole() && quant(c, wanted)));
     found.unwrap_or(&all[0])
 }
@@ -223,7 +224,7 @@ mod tests {
 
     fn chosen(name: &str, names: &[&str]) -> Result<Vec<String>, String> {
         let files = files(names);
-        let found = choices(&files);
+        let found = repo_models(&files);
         let choice = choose(&name.parse().unwrap(), &files, &found).map_err(|e| e.to_string())?;
         Ok(choice.files.iter().map(|f| f.path.clone()).collect())
     }

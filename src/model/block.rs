@@ -9,7 +9,7 @@ use crate::numerics::Precision;
 use crate::ops;
 use crate::ops::attention::Scoring;
 use crate::ops::columns::Slice;
-use crate::ops::route::{Choice, Weighing};
+use crate::ops::route::{Gating, Weighing};
 use crate::plan::{Angles, BufferId, Builder, CacheSpec, Op, Plan, Weight, WeightId};
 
 /// What an architecture computes:
@@ -113,7 +113,7 @@ pub(super) struct Experts {
     /// What they weigh.
     pub weighing: Weighing,
     /// How they are chosen; with a bias of `exp_probs_b`, where the file has it.
-    pub choice: Choice,
+    pub gating: Gating,
     /// The first layer that has them; those before have one feed-forward layer.
     pub first: usize,
     /// One that every token uses.
@@ -484,12 +484,12 @@ impl Maker<'_> {
         let (down, branch) = (self.b.buffer("experts down", e.used * width), self.b.buffer("branch", width));
         let scores = self.product(layer, "ffn_gate_inp", [e.count, width], router)?;
         self.b.matmuls(h, self.input(), [scores]);
-        let bias = match e.choice.sigmoid {
+        let bias = match e.gating.sigmoid {
             true => self.optional(&format!("blk.{layer}.exp_probs_b.bias"), 1, e.count)?,
             false => None,
         };
-        let (used, weighing, choice) = (e.used, e.weighing, Choice { bias, ..e.choice });
-        self.b.step("ffn_route", Op::Route(ops::Route { x: router, out: routes, used, weighing, choice }));
+        let (used, weighing, gating) = (e.used, e.weighing, Gating { bias, ..e.gating });
+        self.b.step("ffn_route", Op::Route(ops::Route { x: router, out: routes, used, weighing, gating }));
         let parts = [("ffn_gate_exps", [e.width, width], gate), ("ffn_up_exps", [e.width, width], up)];
         self.expert_products(layer, e.count, (h, "ffn_exps"), Some(routes), &parts)?;
         self.gate("ffn_exps_gate", [gate, up, hidden]);

@@ -3,7 +3,7 @@
 use super::block::{Design, Experts, Latent, Shared};
 use super::rope::{self, Factors};
 use super::{Architecture, ModelError, Source};
-use crate::ops::route::{Choice, Weighing};
+use crate::ops::route::{Gating, Weighing};
 
 pub(super) static ARCHITECTURE: Architecture = Architecture {
     name: "deepseek2",
@@ -53,14 +53,14 @@ fn design(s: &Source<'_>) -> Result<Design, ModelError> {
     if let Some(count) = meta.optional_count("expert_group_count")?.filter(|count| *count > 1) {
         groups = [count, meta.count("expert_group_used_count", None)?];
     }
-    let choice =
-        Choice { sigmoid: is_sigmoid(s)?, groups, scale: s.scale("expert_weights_scale")?.unwrap_or(1.0), bias: None };
+    let gating =
+        Gating { sigmoid: is_sigmoid(s)?, groups, scale: s.scale("expert_weights_scale")?.unwrap_or(1.0), bias: None };
     let weighing = if meta.flag("expert_weights_norm", false)? { Weighing::Normed } else { Weighing::All };
     let width = meta.count("expert_feed_forward_length", Some(c.feed_forward_length))?;
     let shared = meta.optional_count("expert_shared_count")?;
     let first = meta.optional_count("leading_dense_block_count")?.unwrap_or(0);
     let experts = s.experts(width, weighing)?.map(|experts| Experts {
-        choice,
+        gating,
         first,
         shared: shared.map(|count| Shared { width: count * width, gated: false }),
         ..experts

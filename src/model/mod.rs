@@ -31,7 +31,7 @@ use thiserror::Error;
 
 use crate::gguf::{Gguf, GgufError, Value, type_name};
 use crate::numerics::Precision;
-use crate::ops::route::{Choice, Weighing};
+use crate::ops::route::{Gating, Weighing};
 use crate::plan::{self, Plan, PlanError, Weight, WeightSource};
 use crate::quant;
 
@@ -116,7 +116,7 @@ impl Source<'_> {
         if used > count {
             return Err(self.meta.refused("expert_used_count", "there are not so many experts"));
         }
-        Ok(Some(Experts { count, used, width, weighing, choice: Choice::BY_SCORE, first: 0, shared: None }))
+        Ok(Some(Experts { count, used, width, weighing, gating: Gating::BY_SCORE, first: 0, shared: None }))
     }
 
     /// How many positions layers with a window see; `None` without one.

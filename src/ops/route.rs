@@ -21,7 +21,7 @@ pub enum Weighing {
 
 /// How scores become what experts are chosen by.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Choice {
+pub struct Gating {
     /// Whether an expert's part is `sigmoid(score)`, for itself alone.
     pub sigmoid: bool,
     /// Added to the parts for the choice alone; only with `sigmoid`.
@@ -32,7 +32,7 @@ pub struct Choice {
     pub scale: f32,
 }
 
-impl Choice {
+impl Gating {
     /// By the scores themselves.
     pub const BY_SCORE: Self = Self { sigmoid: false, bias: None, groups: [1, 1], scale: 1.0 };
 }
@@ -120,14 +120,14 @@ pub struct Route {
     pub out: BufferId,
     pub used: usize,
     pub weighing: Weighing,
-    pub choice: Choice,
+    pub gating: Gating,
 }
 
 impl Route {
     fn params(&self, experts: usize) -> Params {
         let yes = |b| u32::from(b);
         let (normed, chosen) = (yes(self.weighing == Weighing::Normed), yes(self.weighing == Weighing::Chosen));
-        let Choice { sigmoid, bias, groups, scale } = self.choice;
+        let Gating { sigmoid, bias, groups, scale } = self.gating;
         let [groups, compete] = groups.map(|n| n as u32);
         Params {
             experts: experts as u32,
@@ -157,7 +157,7 @@ impl Operation for Route {
         ensure!(used > 0 && used <= experts.min(USED), "chooses {used} of {experts} experts, of at most {USED}");
         ensure!(experts <= EXPERTS, "chooses among {experts} experts, more than {EXPERTS}");
         ensure!(out == 2 * used, "writes numbers and weights of {used} experts to rows of {out}");
-        let Choice { sigmoid, bias, groups: [groups, compete], scale } = self.choice;
+        let Gating { sigmoid, bias, groups: [groups, compete], scale } = self.gating;
         ensure!((1..=GROUPS).contains(&groups) && experts.is_multiple_of(groups), "has {groups} groups of {experts} experts");
         ensure!(compete > 0 && compete <= groups, "lets {compete} of {groups} groups compete");
         ensure!(used <= experts / groups * compete, "chooses {used} of {compete} groups of {}", experts / groups);
@@ -168,25 +168,25 @@ impl Operation for Route {
 
     fn call(&self, shapes: &Shapes<'_>, _: usize, _: &Part) -> Call {
         let p = self.params(shapes.width(self.x));
-        let operands = [Operand::Rows(self.x), Operand::Vector(self.choice.bias), Operand::Rows(self.out)];
+        let operands = [Operand::Rows(self.x), Operand::Vector(self.gating.bias), Operand::Rows(self.out)];
         Call::new(&SHADER, &p, workgroups(&p, 1), operands)
     }
 }
 
 impl PerRow for Route {
     fn vector(&self) -> Option<WeightId> {
-        self.choice.bias
+        self.gating.bias
     }
 
     #[inline(always)]
     fn row(&self, _: &Shapes<'_>, from: Row<'_, f32>, out: &mut [f32]) {
-        let bias = if self.choice.bias.is_some() { from.vector } else { &[] };
+        let bias = if self.gating.bias.is_some() { from.vector } else { &[] };
         cpu(&self.params(from.reads[0].len()), bias, from.reads[0], out);
     }
 
     fn row64(&self, _: &Shapes<'_>, from: Row<'_, f64>, out: &mut [f64]) {
         let x = from.reads[0];
-        let Choice { sigmoid, bias, groups, scale } = self.choice;
+        let Gating { sigmoid, bias, groups, scale } = self.gating;
         let by_sigmoid = |i: usize| 1.0 / (1.0 + (-x[i]).exp());
         let added = |i: usize| if bias.is_some() { from.vector[i] } else { 0.0 };
         let values: Vec<f64> =
@@ -211,10 +211,10 @@ impl PerRow for Route {
     fn examples(width: usize) -> Vec<Op> {
         // The output has as many elements as the scores.
         let used = width / 2;
-        let one = |weighing, choice| Op::Route(Self { x: BufferId(0), out: BufferId(2), used, weighing, choice });
-        let by_score = [Weighing::All, Weighing::Normed, Weighing::Chosen].map(|w| one(w, Choice::BY_SCORE));
+        let one = |weighing, gating| Op::Route(Self { x: BufferId(0), out: BufferId(2), used, weighing, gating });
+        let by_score = [Weighing::All, Weighing::Normed, Weighing::Chosen].map(|w| one(w, Gating::BY_SCORE));
         let groups = if width.is_multiple_of(4) { [4, 3] } else { [1, 1] };
-        let by_sigmoid = Choice { sigmoid: true, bias: Some(WeightId(0)), groups, scale: 2.5 };
+        let by_sigmoid = Gating { sigmoid: true, bias: Some(WeightId(0)), groups, scale: 2.5 };
         let all = [&by_score[..], &[one(Weighing::Normed, by_sigmoid)]].concat();
         if width.is_multiple_of(2) && used <= USED { all } else { Vec::new() }
     }

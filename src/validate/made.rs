@@ -10,7 +10,7 @@ use naga::{Module, ShaderStage};
 use sha2::{Digest, Sha256};
 
 use super::{ShaderError, parse};
-use crate::backend::gpu::{Choice, Device, Gpu, Kernel, Recorded};
+use crate::backend::gpu::{AdapterOptions, Device, Gpu, Kernel, Recorded};
 use crate::backend::{Backend, BackendError, Batch, Rows, Sizes};
 use crate::gguf::{Array, Gguf, GgufError, GgufWriter, Value};
 use crate::model::{Model, ModelError};
@@ -121,13 +121,13 @@ impl Shape {
 ///
 /// # Errors
 /// If there is no adapter, or its device refuses something.
-pub fn kernels(choice: &Choice, limits: &wgpu::Limits, shapes: &[Shape]) -> Result<Vec<Kernel>, MadeError> {
+pub fn kernels(options: &AdapterOptions, limits: &wgpu::Limits, shapes: &[Shape]) -> Result<Vec<Kernel>, MadeError> {
     let mut all: BTreeMap<_, _> = cases().into_iter().map(|c| (c.kernel.name(), c.kernel)).collect();
     for shape in shapes {
         for format in FORMATS.iter().filter(|f| shape.takes(f)) {
             let model = shape.model(format, &mut |_| Vec::new())?;
             for precision in [Precision::Fast, Precision::Precise] {
-                let device = Device::listing(choice, limits.clone())?;
+                let device = Device::listing(options, limits.clone())?;
                 let sizes = Sizes { context: 64, batch: 32, logits_rows: 1 };
                 let gpu = Gpu::new(device, &model, model.plan(precision)?, sizes, &mut |_| {})?;
                 all.extend(gpu.kernels().into_iter().map(|k| (k.name(), k)));
@@ -206,7 +206,7 @@ const FAR: usize = 2100;
 ///
 /// # Errors
 /// If there is no adapter, or it fails.
-pub fn dispatches(choice: &Choice, hear: &mut dyn FnMut(Dispatched)) -> Result<(), MadeError> {
+pub fn dispatches(options: &AdapterOptions, hear: &mut dyn FnMut(Dispatched)) -> Result<(), MadeError> {
     cases().into_iter().for_each(|case| hear(Dispatched::of_case(case)));
     let mut random = Random(1);
     let shape = Shape { embedding: 256, feed_forward: 512, heads: 4, kv_heads: 2 };
@@ -214,7 +214,7 @@ pub fn dispatches(choice: &Choice, hear: &mut dyn FnMut(Dispatched)) -> Result<(
     let mut record = |model: &Model, format: &Format, precision, position: usize, batches: &[usize]| {
         let context = position + batches.iter().sum::<usize>();
         let sizes = Sizes { context, batch: batches.iter().copied().max().unwrap_or(1), logits_rows: 1 };
-        let mut gpu = Gpu::new(Device::open(choice)?, model, model.plan(precision)?, sizes, &mut |_| {})?;
+        let mut gpu = Gpu::new(Device::open(options)?, model, model.plan(precision)?, sizes, &mut |_| {})?;
         let mut position = position;
         for &rows in batches {
             let ids: Vec<u32> = (0..rows as u32).map(|i| (i * 97 + 5) % VOCABULARY).collect();

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::backend::cpu::Cpu;
-use crate::backend::gpu::{Choice, Device, Gpu};
+use crate::backend::gpu::{AdapterOptions, Device, Gpu};
 use crate::backend::{Backend, BackendError, Batch, Interrupt, Rows, Sizes};
 use crate::engine::{EngineError, Session};
 use crate::model::{Model, ModelError};
@@ -42,7 +42,7 @@ pub enum VerifyError {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The adapter; `None` verifies the CPU alone.
-    pub gpu: Option<Choice>,
+    pub gpu: Option<AdapterOptions>,
     /// How activations are rounded.
     pub precision: Precision,
     /// CPU threads.
@@ -235,7 +235,7 @@ fn known_failure_of(list: &str, driver: &str) -> Option<String> {
 fn backend(
     model: &Model,
     options: &Options,
-    gpu: Option<&Choice>,
+    gpu: Option<&AdapterOptions>,
     context: usize,
     batch: usize,
     threads: usize,
@@ -278,7 +278,7 @@ fn cuts(
     name: &'static str,
     model: &Model,
     options: &Options,
-    gpu: Option<&Choice>,
+    gpu: Option<&AdapterOptions>,
     reference: &[f32],
 ) -> Result<Rung, VerifyError> {
     let n = options.prompt.len();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use assert_cmd::Command;
 use samebits::backend::Sizes;
 use samebits::backend::cpu::{Cpu, Isa};
-use samebits::backend::gpu::{Choice, Device, Gpu, Kernel};
+use samebits::backend::gpu::{AdapterOptions, Device, Gpu, Kernel};
 use samebits::engine::Session;
 use samebits::gguf::{Gguf, GgufWriter, Value};
 use samebits::model::Model;
@@ -77,7 +77,7 @@ pub fn on_gpu(model: &Model, precision: Precision, context: usize, chunk: usize)
 
 /// The best adapter; a machine without one fails the tests.
 pub fn device() -> Device {
-    Device::open(&Choice::default()).unwrap_or_else(|e| panic!("{e}"))
+    Device::open(&AdapterOptions::default()).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Runs `f` on this thread's device. Drivers allow few devices per process, so one serves all of a test's cases.

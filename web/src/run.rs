@@ -4,7 +4,7 @@ use std::error::Error;
 use std::ops::ControlFlow;
 
 use samebits::backend::Interrupt;
-use samebits::backend::gpu::{Api, Choice as Adapter};
+use samebits::backend::gpu::{AdapterOptions, Api};
 use samebits::chat::{self, Message};
 use samebits::engine::Fact;
 use samebits::gguf::Gguf;

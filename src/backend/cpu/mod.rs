@@ -24,7 +24,7 @@ use panels::{Panels, ROWS};
 use pool::Disjoint;
 use products::{repack, same_activations};
 
-use super::{Backend, BackendError, Batch, Chooser, Chosen, Interrupt, Lane, Limits, Listener, Sizes, StepTime};
+use super::{Backend, BackendError, Batch, Interrupt, Lane, Limits, Listener, Sampled, Sampling, Sizes, StepTime};
 use crate::host::Instant;
 use crate::numerics::{ActivationRow, Precision};
 use crate::ops::{self, Row};
@@ -448,11 +448,11 @@ impl Backend for Cpu {
     fn run(
         &mut self,
         lane: Lane,
-        chooser: Chooser<'_>,
+        sampling: Sampling<'_>,
         _logits: bool,
-        emit: &mut dyn FnMut(Chosen<'_>) -> bool,
+        emit: &mut dyn FnMut(Sampled<'_>) -> bool,
     ) -> Result<(), BackendError> {
-        super::run_by_batches(self, lane, chooser, emit)
+        super::run_by_batches(self, lane, sampling, emit)
     }
 
     fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError> {

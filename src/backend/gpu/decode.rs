@@ -10,7 +10,7 @@ use super::fused::{Fusing, Token};
 use super::group::Group;
 use super::lower::{Dispatch, Resources, ready};
 use super::timing::{KernelTime, times};
-use crate::backend::{BackendError, Chooser, Chosen, Counters, Lane};
+use crate::backend::{BackendError, Counters, Lane, Sampled, Sampling};
 use crate::host::Instant;
 use crate::ops::draw;
 use crate::plan::Plan;
@@ -185,7 +185,7 @@ impl Decoder {
         device: &Device,
         flight: &Flight,
         logits: bool,
-        emit: &mut dyn FnMut(Chosen<'_>) -> bool,
+        emit: &mut dyn FnMut(Sampled<'_>) -> bool,
     ) -> Result<bool, BackendError> {
         let submission_index = Some(flight.submission.clone());
         flight.mapped.wait(device, wgpu::PollType::Wait { submission_index, timeout: None })?;
@@ -200,7 +200,7 @@ impl Decoder {
             for slot in 0..flight.tokens {
                 let row = if logits { &rows[slot * self.vocabulary..][..self.vocabulary] } else { &[] };
                 let id = ids[(flight.first + slot + 1) % IDS];
-                more = emit(Chosen { id, logits: row });
+                more = emit(Sampled { id, logits: row });
                 if !more {
                     break;
                 }
@@ -215,14 +215,14 @@ impl Decoder {
         &self,
         device: &Device,
         lane: &Lane,
-        mut chooser: Chooser<'_>,
+        mut sampling: Sampling<'_>,
         logits: bool,
-        emit: &mut dyn FnMut(Chosen<'_>) -> bool,
+        emit: &mut dyn FnMut(Sampled<'_>) -> bool,
     ) -> Result<(), BackendError> {
         let (position, limit) = (lane.position(), lane.steps());
         device.write(&self.ids, bytemuck::bytes_of(&lane.token()));
-        let drawn = matches!(chooser, Chooser::Draw(..));
-        if let Chooser::Draw(options, _) = &chooser {
+        let drawn = matches!(sampling, Sampling::Draw(..));
+        if let Sampling::Draw(options, _) = &sampling {
             // Everything else was compiled when the model was opened.
             ready(std::iter::once(&self.draw))?;
             device.write(&self.options, bytemuck::bytes_of(options));
@@ -235,7 +235,7 @@ impl Decoder {
             while more && fed < limit && flights.len() < AHEAD {
                 // The first submissions are short, so that the first tokens come soon.
                 let tokens = (1 << turn.min(10)).min(TOKENS).min(limit - fed);
-                if let Chooser::Draw(_, next) = &mut chooser {
+                if let Sampling::Draw(_, next) = &mut sampling {
                     (fed + 1..=fed + tokens).for_each(|i| draws[i % IDS] = next());
                     device.write(&self.draws, bytemuck::cast_slice(&draws));
                 }

@@ -21,7 +21,7 @@ const FEATURES: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Fea
 
 /// Which adapter to open.
 #[derive(Clone, Debug, Default)]
-pub struct Choice {
+pub struct AdapterOptions {
     /// Restricts the API.
     pub api: Api,
     /// An index of [`adapters`] of any API, or part of a name.
@@ -271,19 +271,19 @@ impl Candidate {
 ///
 /// # Errors
 /// If there is none.
-pub fn candidates(choice: &Choice) -> Result<Vec<Candidate>, BackendError> {
-    if let Some(error) = choice.api.missing() {
+pub fn candidates(options: &AdapterOptions) -> Result<Vec<Candidate>, BackendError> {
+    if let Some(error) = options.api.missing() {
         return Err(error);
     }
     let all: Vec<_> = adapters_and_compilers(Api::Any)
         .into_iter()
-        .map(|(adapter, compiler)| Candidate { adapter, compiler, cache: choice.cache.clone() })
+        .map(|(adapter, compiler)| Candidate { adapter, compiler, cache: options.cache.clone() })
         .collect();
-    let of_api = |c: &&Candidate| choice.api.includes(&c.info());
-    let Some(wanted) = &choice.device else {
-        let fitting = all.iter().filter(of_api).filter(|c| !choice.hardware_only || !is_software(&c.info()));
+    let of_api = |c: &&Candidate| options.api.includes(&c.info());
+    let Some(wanted) = &options.device else {
+        let fitting = all.iter().filter(of_api).filter(|c| !options.hardware_only || !is_software(&c.info()));
         let found: Vec<_> = fitting.cloned().collect();
-        let note = if choice.api == Api::Any { String::new() } else { format!(" for {:?}", choice.api) };
+        let note = if options.api == Api::Any { String::new() } else { format!(" for {:?}", options.api) };
         return if found.is_empty() { Err(BackendError::NoAdapter(note)) } else { Ok(found) };
     };
     if let Some(one) = wanted.parse::<usize>().ok().and_then(|i| all.get(i)).filter(of_api) {
@@ -302,12 +302,12 @@ pub fn candidates(choice: &Choice) -> Result<Vec<Candidate>, BackendError> {
 ///
 /// # Errors
 /// If there is none.
-pub fn choose(choice: &Choice) -> Result<wgpu::Adapter, BackendError> {
-    Ok(best(choice)?.adapter)
+pub fn choose(options: &AdapterOptions) -> Result<wgpu::Adapter, BackendError> {
+    Ok(best(options)?.adapter)
 }
 
-fn best(choice: &Choice) -> Result<Candidate, BackendError> {
-    candidates(choice)?.into_iter().next().ok_or_else(|| BackendError::NoAdapter(String::new()))
+fn best(options: &AdapterOptions) -> Result<Candidate, BackendError> {
+    candidates(options)?.into_iter().next().ok_or_else(|| BackendError::NoAdapter(String::new()))
 }
 
 /// An open device.
@@ -335,8 +335,8 @@ impl Device {
     ///
     /// # Errors
     /// If there is none, or it does not open.
-    pub fn open(choice: &Choice) -> Result<Self, BackendError> {
-        best(choice)?.open()
+    pub fn open(options: &AdapterOptions) -> Result<Self, BackendError> {
+        best(options)?.open()
     }
 
     /// Opens the adapter chosen with no more than `limits`, to learn which kernels a model would need on such a device
@@ -344,8 +344,8 @@ impl Device {
     ///
     /// # Errors
     /// If there is no adapter, or it does not offer as much.
-    pub fn listing(choice: &Choice, limits: wgpu::Limits) -> Result<Self, BackendError> {
-        Self::of(&best(choice)?, limits, true)
+    pub fn listing(options: &AdapterOptions, limits: wgpu::Limits) -> Result<Self, BackendError> {
+        Self::of(&best(options)?, limits, true)
     }
 
     fn of(candidate: &Candidate, limits: wgpu::Limits, listing: bool) -> Result<Self, BackendError> {

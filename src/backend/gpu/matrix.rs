@@ -197,7 +197,7 @@ mod tests {
     use half::f16;
 
     use super::*;
-    use crate::backend::gpu::device::Choice;
+    use crate::backend::gpu::device::AdapterOptions;
     use crate::backend::gpu::{State, lower::ready};
     use crate::numerics::{WEIGHT_FLOOR, flush};
     use crate::ops::quantize_activations;
@@ -251,7 +251,7 @@ mod tests {
     /// Both operands as halves give the integer sums that the bytes and the blocks give; all sums, in any order, are exact.
     #[test]
     fn halves_hold_what_is_multiplied() {
-        let mut device = Device::open(&Choice::default()).unwrap();
+        let mut device = Device::open(&AdapterOptions::default()).unwrap();
         let (tokens, rows, blocks) = (3, 11, 9);
         let (cols, chunks, places) = (blocks * 256, blocks * SPAN, ROWS);
         let number = |i: usize| ((i * 7919 + 13) % 2001) as f32 / 1000.0 - 1.0;

@@ -25,7 +25,8 @@ pub use bandwidth::read_bandwidth;
 pub use compiler::Compiler;
 pub use cut::{groups, unfused_because};
 pub use device::{
-    Api, Candidate, Choice, Device, MatrixUnits, adapters, api_name, candidates, choose, forced_arithmetic, is_software,
+    AdapterOptions, Api, Candidate, Device, MatrixUnits, adapters, api_name, candidates, choose, forced_arithmetic,
+    is_software,
 };
 pub use pipelines::{Kernel, Pipeline};
 pub use record::Recorded;
@@ -40,7 +41,7 @@ use matrix::Halves;
 use weights::Uploads;
 
 use super::{
-    Backend, BackendError, Batch, BatchError, Chooser, Chosen, Counters, Interrupt, Lane, Limits, Listener, Sizes,
+    Backend, BackendError, Batch, BatchError, Counters, Interrupt, Lane, Limits, Listener, Sampled, Sampling, Sizes,
     StepTime,
 };
 use crate::ops;
@@ -343,18 +344,18 @@ impl Backend for Gpu {
     fn run(
         &mut self,
         lane: Lane,
-        chooser: Chooser<'_>,
+        sampling: Sampling<'_>,
         logits: bool,
-        emit: &mut dyn FnMut(Chosen<'_>) -> bool,
+        emit: &mut dyn FnMut(Sampled<'_>) -> bool,
     ) -> Result<(), BackendError> {
         lane.is_for(&self.limits)?;
         match &self.decoder {
-            Some(decoder) if chooser.on_device() => {
-                let mut emit = |chosen: Chosen<'_>| emit(chosen) && !self.interrupt.is_requested();
-                decoder.run(&self.device, &lane, chooser, logits, &mut emit)?;
+            Some(decoder) if sampling.on_device() => {
+                let mut emit = |chosen: Sampled<'_>| emit(chosen) && !self.interrupt.is_requested();
+                decoder.run(&self.device, &lane, sampling, logits, &mut emit)?;
                 self.interrupt.check()
             }
-            _ => super::run_by_batches(self, lane, chooser, emit),
+            _ => super::run_by_batches(self, lane, sampling, emit),
         }
     }
 
@@ -364,12 +365,12 @@ impl Backend for Gpu {
         let (n, rows) = (batch.rows(), batch.wanted().len());
         if let (Some(decoder), None, &[token], 1) = (&self.decoder, &listener, batch.ids(), rows) {
             let logits = &mut self.logits;
-            let mut keep = |token: Chosen<'_>| {
+            let mut keep = |token: Sampled<'_>| {
                 logits[..token.logits.len()].copy_from_slice(token.logits);
                 true
             };
             let lane = Lane::checked(token, batch.position(), 1, &self.limits)?;
-            decoder.run(&self.device, &lane, Chooser::Greedy, true, &mut keep)?;
+            decoder.run(&self.device, &lane, Sampling::Greedy, true, &mut keep)?;
             return Ok(&self.logits[..self.plan.vocabulary()]);
         }
         // Every step's output is there only where each runs by itself.

@@ -323,7 +323,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::backend::gpu::{Choice, Device};
+    use crate::backend::gpu::{AdapterOptions, Device};
     use crate::ops;
 
     static TOO_LARGE: Shader =
@@ -332,7 +332,7 @@ mod tests {
     /// Errors of kernels that are compiled at the same time are those kernels' own, whenever they are asked for.
     #[test]
     fn an_error_names_its_kernel() {
-        let mut device = Device::open(&Choice::default()).unwrap();
+        let mut device = Device::open(&AdapterOptions::default()).unwrap();
         let shaders = [&ops::add::SHADER, &ops::silu_mul::SHADER, &ops::rope::SHADER, &TOO_LARGE];
         let [good @ .., bad] = shaders.map(|s| device.pipeline(&Kernel::new(s)).unwrap());
         let all = good.iter().chain([&bad]).map(|p| &**p);

@@ -129,7 +129,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::backend::gpu::{Choice, Device};
+    use crate::backend::gpu::{AdapterOptions, Device};
     use crate::backend::{Rows, Sizes};
     use crate::model::Model;
     use crate::numerics::Precision;
@@ -140,7 +140,8 @@ mod tests {
         let sizes = Sizes { context: 8, batch: 4, logits_rows: 1 };
         let plan = model.plan(Precision::Fast).unwrap();
         let count = plan.steps.len();
-        let gpu = Gpu::new(Device::open(&Choice::default()).unwrap(), &model, plan, sizes, &mut |_| {}).unwrap();
+        let gpu =
+            Gpu::new(Device::open(&AdapterOptions::default()).unwrap(), &model, plan, sizes, &mut |_| {}).unwrap();
         let batch = Batch::checked(&[1, 2, 3], 0, Rows::Last, &gpu.limits).unwrap();
         let steps = gpu.timed(&batch);
         assert_eq!(steps.len(), count);
