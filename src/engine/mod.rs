@@ -144,6 +144,15 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Adds the little-endian bits of numbers to a hash: all at once, as a call for each number takes five times as long.
+pub(crate) fn hash_numbers(hash: &mut Sha256, numbers: &[f32]) {
+    if cfg!(target_endian = "little") {
+        hash.update(bytemuck::cast_slice::<f32, u8>(numbers));
+    } else {
+        numbers.iter().for_each(|x| hash.update(x.to_bits().to_le_bytes()));
+    }
+}
+
 /// Hears a token and the logits that it was chosen from; breaks with a reason where the text ends, and with none where it is enough for
 /// now.
 type Hear<'a> = &'a mut dyn FnMut(u32, &[f32]) -> ControlFlow<Option<StopReason>>;
@@ -296,9 +305,7 @@ impl Session {
         let Progress { hash, tokens, next, stopped, timings } = progress;
         let enough = tokens.len().saturating_add(most.max(1));
         let mut hear = |token: u32, logits: &[f32]| {
-            for x in logits {
-                hash.update(x.to_bits().to_le_bytes());
-            }
+            hash_numbers(hash, logits);
             tokens.push(token);
             if is_end(token) {
                 return ControlFlow::Break(Some(StopReason::EndOfText));

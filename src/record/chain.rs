@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::engine::hex;
+use crate::engine::{hash_numbers, hex};
 
 /// Bytes of a link.
 const LINK: usize = 16;
@@ -37,7 +37,7 @@ impl Chain {
         let mut hash = Sha256::new();
         hash.update(self.0);
         hash.update(token.to_le_bytes());
-        logits.iter().for_each(|x| hash.update(x.to_bits().to_le_bytes()));
+        hash_numbers(&mut hash, logits);
         *self = Self::of(hash);
     }
 
