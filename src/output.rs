@@ -67,6 +67,7 @@ fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
 
 /// Removes all temporary files of this process; from then on it can neither begin one nor rename it. For a process that ends
 /// at once, from any thread.
+#[cfg(feature = "cli")]
 pub fn discard_unfinished() {
     let list = unfinished();
     for path in list.iter() {
