@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::Outcome;
 use super::terminal::note;
 use crate::backend::gpu::{AdapterOptions, choose};
+use crate::model::Model;
 use crate::output::{OutputError, Target};
 use crate::shaders::Arithmetic;
 use crate::validate::{made, variants};
@@ -27,9 +28,15 @@ impl Folder<'_> {
 
 /// Writes the WGSL of every variant in both arithmetics, and for every kernel of models what naga makes of it for FXC, DXC and
 /// Metal: into `folder/kernels`, with `folder/kernels.json` to list them.
-pub(super) fn kernels(options: &AdapterOptions, portable_limits: bool, folder: &Path, replace: bool) -> Outcome {
+pub(super) fn kernels(
+    options: &AdapterOptions,
+    portable_limits: bool,
+    models: &[Model],
+    folder: &Path,
+    replace: bool,
+) -> Outcome {
     let limits = if portable_limits { wgpu::Limits::default() } else { choose(options)?.limits() };
-    let kernels = made::kernels(options, &limits, &made::SHAPES)?;
+    let kernels = made::kernels(options, &limits, &made::SHAPES, models)?;
     std::fs::create_dir_all(folder.join("kernels"))?;
     let folder = Folder { path: folder, replace };
     for v in variants() {
@@ -85,12 +92,12 @@ impl Words {
 }
 
 /// Writes dispatches of every kernel beside the kernels: an index in JSON, and the words of all buffers in one file.
-pub(super) fn dispatches(options: &AdapterOptions, folder: &Path, replace: bool) -> Outcome {
+pub(super) fn dispatches(options: &AdapterOptions, models: &[Model], folder: &Path, replace: bool) -> Outcome {
     let folder = Folder { path: folder, replace };
     let (mut list, mut words) = (Vec::new(), Words::default());
     let mut texts = HashMap::new();
     let mut failed = None;
-    made::dispatches(options, &mut |d| {
+    made::dispatches(options, models, &mut |d| {
         let made = match made::made(&d.kernel, Arithmetic::Portable) {
             Ok(Some(made)) => made,
             Ok(None) => return,

@@ -11,6 +11,7 @@ use super::terminal::{note, print, print_json};
 use super::values::not_empty;
 use super::{Outcome, emit, text};
 use crate::backend::gpu::{AdapterOptions, Api, Device, Kernel, MatrixUnits, adapters, api_name, forced_arithmetic};
+use crate::model::Model;
 use crate::output::{OutputError, Target};
 use crate::quant::FORMATS;
 use crate::shaders::{self, Shader};
@@ -33,6 +34,9 @@ pub(super) struct Arguments {
     /// what naga makes of it for FXC, DXC and Metal (needs an adapter)
     #[arg(long, value_name = "DIR", conflicts_with = "file", group = "outputs")]
     kernels: Option<PathBuf>,
+    /// Beside --kernels those of this GGUF file, too; may be given several times
+    #[arg(long, value_name = "FILE", requires = "kernels")]
+    with_model: Vec<PathBuf>,
     /// Beside --kernels also dispatches of them all: what their buffers hold before and after, on the CPU or the adapter
     #[arg(long, requires = "kernels")]
     dispatches: bool,
@@ -70,6 +74,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if let Some(name) = &a.print {
         return print_source(name);
     }
+    let models = a.with_model.iter().map(|path| Model::open(path)).collect::<Result<Vec<_>, _>>()?;
     let own = a.file.is_none();
     let mut device = if a.no_device || !own { None } else { open(a)? };
     let arithmetic = match &device {
@@ -104,9 +109,9 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         if a.device.is_none() && adapters(Api::Any).is_empty() {
             note!("no GPU adapter found: the kernels of models are not listed");
         } else {
-            emit::kernels(&choice, a.limits == LimitsName::Webgpu, folder, a.force)?;
+            emit::kernels(&choice, a.limits == LimitsName::Webgpu, &models, folder, a.force)?;
             if a.dispatches {
-                emit::dispatches(&choice, folder, a.force)?;
+                emit::dispatches(&choice, &models, folder, a.force)?;
             }
         }
     }

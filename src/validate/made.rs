@@ -116,24 +116,33 @@ impl Shape {
     }
 }
 
-/// The kernels of the cases that `samebits verify` has for every op, of the self-test, and of models of `shapes` in every format
-/// and both precisions on a device with these limits; each once, in the order of their names.
+/// The kernels of the cases that `samebits verify` has for every op, of the self-test, of models of `shapes` in every format, and
+/// of `models`, all in both precisions on a device with these limits; each once, in the order of their names.
 ///
 /// # Errors
 /// If there is no adapter, or its device refuses something.
-pub fn kernels(options: &AdapterOptions, limits: &wgpu::Limits, shapes: &[Shape]) -> Result<Vec<Kernel>, MadeError> {
+pub fn kernels(
+    options: &AdapterOptions,
+    limits: &wgpu::Limits,
+    shapes: &[Shape],
+    models: &[Model],
+) -> Result<Vec<Kernel>, MadeError> {
     let mut all: BTreeMap<_, _> = cases().into_iter().map(|c| (c.kernel.name(), c.kernel)).collect();
+    let mut add = |model: &Model| {
+        for precision in [Precision::Fast, Precision::Precise] {
+            let device = Device::listing(options, limits.clone())?;
+            let sizes = Sizes { context: 64, batch: 32, logits_rows: 1 };
+            let gpu = Gpu::new(device, model, model.for_context(64).plan(precision)?, sizes, &mut |_| {})?;
+            all.extend(gpu.kernels().into_iter().map(|k| (k.name(), k)));
+        }
+        Ok::<_, MadeError>(())
+    };
     for shape in shapes {
         for format in FORMATS.iter().filter(|f| shape.takes(f)) {
-            let model = shape.model(format, &mut |_| Vec::new())?;
-            for precision in [Precision::Fast, Precision::Precise] {
-                let device = Device::listing(options, limits.clone())?;
-                let sizes = Sizes { context: 64, batch: 32, logits_rows: 1 };
-                let gpu = Gpu::new(device, &model, model.plan(precision)?, sizes, &mut |_| {})?;
-                all.extend(gpu.kernels().into_iter().map(|k| (k.name(), k)));
-            }
+            add(&shape.model(format, &mut |_| Vec::new())?)?;
         }
     }
+    models.iter().try_for_each(add)?;
     Ok(all.into_values().collect())
 }
 
@@ -201,24 +210,26 @@ const ROWS: [usize; 3] = [1, 3, 37];
 /// A position from which attention over the cache is divided among workgroups.
 const FAR: usize = 2100;
 
-/// Dispatches of every kernel: the cases of every op, and those of a small model in every format and both precisions, each kernel
-/// once, run on an adapter.
+/// Dispatches of every kernel: the cases of every op, those of a small model in every format, and those of `models`, in both
+/// precisions, each kernel once, run on an adapter.
 ///
 /// # Errors
 /// If there is no adapter, or it fails.
-pub fn dispatches(options: &AdapterOptions, hear: &mut dyn FnMut(Dispatched)) -> Result<(), MadeError> {
+pub fn dispatches(options: &AdapterOptions, models: &[Model], hear: &mut dyn FnMut(Dispatched)) -> Result<(), MadeError> {
     cases().into_iter().for_each(|case| hear(Dispatched::of_case(case)));
     let mut random = Random(1);
     let shape = Shape { embedding: 256, feed_forward: 512, heads: 4, kv_heads: 2 };
     let mut seen = BTreeSet::new();
-    let mut record = |model: &Model, format: &Format, precision, position: usize, batches: &[usize]| {
+    let mut record = |model: &Model, name: &str, precision, position: usize, batches: &[usize]| {
         let context = position + batches.iter().sum::<usize>();
         let sizes = Sizes { context, batch: batches.iter().copied().max().unwrap_or(1), logits_rows: 1 };
-        let mut gpu = Gpu::new(Device::open(options)?, model, model.plan(precision)?, sizes, &mut |_| {})?;
+        let plan = model.for_context(context).plan(precision)?;
+        let vocabulary = plan.vocabulary() as u32;
+        let mut gpu = Gpu::new(Device::open(options)?, model, plan, sizes, &mut |_| {})?;
         let mut position = position;
         for &rows in batches {
-            let ids: Vec<u32> = (0..rows as u32).map(|i| (i * 97 + 5) % VOCABULARY).collect();
-            let shape = format!("{rows} rows at {position}, {} {precision:?}", format.name);
+            let ids: Vec<u32> = (0..rows as u32).map(|i| (i * 97 + 5) % vocabulary).collect();
+            let shape = format!("{rows} rows at {position}, {name} {precision:?}");
             let batch = Batch::checked(&ids, position, Rows::Last, &gpu.limits()).map_err(BackendError::from)?;
             let mut wanted = |kernel: &Kernel| seen.insert(kernel.name());
             gpu.record(batch, &mut wanted, &mut |r| hear(Dispatched::of_model(r, shape.clone())))?;
@@ -230,10 +241,16 @@ pub fn dispatches(options: &AdapterOptions, hear: &mut dyn FnMut(Dispatched)) ->
         let model =
             shape.model(format, &mut |n| random.floats(n).iter().map(|x| x.clamp(-4.0, 4.0) * 0.1).collect())?;
         for precision in [Precision::Fast, Precision::Precise] {
-            record(&model, format, precision, 0, &ROWS)?;
+            record(&model, format.name, precision, 0, &ROWS)?;
         }
         if i == 0 {
-            record(&model, format, Precision::Fast, FAR, &[1])?;
+            record(&model, format.name, Precision::Fast, FAR, &[1])?;
+        }
+    }
+    for model in models {
+        let name = model.gguf.get_str("general.architecture").unwrap_or("unnamed");
+        for precision in [Precision::Fast, Precision::Precise] {
+            record(model, name, precision, 0, &ROWS)?;
         }
     }
     Ok(())
