@@ -215,7 +215,11 @@ const FAR: usize = 2100;
 ///
 /// # Errors
 /// If there is no adapter, or it fails.
-pub fn dispatches(options: &AdapterOptions, models: &[Model], hear: &mut dyn FnMut(Dispatched)) -> Result<(), MadeError> {
+pub fn dispatches(
+    options: &AdapterOptions,
+    models: &[Model],
+    hear: &mut dyn FnMut(Dispatched),
+) -> Result<(), MadeError> {
     cases().into_iter().for_each(|case| hear(Dispatched::of_case(case)));
     let mut random = Random(1);
     let shape = Shape { embedding: 256, feed_forward: 512, heads: 4, kv_heads: 2 };

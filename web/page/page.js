@@ -159,7 +159,7 @@ function facts(made, request) {
     request.temperature > 0 && `--temp ${request.temperature} --seed ${request.seed}`, opened.precise && "--precision precise"];
   const code = (text) => Object.assign(document.createElement("code"), { textContent: text });
   at("facts").replaceChildren(
-    `${made.prompt_tokens} prompt tokens at ${rate(made.prompt_tokens, made.prefill_seconds)}, ${made.tokens.length} new at ${rate(made.tokens.length - 1, made.decode_seconds)}, on ${opened.backend} (${opened.device}).`,
+    `${made.prompt_tokens} prompt tokens at ${rate(made.prompt_tokens, made.prefill_seconds)}, ${made.tokens.length} new at ${rate(made.tokens.length - 1, made.decode_seconds)}, on ${opened.backend}${opened.device && ` (${opened.device})`}.`,
     document.createElement("br"), "logits hash ", code(made.logits_hash),
     document.createElement("br"), "The native program has the same: ", code(command.filter(Boolean).join(" ")));
   at("facts").dataset.made = JSON.stringify(made);

@@ -92,7 +92,7 @@ async function screenshot(name) {
   fs.writeFileSync(path.join(screenshots, `${name}.png`), Buffer.from(data, "base64"));
 }
 
-await send("Emulation.setDeviceMetricsOverride", { width: 820, height: 1180, deviceScaleFactor: 1, mobile: false });
+await send("Emulation.setDeviceMetricsOverride", { width: 820, height: 1480, deviceScaleFactor: 1, mobile: false });
 await send("Page.navigate", { url });
 await sleep(1500);
 const { product } = await send("Browser.getVersion");
