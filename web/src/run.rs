@@ -162,7 +162,7 @@ impl Opened {
     fn verify(&mut self, interrupt: &Interrupt) -> Answer {
         let prompt = "Once upon a time there was a small";
         let options = verify::Options {
-            gpu: self.webgpu.then(Adapter::default),
+            gpu: self.webgpu.then(AdapterOptions::default),
             precision: self.precision,
             threads: 1,
             runs: 3,
