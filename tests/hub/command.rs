@@ -100,8 +100,7 @@ fn what_a_new_user_gets_wrong_has_an_error_with_the_next_step() {
     fails(&["generate", "-m", "hf:a/b", "hi"], 1, "cannot reach 127.0.0.1:9");
     fails(&["rm", "hf:a/b"], 1, "hf:a/b is not in the cache; `samebits models` lists what is there");
     let offline = |command: &mut assert_cmd::Command| command.env("HF_HUB_OFFLINE", "1").assert().code(1);
-    offline(program(home.path(), nowhere).args(["pull", "hf:a/b"]))
-        .stderr(contains("unset that; `samebits models`"));
+    offline(program(home.path(), nowhere).args(["pull", "hf:a/b"])).stderr(contains("unset that; `samebits models`"));
     let wrong = program(home.path(), "huggingface.co").args(["pull", "hf:a/b"]).assert().code(1);
     wrong.stderr(contains("HF_ENDPOINT is no address; write https://HOST"));
 }
