@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::backend::{BackendError, Interrupt, Sampling, Sizes};
-use crate::engine::{EngineError, Session};
+use crate::engine::{EngineError, Session, hash_numbers};
 use crate::model::ModelError;
 use crate::numerics::Precision;
 use crate::ops::argmax;
@@ -177,7 +177,7 @@ impl<'a> Bench<'a> {
         let time = start.elapsed();
         let mut hash = Sha256::new();
         hash.update(bytemuck::cast_slice::<u32, u8>(&tokens));
-        hash.update(bytemuck::cast_slice::<f32, u8>(&logits));
+        hash_numbers(&mut hash, &logits);
         let fingerprint = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
         Ok(Run { time, fingerprint })
     }

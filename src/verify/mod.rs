@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::backend::cpu::Cpu;
 use crate::backend::gpu::{AdapterOptions, Device, Gpu};
 use crate::backend::{Backend, BackendError, Batch, Interrupt, Rows, Sizes};
-use crate::engine::{EngineError, Session};
+use crate::engine::{EngineError, Session, hash_numbers};
 use crate::model::{Model, ModelError};
 use crate::numerics::{Precision, VERSION};
 use crate::plan::WeightSource as _;
@@ -193,9 +193,7 @@ fn fingerprint(model: &Model, options: &Options, backend: &mut dyn Backend) -> R
     let prompt: Vec<u32> = (0..FINGERPRINT_TOKENS).map(id).collect();
     let mut hash = Sha256::new();
     hash.update(format!("{VERSION}\n{}\n{}\n{:?}\n", model.config.name, model.config.parameters, options.precision));
-    for x in logits(backend, &prompt)? {
-        hash.update(x.to_bits().to_le_bytes());
-    }
+    hash_numbers(&mut hash, &logits(backend, &prompt)?);
     Ok(hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect())
 }
 
