@@ -213,8 +213,37 @@ fn rewired(plan: &Plan, which: usize, with: usize) -> Plan {
     plan
 }
 
+/// As many changed plans as random ones.
+fn cases() -> u32 {
+    std::env::var("SAMEBITS_PLANS").ok().and_then(|n| n.parse().ok()).unwrap_or(12)
+}
+
+/// Every plan with one operand changed on the CPU, where products of the same activations run as one.
+#[test]
+fn every_other_operand_is_refused_or_computed_on_the_cpu() {
+    let model = stories();
+    let original = model.plan_of_layers(Precision::Fast, 0..2).unwrap();
+    let mut computed = 0;
+    for which in 0.. {
+        let mut is_there = false;
+        for with in 0..original.buffers.len() {
+            let plan = rewired(&original, which, with);
+            is_there |= plan.steps != original.steps;
+            if plan.check().is_ok() {
+                let [singles, batch] = both_ways(&mut cpu(&model, &plan), 3);
+                assert_eq!(singles, batch, "operand {which} is buffer {with}");
+                computed += 1;
+            }
+        }
+        if !is_there {
+            break;
+        }
+    }
+    assert!(computed > 60, "{computed} plans were computed");
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// A plan with one operand changed is refused, or has the same bits on both backends and all ways to run it.
     #[test]

@@ -193,7 +193,12 @@ pub(super) fn same_activations<'a>(plan: &Plan, steps: &'a [Step]) -> &'a [Step]
         _ => None,
     };
     let first = steps.first().and_then(key);
-    let same = steps.iter().take_while(|s| first.is_some() && key(s) == first).count();
+    let same = steps.iter().enumerate().take_while(|(i, s)| {
+        // Products of one result would be written at once: the later one runs by itself.
+        let again = steps[..*i].iter().any(|earlier| earlier.op.output() == s.op.output());
+        first.is_some() && key(s) == first && !again
+    });
+    let same = same.count();
     &steps[..same.max(1).min(steps.len())]
 }
 
