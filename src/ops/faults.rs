@@ -29,6 +29,11 @@ const FAULTS: &[Fault] = &[
         "vec2(settle(sub(mul(b, c), mul(a, s))), settle(add(mul(b, s), mul(a, c))))",
     ),
     // RMSNorm forgets epsilon.
+    (
+        "eps",
+        "rsqrt(add(mul(sum_of_row(row), params.inverse_width), params.eps))",
+        "rsqrt(mul(sum_of_row(row), params.inverse_width))",
+    ),
     ("eps", "rsqrt(add(mul(total, params.inverse_width), params.eps))", "rsqrt(mul(total, params.inverse_width))"),
     // A matrix is read by columns.
     ("transposed", "let block = row * params.blocks + b;", "let block = b * params.rows + row;"),
@@ -43,7 +48,17 @@ const FAULTS: &[Fault] = &[
     // Keys take the norm of queries.
     ("heads", "norms[select(0u, params.head_dim, is_key) + n]", "norms[n]"),
     // The second of sibling products begins a row too early.
-    ("siblings", "out2[n - params.second] = y;", "out2[(n + params.third - params.second - 1u) % params.third] = y;"),
+    (
+        "siblings",
+        "out2[token() * params.third + n - params.second] = y;",
+        "out2[token() * params.third + (n + params.third - params.second - 1u) % params.third] = y;",
+    ),
+    // Of two prepared rows, both take the first.
+    ("two_rows", "let at = 8u * (slot * ROWS + local);", "let at = 8u * slot * ROWS;"),
+    // Of four quantised rows, the third takes the second.
+    ("few_rows", "lane_sums[at + 2u * SLOTS8] = sum.z;", "lane_sums[at + 2u * SLOTS8] = sum.y;"),
+    // In a tile of blocks, odd chunks take the scales of the ones before.
+    ("few_blocks", "w_sub[(slot * 8u + chunk) * 8u + lane]);", "w_sub[(slot * 8u + (chunk & 6u)) * 8u + lane]);"),
     // Kernels that no device takes: too many threads.
     (
         "refused",

@@ -219,9 +219,9 @@ shaders! {
     /// Softmax of rows.
     SOFTMAX = "softmax", "softmax.wgsl";
     /// One row: norm, queries, keys and values, RoPE, cache.
-    QKV = "qkv", "fused/qkv.wgsl" with "stream";
+    QKV = "qkv", "fused/qkv.wgsl" with "any format" with "matvec" with "stream";
     /// The same of a row that a branch joins.
-    QKV_JOINED = "qkv_joined", "fused/qkv.wgsl" with "joined";
+    QKV_JOINED = "qkv_joined", "fused/qkv.wgsl" with "any format" with "matvec" with "joined";
     /// One row: norms of heads, RoPE, cache.
     HEADS = "heads", "fused/heads.wgsl";
     /// One row: a branch added to the residual, behind a norm or a scale.
@@ -233,21 +233,31 @@ shaders! {
     /// One row: attention over a long cache, the values.
     ATTEND_VALUES = "attend_values", "fused/attend_values.wgsl";
     /// One row: a product added to the residual.
-    RESIDUAL = "residual", "fused/residual.wgsl" with "stream";
+    RESIDUAL = "residual", "fused/residual.wgsl" with "any format" with "matvec" with "stream";
     /// One row: norm, gate, up and activation.
-    GATE_UP = "gate_up", "fused/gate_up.wgsl" with "stream";
+    GATE_UP = "gate_up", "fused/gate_up.wgsl" with "any format" with "matvec" with "stream";
     /// The same of a row that a branch joins.
-    GATE_UP_JOINED = "gate_up_joined", "fused/gate_up.wgsl" with "joined";
+    GATE_UP_JOINED = "gate_up_joined", "fused/gate_up.wgsl" with "any format" with "matvec" with "joined";
     /// One row: norm, gate, up and activation of the chosen experts.
     EXPERT_GATE = "expert_gate", "fused/expert_gate.wgsl";
     /// One row: a product with the matrices of the chosen experts, behind a norm or not.
     EXPERT_ROWS = "expert_rows", "fused/expert_rows.wgsl";
     /// One row: a product behind a norm or not.
-    PRODUCTS = "products", "fused/products.wgsl" with "stream";
+    PRODUCTS = "products", "fused/products.wgsl" with "any format" with "matvec" with "stream";
     /// One row: two or three products behind a norm or not.
-    SIBLINGS = "siblings", "fused/siblings.wgsl" with "stream";
+    SIBLINGS = "siblings", "fused/siblings.wgsl" with "any format" with "matvec" with "stream";
     /// The same of a row that a branch joins.
-    SIBLINGS_JOINED = "siblings_joined", "fused/siblings.wgsl" with "joined";
+    SIBLINGS_JOINED = "siblings_joined", "fused/siblings.wgsl" with "any format" with "matvec" with "joined";
+    /// A few rows: queries, keys and values, RoPE, cache.
+    FEW_QKV = "few_qkv", "fused/qkv.wgsl" with "block format" with "few";
+    /// A few rows: a product added to the residual.
+    FEW_RESIDUAL = "few_residual", "fused/residual.wgsl" with "block format" with "few";
+    /// A few rows: gate, up and activation.
+    FEW_GATE_UP = "few_gate_up", "fused/gate_up.wgsl" with "block format" with "few";
+    /// A few rows: a product.
+    FEW_PRODUCTS = "few_products", "fused/products.wgsl" with "block format" with "few";
+    /// A few rows: two or three products.
+    FEW_SIBLINGS = "few_siblings", "fused/siblings.wgsl" with "block format" with "few";
     /// One row in another layout.
     PLACE = "place", "fused/place.wgsl";
     /// Many rows: the product with weights in blocks.
@@ -319,11 +329,25 @@ static PARTS: &[Part] = &[
     one!("rows"),
     one!("gate"),
     one!("dots"),
+    one!("quads"),
+    one!("lanewise"),
     Part { name: "term", plain: &[part!("term_float")], block: &[part!("dots"), part!("term_block")] },
     Part { name: "weight", plain: &[part!("weight_float")], block: &[part!("weight_block")] },
     Part {
         name: "matvec",
-        plain: &[part!("plain"), part!("matvec_float"), part!("matvec")],
-        block: &[part!("dots"), part!("matvec_block"), part!("matvec")],
+        plain: &[
+            part!("items"),
+            part!("layout"),
+            part!("call"),
+            part!("plain"),
+            part!("matvec_float"),
+            part!("matvec"),
+        ],
+        block: &[part!("items"), part!("layout"), part!("call"), part!("dots"), part!("matvec_block"), part!("matvec")],
+    },
+    Part {
+        name: "few",
+        plain: &[],
+        block: &[part!("call"), part!("dots"), part!("quads"), part!("lanewise"), part!("quad"), part!("few")],
     },
 ];

@@ -170,6 +170,7 @@ pub fn verify(
     add(steps(&mut cpu, &mut gpu, &options.prompt, false)?)?;
     add(steps(&mut cpu, &mut gpu, &many, true)?)?;
     add(fused(&mut cpu, &mut gpu, options)?)?;
+    add(few(&mut cpu, &mut gpu, &many)?)?;
     let fingerprint = fingerprint(model, options, &mut gpu)?;
     Ok(Report { rungs, fingerprint })
 }
@@ -370,6 +371,48 @@ fn fused(cpu: &mut Cpu, gpu: &mut Gpu, options: &Options) -> Result<Rung, Verify
     if let Some(steps) = gpu.unfused_because() {
         detail = format!("{detail}; runs unfused: {steps}");
     }
+    Ok(Rung { name, holds: difference.is_none(), detail, difference })
+}
+
+/// Numbers of rows around those where other kernels begin.
+const FEW: [usize; 15] = [2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65];
+
+/// L3: what the kernels of each number of rows leave behind is what the CPU has at those steps.
+fn few(cpu: &mut Cpu, gpu: &mut Gpu, many: &[u32]) -> Result<Rung, VerifyError> {
+    let name = "L3 few rows, GPU = CPU";
+    let sizes: Vec<usize> = FEW.into_iter().filter(|n| *n <= many.len()).collect();
+    // A row is what it is beside any others.
+    let mut expected = std::collections::HashMap::new();
+    let mut listen = |step: &Step, words: &[u32]| drop(expected.insert(step.name.clone(), words.to_vec()));
+    cpu.forward(checked(many, 0, cpu)?, Some(&mut listen))?;
+    let (mut count, mut difference) = (0, None);
+    for &n in &sizes {
+        let mut compare = |step: &Step, words: &[u32]| {
+            count += 1;
+            let all = expected.get(&step.name).map(Vec::as_slice).unwrap_or_default();
+            // Keys and values of a cache lie behind each other.
+            let parts = if step.op.appends_to().is_some() { 2 } else { 1 };
+            let first = |part: &[u32]| part[..part.len() / many.len() * n].to_vec();
+            let cpu: Vec<u32> = all.chunks((all.len() / parts).max(1)).flat_map(first).collect();
+            if difference.is_none() && cpu != words {
+                let found = Difference::of_step(step, [cpu, words.to_vec()]);
+                let place = format!("{n} rows, {}", found.place);
+                difference = Some(Difference { file: format!("rows{n}.{}", found.file), place, ..found });
+            }
+        };
+        gpu.listen_fused(checked(&many[..n], 0, gpu)?, &mut compare)?;
+        if difference.is_some() {
+            break;
+        }
+    }
+    let detail = match &difference {
+        None => format!(
+            "{count} steps of {} numbers of rows up to {}: the same bits",
+            sizes.len(),
+            sizes.last().unwrap_or(&0)
+        ),
+        Some(difference) => difference.describe(),
+    };
     Ok(Rung { name, holds: difference.is_none(), detail, difference })
 }
 

@@ -1,4 +1,4 @@
-// Attention of a single row over a short cache: a workgroup takes a head, and PART dimensions of its values; a thread takes
+// Attention of each row over a short cache: a workgroup takes a row, a head, and PART dimensions of its values; a thread takes
 // 32 / PART positions. Scores, softmax and weighted values at once; every workgroup of a head computes its scores again.
 // needs: order, cache, heads, layout, values
 
@@ -44,27 +44,32 @@ fn score(k_at: u32, first: Words) -> f32 {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  token = group.z;
+  let position = state.position + token;
   let head = group.x;
   let eights = params.kv_heads * HEAD_DIM / 8u;
   let kv_at = head / (params.heads / params.kv_heads) * HEAD_DIM / 8u;
   // The first words are on their way before they are needed. Threads behind the last position take it again.
-  let seen = first_seen(state.position);
-  let start = first_eight(state.position);
-  var k_at = cache_eight(min(start + thread, state.position), kv_at, eights);
+  let seen = first_seen(position);
+  let start = first_eight(position);
+  var k_at = cache_eight(min(start + thread, position), kv_at, eights);
   var keys = key_block(k_at);
   let values = value_words(thread, start, kv_at + group.y * (PART / 8u), eights);
   var sink = 0.0;
   if SINKS != 0u { sink = sink_score(sinks[head]); }
   if thread == 0u { atomicStore(&top_key, select(0u, key(sink), SINKS != 0u)); }
-  for (var i = thread; i < QUADS; i += THREADS) { query4[i] = query(q4[head * QUADS + i]); }
+  for (var i = thread; i < QUADS; i += THREADS) { query4[i] = query(q4[(token * params.heads + head) * QUADS + i]); }
   workgroupBarrier();
   var top = 0u;
   for (var p = thread; p < POSITIONS; p += THREADS) {
-    let s = score(k_at, keys);
-    weights[p] = s;
-    if WINDOW == 0u || start + p >= seen { top = max(top, key(s)); }
+    // Whole groups of threads are behind the last position.
+    if start + p <= position {
+      let s = score(k_at, keys);
+      weights[p] = s;
+      if WINDOW == 0u || start + p >= seen { top = max(top, key(s)); }
+    }
     if p + THREADS < POSITIONS {
-      k_at = cache_eight(min(start + p + THREADS, state.position), kv_at, eights);
+      k_at = cache_eight(min(start + p + THREADS, position), kv_at, eights);
       keys = key_block(k_at);
     }
   }
@@ -72,8 +77,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   workgroupBarrier();
   let best = unkey(atomicLoad(&top_key));
   for (var p = thread; p < POSITIONS; p += THREADS) {
-    let w = softmax_weight(weights[p], best);
-    weights[p] = select(0.0, w, start + p <= state.position && (WINDOW == 0u || start + p >= seen));
+    var w = 0.0;
+    if start + p <= position && (WINDOW == 0u || start + p >= seen) { w = softmax_weight(weights[p], best); }
+    weights[p] = w;
   }
   workgroupBarrier();
   weigh(thread, values);

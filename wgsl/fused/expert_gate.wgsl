@@ -1,6 +1,6 @@
 // out[slot] = a gate of (gate * q) for (up * q), with q = quantised(rms_norm(x)) and the matrices of the slot's expert (+ biases). A
 // workgroup takes the same rows of both matrices: its first loops are gate's, its last are up's.
-// needs: any format, items, matvec, slots, gate, layout
+// needs: any format, matvec, slots, gate
 
 override NORM: bool = true;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>; // [slot][row] as one row in the layout of items

@@ -1,5 +1,5 @@
 // out[slot] = matrix * quantised(x) (+ bias), behind a norm or not, with the matrix of the slot's expert.
-// needs: any format, items, matvec, slots, layout
+// needs: any format, matvec, slots
 
 override NORM: bool = false;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>; // [slot][row]

@@ -1,9 +1,9 @@
 // out = silu(gate * q) * (up * q), or another gate, with q = quantised(rms_norm(x)): the first half of the feed-forward network.
 // A workgroup takes the same rows of both matrices: its first loops are gate's, its last are up's.
-// needs: any format, items, matvec, gate, layout
+// needs: gate
 
 override NORM: bool = true;
-@group(0) @binding(6) var<storage, read_write> out: array<f32>; // in the layout of items
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
 
 fn weight_row(group: u32, slot: u32) -> u32 {
   let pairs = SLOTS8 / 16u;
@@ -13,10 +13,10 @@ fn weight_row(group: u32, slot: u32) -> u32 {
 
 fn finish(group: u32, thread: u32) {
   let pairs = SLOTS8 / 16u;
-  for (var slot = thread; slot < pairs; slot += THREADS) {
+  for (var slot = thread; slot < pairs; slot += STEP) {
     let n = group * pairs + slot;
     if n < params.rows {
-      out[item_word(n, params.rows / 16u)] = gated(product(slot), product(slot + pairs));
+      out[place(n, params.rows)] = gated(product(slot), product(slot + pairs));
     }
   }
 }

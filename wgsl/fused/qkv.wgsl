@@ -1,6 +1,6 @@
-// Queries, keys and values of one row: products behind a norm, RoPE on queries and keys, keys and values to the cache.
+// Queries, keys and values of a row: products behind a norm, RoPE on queries and keys, keys and values to the cache.
 // The matrix has the rows of q, then k, then v; any of them may be missing. Pairs of RoPE are neighbours, or with NEOX halves.
-// needs: any format, items, matvec, layout, cache
+// needs: cache
 
 override NORM: bool = true;
 @group(0) @binding(6) var<storage, read_write> q: array<f32>;
@@ -33,7 +33,7 @@ fn biased(slot: u32, n: u32) -> f32 {
 // A pair of a head, rotated.
 fn rotated(pair: u32, y: vec2<f32>) -> vec2<f32> {
   if pair >= params.pairs { return y; }
-  let at = 2u * (state.position * params.pairs + pair);
+  let at = 2u * ((state.position + token()) * params.pairs + pair);
   let c = table[at];
   let s = table[at + 1u];
   let a = flush(y.x, ACTIVATION_FLOOR);
@@ -46,11 +46,11 @@ fn store(n: u32, y: vec2<f32>) {
   let keys = params.second; // the first row of k
   let values = params.second + params.third;
   if n < keys {
-    q[n] = y.x;
-    q[n + 1u] = y.y;
+    q[token() * keys + n] = y.x;
+    q[token() * keys + n + 1u] = y.y;
   } else {
     let word = f16_bits(y.x) | (f16_bits(y.y) << 16u);
-    let at = cache_word(state.position, n - select(keys, values, n >= values), params.kv_width);
+    let at = cache_word(state.position + token(), n - select(keys, values, n >= values), params.kv_width);
     if n < values { k_cache[at] = word; } else { v_cache[at] = word; }
   }
 }
@@ -59,7 +59,7 @@ fn finish(group: u32, thread: u32) {
   let slots = SLOTS8 / 8u;
   let values = params.second + params.third;
   let each = select(2u, 4u, NEOX);
-  for (var slot = each * thread; slot < slots; slot += each * THREADS) {
+  for (var slot = each * thread; slot < slots; slot += each * STEP) {
     let n = group * slots + slot;
     if n < params.rows {
       let first = row_of(n);

@@ -1,18 +1,18 @@
 // out = out + matrix * quantised(x) (+ bias): the attention's output projection and the down projection.
-// needs: any format, items, matvec, rows, layout
+// needs: rows
 
 override NORM: bool = false;
-@group(0) @binding(6) var<storage, read_write> out: array<f32>; // in the layout of items
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
 @group(0) @binding(7) var<storage, read> bias: array<f32>;
 override HAS_BIAS: bool = false;
 
 fn finish(group: u32, thread: u32) {
-  for (var slot = thread; slot < SLOTS8 / 8u; slot += THREADS) {
+  for (var slot = thread; slot < SLOTS8 / 8u; slot += STEP) {
     let n = group * (SLOTS8 / 8u) + slot;
     if n < params.rows {
       var y = product(slot);
       if HAS_BIAS { y = settle(add(y, bias[n])); }
-      let at = item_word(n, params.rows / 16u);
+      let at = place(n, params.rows);
       out[at] = settle(add(flush(out[at], RESULT_FLOOR), flush(y, RESULT_FLOOR)));
     }
   }

@@ -1,6 +1,6 @@
-// Two or three products of one row, behind a norm or not: the matrix has the rows of the first, then of the second, then of the
+// Two or three products of a row, behind a norm or not: the matrix has the rows of the first, then of the second, then of the
 // third.
-// needs: any format, items, matvec, rows, layout
+// needs: rows
 
 override NORM: bool = true;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
@@ -10,17 +10,18 @@ override NORM: bool = true;
 override HAS_BIAS: bool = false;
 
 fn finish(group: u32, thread: u32) {
-  for (var slot = thread; slot < SLOTS8 / 8u; slot += THREADS) {
+  for (var slot = thread; slot < SLOTS8 / 8u; slot += STEP) {
     let n = group * (SLOTS8 / 8u) + slot;
     if n < params.rows {
       var y = product(slot);
       if HAS_BIAS { y = settle(add(y, bias[n])); }
       if n < params.second {
-        out[n] = y;
+        out[token() * params.second + n] = y;
       } else if n < params.second + params.third {
-        out2[n - params.second] = y;
+        out2[token() * params.third + n - params.second] = y;
       } else {
-        out3[n - params.second - params.third] = y;
+        let both = params.second + params.third;
+        out3[token() * (params.rows - both) + n - both] = y;
       }
     }
   }

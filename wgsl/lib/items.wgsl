@@ -4,7 +4,7 @@
 
 var<workgroup> lanes: array<vec4<f32>, NORM_ITEMS>;
 var<workgroup> chunk_sums: array<f32, NORM_ITEMS>;
-var<workgroup> eight: array<f32, 8>;
+var<workgroup> eight: array<f32, 32>; // of up to four rows
 
 // Four vec4: half a chunk.
 struct Item {
@@ -58,16 +58,22 @@ fn quantise(v: Item, top: u32) -> Quantised {
                    select(0x7fc00000u, scale, finite));
 }
 
-// S8 over the lanes of all items of a row.
-fn sum_lanes(thread: u32, threads: u32, chunks: u32) -> f32 {
+// S8 over the lanes of all items of so many rows of `chunks` chunks: `sum_of_row` has the result.
+fn sum_lanes(thread: u32, threads: u32, chunks: u32, rows: u32) {
   workgroupBarrier();
-  for (var c = thread; c < chunks; c += threads) { chunk_sums[c] = s8_tree(lanes[2u * c], lanes[2u * c + 1u]); }
+  for (var c = thread; c < rows * chunks; c += threads) { chunk_sums[c] = s8_tree(lanes[2u * c], lanes[2u * c + 1u]); }
   workgroupBarrier();
-  if thread < 8u {
+  if thread < 8u * rows {
+    let first = thread / 8u * chunks;
     var sum = 0.0;
-    for (var c = thread; c < chunks; c += 8u) { sum = add(sum, chunk_sums[c]); }
+    for (var c = thread & 7u; c < chunks; c += 8u) { sum = add(sum, chunk_sums[first + c]); }
     eight[thread] = sum;
   }
   workgroupBarrier();
-  return s8_tree(vec4(eight[0], eight[1], eight[2], eight[3]), vec4(eight[4], eight[5], eight[6], eight[7]));
+}
+// What they are for a row.
+fn sum_of_row(row: u32) -> f32 {
+  let at = row * 8u;
+  return s8_tree(vec4(eight[at], eight[at + 1u], eight[at + 2u], eight[at + 3u]),
+                 vec4(eight[at + 4u], eight[at + 5u], eight[at + 6u], eight[at + 7u]));
 }

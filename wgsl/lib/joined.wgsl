@@ -23,7 +23,8 @@ fn begin(group: u32, thread: u32) {
       let item = from_ + thread;
       if item < 2u * CHUNKS { lanes[item] = squares(flushed(branch_item(item))); }
     }
-    branch_r = rsqrt(add(mul(sum_lanes(thread, THREADS, CHUNKS), params.inverse_width), params.branch_eps));
+    sum_lanes(thread, THREADS, CHUNKS, 1u);
+    branch_r = rsqrt(add(mul(sum_of_row(0u), params.inverse_width), params.branch_eps));
   }
 }
 
@@ -36,7 +37,7 @@ fn summed(branch: vec4<f32>, quad: u32) -> vec4<f32> {
   if leaves { sum4[quad] = sum; }
   return sum;
 }
-fn stream_item(item: u32) -> Item {
+fn stream_item(row: u32, item: u32) -> Item {
   let items = 2u * CHUNKS;
   let b = branch_item(item);
   return Item(summed(b.a, item), summed(b.b, items + item), summed(b.c, 2u * items + item), summed(b.d, 3u * items + item));

@@ -1,34 +1,12 @@
-// The core of the fused kernels of a single row: prepares the activations (RMSNorm, quantisation), multiplies them with
+// The core of the fused kernels of a single row, or of ROWS rows: prepares the activations (RMSNorm, quantisation), multiplies them with
 // rows of a matrix and leaves the sums to `finish`. Its twins are, one after the other, rms_norm, quantize_activations
-// and matmul in src/ops. Every workgroup prepares the whole row again, which costs less than a dispatch.
+// and matmul in src/ops. Every workgroup prepares whole rows again, which costs less than a dispatch.
+// The second dimension of workgroups are groups of ROWS rows, or with one row what a kernel makes of it.
 //
 // A kernel declares NORM (whether the row is normalised first), `weight_row` (the matrix row of a workgroup's slot) and `finish`. What depends on the kind of the
 // format, the activations and the terms, is in matvec_block.wgsl or in matvec_float.wgsl; what the row is made of, in stream.wgsl,
 // joined.wgsl or slots.wgsl.
 
-struct Params {
-  streams: vec4<u32>, // word offset of each stream in the shard
-  rows: u32, // rows of the product
-  first: u32, // the first of them in the weights
-  second: u32, // gate_up: the first row of the second matrix; qkv, siblings: rows of the first product
-  third: u32, // qkv, siblings: rows of the second product; experts: rows of the first tensor
-  eps: f32, // of the norm
-  inverse_width: f32, // 1 / elements per row
-  branch_eps: f32, // of the norm of the branch that joins the row
-  branch_scale: f32, // what that branch is multiplied by
-  steps: f32, // activations: the integer of the largest magnitude
-  inverse_steps: f32, // 1 / steps
-  x_items: u32, // experts: items of the input row
-  out_items: u32, // experts: items of the output row
-  out_first: u32, // products: where the first output is stored in a row
-  stride: u32, // products: words between the rows of the tokens of a submission; 0 where each replaces the one before
-  head_dim: u32, // elements per head
-  pairs: u32, // rotated pairs per head
-  kv_width: u32, // elements of a row of the cache
-}
-@group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> weights: array<u32>;
-@group(0) @binding(3) var<storage, read> weights4: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> x4: array<vec4<f32>>; // in the layout of items
 @group(0) @binding(5) var<storage, read> norm4: array<vec4<f32>>; // likewise, flushed at the floor of weights
 
@@ -37,16 +15,42 @@ override CHUNKS: u32 = 8u; // chunks of 32 in a row
 override ACROSS: u32 = 1u; // rows that a workgroup takes side by side
 override LOOPS: u32 = 1u; // times DEPTH rows that a thread takes
 override DEPTH: u32 = 4u; // rows of a thread that are fetched together: 2 or 4
+override ROWS: u32 = 1u; // activation rows: 1, 2 or 4
 override SLOTS: u32 = ACROSS * LOOPS * DEPTH; // rows of a workgroup
 override SLOTS8: u32 = 8u * SLOTS;
-override TERMS: u32 = select(1u, SLOTS * CHUNKS, SPAN == 1u);
-override NORM_ITEMS: u32 = select(1u, 2u * CHUNKS, NORM);
+override LANES: u32 = SLOTS8 * ROWS;
+override STEP: u32 = THREADS / ROWS; // threads that finish a row
+override TERMS: u32 = select(1u, SLOTS * ROWS * CHUNKS, SPAN == 1u);
+override ITEMS: u32 = 2u * CHUNKS * ROWS; // of all rows
+override NORM_ITEMS: u32 = select(1u, ITEMS, NORM);
 var<private> side: u32; // the workgroup's number in the second dimension
 var<workgroup> terms: array<f32, TERMS>;
-var<workgroup> lane_sums: array<f32, SLOTS8>;
+var<private> first_row: u32; // the first row of the workgroup
+var<private> local: u32; // the row of the workgroup that this thread finishes
+var<workgroup> lane_sums: array<f32, LANES>; // [slot][row][lane]
+
+// The row of the batch, and where element `n` of a result of `width` elements lies.
+fn token() -> u32 {
+  if ROWS == 1u { return 0u; }
+  return first_row + local;
+}
+fn place(n: u32, width: u32) -> u32 {
+  if ROWS == 1u { return item_word(n, width / 16u); }
+  return token() * width + n;
+}
+
+// The row of an item of all rows, and its number in that.
+fn row_of_item(item: u32) -> u32 {
+  if ROWS == 1u { return 0u; }
+  return item / (2u * CHUNKS);
+}
+fn item_in_row(item: u32) -> u32 {
+  if ROWS == 1u { return item; }
+  return item % (2u * CHUNKS);
+}
 
 fn item_of(item: u32) -> Item {
-  let v = stream_item(item);
+  let v = stream_item(row_of_item(item), item_in_row(item));
   if !NORM { return v; }
   return Item(flush4(v.a, WEIGHT_FLOOR), flush4(v.b, WEIGHT_FLOOR), flush4(v.c, WEIGHT_FLOOR), flush4(v.d, WEIGHT_FLOOR));
 }
@@ -55,46 +59,59 @@ fn item_of(item: u32) -> Item {
 fn normalised(v: Item, item: u32, r: f32) -> Item {
   if !NORM { return v; }
   let items = 2u * CHUNKS;
-  let r4 = vec4(r);
-  return Item(mul4(mul4(v.a, r4), norm4[item]), mul4(mul4(v.b, r4), norm4[items + item]),
-              mul4(mul4(v.c, r4), norm4[2u * items + item]), mul4(mul4(v.d, r4), norm4[3u * items + item]));
+  let at = item_in_row(item);
+  let r4 = vec4(select(r, factor(row_of_item(item)), ROWS > 1u));
+  return Item(mul4(mul4(v.a, r4), norm4[at]), mul4(mul4(v.b, r4), norm4[items + at]),
+              mul4(mul4(v.c, r4), norm4[2u * items + at]), mul4(mul4(v.d, r4), norm4[3u * items + at]));
 }
+// What the norm multiplies a row with.
+fn factor(row: u32) -> f32 { return rsqrt(add(mul(sum_of_row(row), params.inverse_width), params.eps)); }
 
 // Prepares the activations; a thread's first item stays in registers, the others of a long row are read again.
 fn prepare(group: u32, thread: u32) {
-  let items = 2u * CHUNKS;
   clear(thread);
   begin(group, thread);
-  var mine = item_of(min(thread, items - 1u));
+  var mine = item_of(min(thread, ITEMS - 1u));
   var r = 1.0;
   if NORM {
-    if thread < items { lanes[thread] = squares(mine); }
-    if THREADS < 2u * CHUNKS {
-      for (var item = thread + THREADS; item < items; item += THREADS) { lanes[item] = squares(item_of(item)); }
+    if thread < ITEMS { lanes[thread] = squares(mine); }
+    if THREADS < ITEMS {
+      for (var item = thread + THREADS; item < ITEMS; item += THREADS) { lanes[item] = squares(item_of(item)); }
     }
-    let total = sum_lanes(thread, THREADS, CHUNKS);
-    r = rsqrt(add(mul(total, params.inverse_width), params.eps));
-    mine = normalised(mine, min(thread, items - 1u), r);
+    sum_lanes(thread, THREADS, CHUNKS, ROWS);
+    if ROWS == 1u { r = factor(0u); }
+    mine = normalised(mine, min(thread, ITEMS - 1u), r);
   } else {
     workgroupBarrier();
   }
-  if thread < items { look(mine, thread); }
-  if THREADS < 2u * CHUNKS {
-    for (var item = thread + THREADS; item < items; item += THREADS) { look(normalised(item_of(item), item, r), item); }
+  if thread < ITEMS { look(mine, thread); }
+  if THREADS < ITEMS {
+    for (var item = thread + THREADS; item < ITEMS; item += THREADS) { look(normalised(item_of(item), item, r), item); }
   }
   workgroupBarrier();
-  if thread < items { keep(mine, thread); }
-  if THREADS < 2u * CHUNKS {
-    for (var item = thread + THREADS; item < items; item += THREADS) { keep(normalised(item_of(item), item, r), item); }
+  if thread < ITEMS { keep(mine, thread); }
+  if THREADS < ITEMS {
+    for (var item = thread + THREADS; item < ITEMS; item += THREADS) { keep(normalised(item_of(item), item, r), item); }
   }
   workgroupBarrier();
 }
 
 // The product of the row of `slot`, once all threads are past the sums.
 fn product(slot: u32) -> f32 {
-  let at = 8u * slot;
+  let at = 8u * (slot * ROWS + local);
   return settle(s8_tree(vec4(lane_sums[at], lane_sums[at + 1u], lane_sums[at + 2u], lane_sums[at + 3u]),
                         vec4(lane_sums[at + 4u], lane_sums[at + 5u], lane_sums[at + 6u], lane_sums[at + 7u])));
+}
+
+// Stores what chunk `c` of DEPTH rows gives to activation row `row`.
+fn put_all(row: u32, slot: u32, c: u32, f0: Fetched, f1: Fetched, f2: Fetched, f3: Fetched) {
+  let x = activations(row * CHUNKS + c);
+  put(slot * ROWS + row, row, c, f0, x);
+  put((slot + ACROSS) * ROWS + row, row, c, f1, x);
+  if DEPTH > 2u {
+    put((slot + 2u * ACROSS) * ROWS + row, row, c, f2, x);
+    put((slot + 3u * ACROSS) * ROWS + row, row, c, f3, x);
+  }
 }
 
 // Multiplies rows in groups of DEPTH that are fetched together; the first are on their way while the activations are
@@ -115,12 +132,10 @@ fn multiply(group: u32, thread: u32) {
   prepare(group, thread);
   for (var step = 0u; step < LOOPS * passes; step++) {
     if across < ACROSS && thread + (step % passes) * THREADS < CHUNKS * ACROSS {
-      let x = activations(c);
-      put(slot, c, f0, x);
-      put(slot + ACROSS, c, f1, x);
-      if DEPTH > 2u {
-        put(slot + 2u * ACROSS, c, f2, x);
-        put(slot + 3u * ACROSS, c, f3, x);
+      if ROWS == 1u {
+        put_all(0u, slot, c, f0, f1, f2, f3);
+      } else {
+        for (var row = 0u; row < ROWS; row++) { put_all(row, slot, c, f0, f1, f2, f3); }
       }
     }
     if step + 1u < LOOPS * passes {
@@ -140,13 +155,19 @@ fn multiply(group: u32, thread: u32) {
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let group = workgroup.x;
   side = workgroup.y;
+  first_row = workgroup.y * ROWS;
   multiply(group, thread);
   workgroupBarrier();
-  for (var i = thread; i < SLOTS8; i += THREADS) {
+  for (var i = thread; i < LANES; i += THREADS) {
     var sum = 0.0;
     for (var b = i & 7u; b < CHUNKS / SPAN; b += 8u) { sum = add(sum, term(group, i >> 3u, b)); }
     lane_sums[i] = sum;
   }
   workgroupBarrier();
-  finish(group, thread);
+  if ROWS == 1u {
+    finish(group, thread);
+  } else {
+    local = thread / STEP;
+    if token() < state.rows { finish(group, thread % STEP); }
+  }
 }

@@ -1,15 +1,16 @@
 // The activations and terms of matvec.wgsl for formats of integers with scales: activations are integers, too.
 
 override BLOCKS: u32 = CHUNKS / SPAN;
-override PLANES: u32 = select(2u, 4u, PRECISE) * CHUNKS; // halves of chunks of both planes
-override SUMS: u32 = select(1u, SLOTS * BLOCKS, SPAN > 1u);
+override PLANES: u32 = select(1u, 2u, PRECISE) * ITEMS; // halves of chunks of both planes
+override PEAKS: u32 = ROWS * BLOCKS;
+override SUMS: u32 = select(1u, SLOTS * ROWS * BLOCKS, SPAN > 1u);
 override MINS: u32 = select(1u, SUMS, HAS_MIN);
 override LOWS: u32 = select(1u, SUMS, PRECISE);
 override LOW_MINS: u32 = select(1u, MINS, PRECISE);
 
 var<workgroup> xq: array<vec4<u32>, PLANES>;
-var<workgroup> peaks: array<atomic<u32>, BLOCKS>;
-var<workgroup> x_scale: array<f32, BLOCKS>;
+var<workgroup> peaks: array<atomic<u32>, PEAKS>;
+var<workgroup> x_scale: array<f32, PEAKS>;
 // Integer sums of blocks that span chunks: exact in any order.
 var<workgroup> sums: array<atomic<i32>, SUMS>;
 var<workgroup> mins: array<atomic<i32>, MINS>;
@@ -17,7 +18,7 @@ var<workgroup> lows: array<atomic<i32>, LOWS>;
 var<workgroup> low_mins: array<atomic<i32>, LOW_MINS>;
 
 fn clear(thread: u32) {
-  for (var b = thread; b < BLOCKS; b += THREADS) { atomicStore(&peaks[b], 0u); }
+  for (var b = thread; b < PEAKS; b += THREADS) { atomicStore(&peaks[b], 0u); }
   if SPAN > 1u {
     for (var i = thread; i < SUMS; i += THREADS) { atomicStore(&sums[i], 0); }
     if HAS_MIN { for (var i = thread; i < MINS; i += THREADS) { atomicStore(&mins[i], 0); } }
@@ -33,7 +34,7 @@ fn keep(v: Item, item: u32) {
   let block = item / (2u * SPAN);
   let q = quantise(v, atomicLoad(&peaks[block]));
   xq[item] = q.high;
-  if PRECISE { xq[2u * CHUNKS + item] = q.low; }
+  if PRECISE { xq[ITEMS + item] = q.low; }
   if item % (2u * SPAN) == 0u { x_scale[block] = bitcast<f32>(q.scale); }
 }
 
@@ -76,19 +77,19 @@ struct Activations {
 
 fn activations(c: u32) -> Activations {
   let high = plane_of(0u, c);
-  if PRECISE { return Activations(high, plane_of(2u * CHUNKS, c)); }
+  if PRECISE { return Activations(high, plane_of(ITEMS, c)); }
   return Activations(high, high);
 }
 
-// Stores what chunk `c` gives to the row of `slot`.
-fn put(slot: u32, c: u32, f: Fetched, x: Activations) {
+// Stores what chunk `c` gives to number `n` of the products, which is one of activation row `row`.
+fn put(n: u32, row: u32, c: u32, f: Fetched, x: Activations) {
   let high = dots(f.w, x.high.a, x.high.b, x.high.sums);
   var low = Dots(0, 0);
   if PRECISE { low = dots(f.w, x.low.a, x.low.b, x.low.sums); }
   if SPAN == 1u {
-    terms[slot * CHUNKS + c] = mul(x_scale[c], block_value(f.dm, high, low));
+    terms[n * CHUNKS + c] = mul(x_scale[row * BLOCKS + c], block_value(f.dm, high, low));
   } else {
-    let at = slot * BLOCKS + c / SPAN;
+    let at = n * BLOCKS + c / SPAN;
     atomicAdd(&sums[at], high.s);
     if HAS_MIN { atomicAdd(&mins[at], high.m); }
     if PRECISE { atomicAdd(&lows[at], low.s); }
@@ -96,14 +97,14 @@ fn put(slot: u32, c: u32, f: Fetched, x: Activations) {
   }
 }
 
-// The term of block `b` of the row of `slot`.
-fn term(group: u32, slot: u32, b: u32) -> f32 {
-  if SPAN == 1u { return terms[slot * CHUNKS + b]; }
-  let at = slot * BLOCKS + b;
+// The term of block `b` of number `n` of the products.
+fn term(group: u32, n: u32, b: u32) -> f32 {
+  if SPAN == 1u { return terms[n * CHUNKS + b]; }
+  let at = n * BLOCKS + b;
   var high = Dots(atomicLoad(&sums[at]), 0);
   var low = Dots(0, 0);
   if HAS_MIN { high.m = atomicLoad(&mins[at]); }
   if PRECISE { low.s = atomicLoad(&lows[at]); }
   if PRECISE && HAS_MIN { low.m = atomicLoad(&low_mins[at]); }
-  return mul(x_scale[b], block_value(scales(weight_row(group, slot) * BLOCKS + b), high, low));
+  return mul(x_scale[n % ROWS * BLOCKS + b], block_value(scales(weight_row(group, n / ROWS) * BLOCKS + b), high, low));
 }

@@ -3,7 +3,7 @@
 
 const PRECISE = false;
 const SPAN = 1u;
-override FLOATS: u32 = 8u * CHUNKS; // vec4 in a row
+override FLOATS: u32 = 4u * ITEMS; // vec4 in all rows
 var<workgroup> xs: array<vec4<f32>, FLOATS>; // [item][four]
 
 fn clear(thread: u32) {}
@@ -43,10 +43,10 @@ fn four_lanes(w: Item, x: Item) -> vec4<f32> {
   return with_product(c, flush4(w.d, WEIGHT_FLOOR), x.d);
 }
 
-// Stores what chunk `c` gives to the row of `slot`.
-fn put(slot: u32, c: u32, f: Fetched, x: Activations) {
-  terms[slot * CHUNKS + c] = s8_tree(four_lanes(f.lo, x.lo), four_lanes(f.hi, x.hi));
+// Stores what chunk `c` gives to number `n` of the products, which is one of activation row `row`.
+fn put(n: u32, row: u32, c: u32, f: Fetched, x: Activations) {
+  terms[n * CHUNKS + c] = s8_tree(four_lanes(f.lo, x.lo), four_lanes(f.hi, x.hi));
 }
 
-// The term of block `b` of the row of `slot`.
-fn term(group: u32, slot: u32, b: u32) -> f32 { return terms[slot * CHUNKS + b]; }
+// The term of block `b` of number `n` of the products.
+fn term(group: u32, n: u32, b: u32) -> f32 { return terms[n * CHUNKS + b]; }

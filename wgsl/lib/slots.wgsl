@@ -8,7 +8,7 @@ override SLOTTED: bool = false; // whether the row has a part for each slot
 fn expert_row() -> u32 { return u32(routes[side]) * params.rows; }
 
 fn begin(group: u32, thread: u32) {}
-fn stream_item(item: u32) -> Item {
+fn stream_item(row: u32, item: u32) -> Item {
   var at = item;
   if SLOTTED { at += side * 2u * CHUNKS; }
   let items = params.x_items;

@@ -1,4 +1,4 @@
-// The values of a single row's attention: weighted and added up in S8, for PART dimensions of a head, TILES tiles of 32
+// The values of a row's attention: weighted and added up in S8, for PART dimensions of a head, TILES tiles of 32
 // positions at a time. A kernel declares `v4`, the values, and `out`, in the layout of
 // items. `eights` is a row of the cache in vec4, and `at` a place in it.
 
@@ -10,6 +10,8 @@ override INNER: u32 = 2u * TILES * PART;
 override INNER_WEIGHTS: u32 = 8u * TILES;
 override TERMS: u32 = TILES * PART;
 override OUTER: u32 = 8u * PART;
+override IN_ORDER: bool = false; // whether `out` has rows in order
+var<private> token: u32; // the row of the batch
 var<workgroup> weights: array<f32, POSITIONS>; // softmax weights
 var<workgroup> top_key: atomic<u32>; // the largest score
 var<workgroup> inner4: array<vec4<f32>, INNER>; // lanes of S8 inside a tile: [tile][lane][quad of dimensions]
@@ -39,7 +41,7 @@ fn own_position(thread: u32) -> u32 { return 32u * (thread / PART) + ((thread / 
 fn value_words(thread: u32, first: u32, at: u32, eights: u32) -> Words {
   let p = first + own_position(thread);
   let d = at + thread % (PART / 8u);
-  let last = state.position;
+  let last = state.position + token;
   return Words(v4[cache_eight(min(p, last), d, eights)], v4[cache_eight(min(p + 8u, last), d, eights)],
                v4[cache_eight(min(p + 16u, last), d, eights)], v4[cache_eight(min(p + 24u, last), d, eights)]);
 }
@@ -94,6 +96,7 @@ fn store_values(thread: u32, first: u32, items: u32, sink: f32) {
     if SINKS != 0u { total = add(total, sink); }
     let sum = s8_tree(vec4(outer[d], outer[PART + d], outer[2u * PART + d], outer[3u * PART + d]),
                       vec4(outer[4u * PART + d], outer[5u * PART + d], outer[6u * PART + d], outer[7u * PART + d]));
-    out[item_word(first + d, items)] = settle(mul(sum, recip(total)));
+    let n = first + d;
+    out[select(item_word(n, items), token * 16u * items + n, IN_ORDER)] = settle(mul(sum, recip(total)));
   }
 }

@@ -1,7 +1,7 @@
 // The matrix product for many activation rows: tiles of 64 rows and 16 * DEEP weight rows in workgroup memory.
 // A thread makes 4 activation rows times DEEP weight rows. Blocks are taken lane by lane of S8, and the lanes in the
 // order 0 4 2 6 1 5 3 7, so that the tree of their sums needs three pending values and no more.
-// needs: block format, product, dots, lanes
+// needs: block format, product, dots, quads, lanes
 
 override THREADS: u32 = 256u; // always 256
 override DEEP: u32 = 4u; // weight rows of a thread: 4 or 8
@@ -22,53 +22,6 @@ var<workgroup> x_sums: array<vec4<i32>, SUMS>; // [tile][chunk][half][four token
 var<workgroup> x_low_sums: array<vec4<i32>, SUMS>;
 var<workgroup> x_scale: array<vec4<f32>, 64>; // [tile][chunk][four tokens]
 
-// Where a block is a chunk, sums begin at the bits of 1.5 * 2^23, so that they end as the bits of a float.
-fn dot32(a: vec4<u32>, b: vec4<u32>, x: vec4<u32>, y: vec4<u32>) -> i32 {
-  return select(0, 0x4b400000, SPAN == 1u) + dot4I8Packed(a.x, x.x) + dot4I8Packed(a.y, x.y) + dot4I8Packed(a.z, x.z) + dot4I8Packed(a.w, x.w)
-       + dot4I8Packed(b.x, y.x) + dot4I8Packed(b.y, y.y) + dot4I8Packed(b.z, y.z) + dot4I8Packed(b.w, y.w);
-}
-// Subtracts OFFSET from each byte; the set top bits keep borrows inside a byte.
-fn centred(q: vec4<u32>) -> vec4<u32> {
-  if OFFSET == 0 { return q; }
-  return ((q | vec4(0x80808080u)) - vec4(u32(OFFSET) * 0x01010101u)) ^ vec4(0x80808080u);
-}
-
-fn whole(i: i32) -> f32 { return nearest(i); }
-
-// Four activation rows of a chunk.
-struct Activations {
-  a0: vec4<u32>, a1: vec4<u32>, a2: vec4<u32>, a3: vec4<u32>, // the first 16 of each
-  b0: vec4<u32>, b1: vec4<u32>, b2: vec4<u32>, b3: vec4<u32>, // the last 16
-}
-
-fn products(a: vec4<u32>, b: vec4<u32>, sub: vec4<i32>, v: Activations) -> vec4<i32> {
-  if SPAN > 1u && HALVES {
-    return vec4(sub.x * dot16(a, v.a0) + sub.y * dot16(b, v.b0), sub.x * dot16(a, v.a1) + sub.y * dot16(b, v.b1),
-                sub.x * dot16(a, v.a2) + sub.y * dot16(b, v.b2), sub.x * dot16(a, v.a3) + sub.y * dot16(b, v.b3));
-  }
-  let s = vec4(dot32(a, b, v.a0, v.b0), dot32(a, b, v.a1, v.b1), dot32(a, b, v.a2, v.b2), dot32(a, b, v.a3, v.b3));
-  if SPAN > 1u { return s * sub.x; }
-  return s;
-}
-
-fn as_float(s: vec4<i32>) -> vec4<f32> {
-  if SPAN == 1u { return add4(bitcast<vec4<f32>>(s), vec4(-12582912.0)); }
-  return vec4(nearest(s.x), nearest(s.y), nearest(s.z), nearest(s.w));
-}
-
-// Four terms of a weight row with the scales `dm`, from its integer sums.
-fn terms(dm: vec2<f32>, scale: vec4<f32>, block: Integers) -> vec4<f32> {
-  var fs = as_float(block.s);
-  var fm = as_float(block.m);
-  if PRECISE {
-    fs = add4(mul4(vec4(256.0), fs), as_float(block.s_low));
-    fm = add4(mul4(vec4(256.0), fm), as_float(block.m_low));
-  }
-  var w = mul4(vec4(flush(dm.x, WEIGHT_FLOOR)), fs);
-  if HAS_MIN { w = add4(w, mul4(vec4(dm.y), fm)); }
-  return mul4(scale, w);
-}
-
 fn activations(at: u32) -> Activations {
   return Activations(x_tile[at], x_tile[at + 1u], x_tile[at + 2u], x_tile[at + 3u],
                      x_tile[at + TOKENS], x_tile[at + TOKENS + 1u], x_tile[at + TOKENS + 2u], x_tile[at + TOKENS + 3u]);
@@ -76,17 +29,6 @@ fn activations(at: u32) -> Activations {
 fn low_activations(at: u32) -> Activations {
   return Activations(x_low[at], x_low[at + 1u], x_low[at + 2u], x_low[at + 3u],
                      x_low[at + TOKENS], x_low[at + TOKENS + 1u], x_low[at + TOKENS + 2u], x_low[at + TOKENS + 3u]);
-}
-
-// Sums of the activations of a chunk in four rows, of its first and of its last half: what minima multiply.
-struct Sums {
-  a: vec4<i32>,
-  b: vec4<i32>,
-}
-fn minima(sub: vec4<i32>, v: Sums) -> vec4<i32> {
-  if SPAN == 1u { return vec4(0x4b400000) + v.a + v.b; }
-  if HALVES { return sub.z * v.a + sub.w * v.b; }
-  return sub.z * (v.a + v.b);
 }
 
 // A chunk's place: block, chunk of the block, and the place of the block's lane in the order.
@@ -106,43 +48,16 @@ fn chunk_after(p: ChunkPlace) -> ChunkPlace {
   return ChunkPlace(next.b, 0u, next.lane);
 }
 
-// What a step has for all rows of a thread.
-struct Step {
-  w_at: u32, // of the thread's first row
-  scale_at: u32,
-  last: bool, // whether the block ends here
-  hi: Activations,
-  lo: Activations,
-  hi_sums: Sums,
-  lo_sums: Sums,
-  x_scale: vec4<f32>,
-}
-
-// Integer sums of a block that spans chunks.
-struct Integers {
-  s: vec4<i32>,
-  m: vec4<i32>,
-  s_low: vec4<i32>,
-  m_low: vec4<i32>,
-}
-
-// One chunk for weight row `r` of the thread.
-fn row(r: u32, t: Step, block: ptr<function, Integers>, sum: ptr<function, vec4<f32>>) {
-  let a = w_tile[t.w_at + 16u * r];
-  let b = w_tile[t.w_at + 16u * r + 16u * DEEP];
+// One chunk for weight row `r` of the thread, whose first row lies at `w_at`, and its scales at `scale_at`.
+fn row(r: u32, w_at: u32, scale_at: u32, x: Quad, last: bool, block: ptr<function, Integers>, sum: ptr<function, vec4<f32>>) {
   var sub = vec4(1);
   if SPAN > 1u {
-    let p = bitcast<vec2<i32>>(w_sub[t.scale_at + 16u * r]);
+    let p = bitcast<vec2<i32>>(w_sub[scale_at + 16u * r]);
     sub = vec4((p.x << 16u) >> 16u, p.x >> 16u, (p.y << 16u) >> 16u, p.y >> 16u);
   }
-  (*block).s += products(a, b, sub, t.hi);
-  if HAS_MIN { (*block).m += minima(sub, t.hi_sums); }
-  if PRECISE {
-    (*block).s_low += products(a, b, sub, t.lo);
-    if HAS_MIN { (*block).m_low += minima(sub, t.lo_sums); }
-  }
-  if t.last {
-    *sum = add4(*sum, terms(w_scale[t.scale_at + 16u * r], t.x_scale, *block));
+  accumulate(w_tile[w_at + 16u * r], w_tile[w_at + 16u * r + 16u * DEEP], sub, x, block);
+  if last {
+    *sum = add4(*sum, terms(w_scale[scale_at + 16u * r], x.scale, *block));
     *block = Integers(vec4(0), vec4(0), vec4(0), vec4(0));
   }
 }
@@ -209,27 +124,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let f = ((step >> 1u) - 1u) & 1u;
         let tile = 2u * f + u;
         var ends = select(flags.y, flags.w, u == 1u);
-        var t: Step;
-        t.w_at = tile * 2u * width + tx;
-        t.scale_at = tile * width + tx;
-        t.last = SPAN == 1u || select(flags.x, flags.z, u == 1u);
+        let w_at = tile * 2u * width + tx;
+        let scale_at = tile * width + tx;
+        let last = SPAN == 1u || select(flags.x, flags.z, u == 1u);
+        var t: Quad;
         t.hi = activations(tile * 2u * TOKENS + 4u * ty);
-        t.x_scale = x_scale[tile * TOKENS / 4u + ty];
+        t.scale = x_scale[tile * TOKENS / 4u + ty];
         if PRECISE { t.lo = low_activations(tile * 2u * TOKENS + 4u * ty); }
         if HAS_MIN {
           let at = tile * TOKENS / 2u + ty;
           t.hi_sums = Sums(x_sums[at], x_sums[at + TOKENS / 4u]);
           if PRECISE { t.lo_sums = Sums(x_low_sums[at], x_low_sums[at + TOKENS / 4u]); }
         }
-        row(0u, t, &i0, &a0);
-        row(1u, t, &i1, &a1);
-        row(2u, t, &i2, &a2);
-        row(3u, t, &i3, &a3);
+        row(0u, w_at, scale_at, t, last, &i0, &a0);
+        row(1u, w_at, scale_at, t, last, &i1, &a1);
+        row(2u, w_at, scale_at, t, last, &i2, &a2);
+        row(3u, w_at, scale_at, t, last, &i3, &a3);
         if DEEP > 4u {
-          row(4u, t, &i4, &a4);
-          row(5u, t, &i5, &a5);
-          row(6u, t, &i6, &a6);
-          row(7u, t, &i7, &a7);
+          row(4u, w_at, scale_at, t, last, &i4, &a4);
+          row(5u, w_at, scale_at, t, last, &i5, &a5);
+          row(6u, w_at, scale_at, t, last, &i6, &a6);
+          row(7u, w_at, scale_at, t, last, &i7, &a7);
         }
         // A lane whose last block this was joins the others.
         while ends {

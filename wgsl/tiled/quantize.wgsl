@@ -1,6 +1,6 @@
 // Activations of many rows to integers, with the steps before: a workgroup takes a row. `x` is what is quantised; with
 // RESIDUAL `y` is added to it first, with NORM it is normalised, with GATE it is silu(x) * y.
-// needs: items, halves
+// needs: items, halves, lanewise
 
 struct Params {
   stride: u32, // words per row of the result
@@ -8,7 +8,7 @@ struct Params {
   inverse_width: f32, // 1 / elements per row
   steps: f32, // the integer that the largest magnitude of a block becomes
   inverse_steps: f32, // 1 / steps
-  places: u32, // rows that `halves` has place for
+  places: u32, // rows that `halves`, or `out` with LANEWISE, has place for
 }
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read_write> x4: array<vec4<f32>>;
@@ -24,10 +24,10 @@ override RESIDUAL: bool = false;
 override NORM: bool = false;
 override GATE: bool = false;
 override HALVES: bool = false;
+override LANEWISE: bool = false; // whether `out` has the layout of lib/lanewise.wgsl
 override THREADS: u32 = 64u;
 override CHUNKS: u32 = 8u; // chunks of 32 in a row
 override SPAN: u32 = 1u; // chunks that share a scale: 1 or 8
-override BLOCKS: u32 = CHUNKS / SPAN;
 override SUMS: u32 = select(1u, 2u * CHUNKS, HALVES);
 override NORM_ITEMS: u32 = select(1u, 2u * CHUNKS, NORM);
 var<workgroup> peaks: array<atomic<u32>, BLOCKS>;
@@ -105,9 +105,45 @@ fn store_sums(row: u32, thread: u32) {
   }
 }
 
+fn byte_sums(q: vec4<u32>) -> u32 {
+  return bitcast<u32>(byte_sum(q.x) + byte_sum(q.y) + ((byte_sum(q.z) + byte_sum(q.w)) << 16u));
+}
+
+// Half a chunk of one plane, four words and their sums.
+fn store_plane(row: u32, item: u32, plane: u32, q: vec4<u32>) {
+  let block = item / (2u * SPAN);
+  let k = block / 8u * SPAN + item / 2u % SPAN;
+  let half = (item & 1u) * 8u;
+  let at = 4u * (integers_at(row / 4u, k, plane, block & 7u) + (row & 3u) * 16u + half);
+  out[at] = q.x;
+  out[at + 1u] = q.y;
+  out[at + 2u] = q.z;
+  out[at + 3u] = q.w;
+  out[4u * (sums_at(params.places / 4u, row / 4u, k, plane, block & 7u) + half) + (row & 3u)] = byte_sums(q);
+}
+
+fn store_lanewise(row: u32, item: u32, q: Quantised) {
+  store_plane(row, item, 0u, q.high);
+  if PRECISE { store_plane(row, item, 1u, q.low); }
+  if item % (2u * SPAN) == 0u { store_scale(row, item / (2u * SPAN), q.scale); }
+}
+
+fn store_scale(row: u32, block: u32, scale: u32) {
+  out[4u * scales_at(params.places / 4u, row / 4u, block / 8u * SPAN, block & 7u) + (row & 3u)] = scale;
+}
+
 fn store(row: u32, v: Item, item: u32) {
   let block = item / (2u * SPAN);
   let q = quantise(v, atomicLoad(&peaks[block]));
+  if LANEWISE {
+    store_lanewise(row, item, q);
+  } else {
+    store_in_order(row, item, q);
+  }
+}
+
+fn store_in_order(row: u32, item: u32, q: Quantised) {
+  let block = item / (2u * SPAN);
   let at = row * params.stride + quad_of(item);
   out[at] = q.high.x;
   out[at + 2u] = q.high.y;
@@ -149,7 +185,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if NORM {
     if a < items { lanes[a] = squares(floored(first)); }
     if b < items { lanes[b] = squares(floored(second)); }
-    r = rsqrt(add(mul(sum_lanes(thread, THREADS, CHUNKS), params.inverse_width), params.eps));
+    sum_lanes(thread, THREADS, CHUNKS, 1u);
+    r = rsqrt(add(mul(sum_of_row(0u), params.inverse_width), params.eps));
     if a < items { first = normalised(first, a, r); }
     if b < items { second = normalised(second, b, r); }
   } else {
@@ -164,6 +201,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if a < items { store(row, first, a); }
   if b < items { store(row, second, b); }
   for (var item = b + THREADS; item < items; item += THREADS) { store(row, normalised(again(row, item), item, r), item); }
+  if LANEWISE { for (var block = BLOCKS + thread; block < EACH / SPAN * 8u; block += THREADS) { store_scale(row, block, 0u); } }
   if HALVES {
     workgroupBarrier();
     store_sums(row, thread);

@@ -5,7 +5,7 @@ use bytemuck::bytes_of;
 use super::device::Device;
 use super::fused::Fusing;
 use super::group::Kernels;
-use super::lower::{Grid, vector};
+use super::lower::{Dispatch, Grid, Lowering, dispatch, vector};
 use super::pipelines::Kernel;
 use crate::backend::BackendError;
 use crate::ops;
@@ -80,6 +80,26 @@ pub(super) fn fits(device: &Device, plan: &Plan, op: &ops::Attention) -> Result<
         Some(_) => Ok(()),
         None => Err("attention needs more workgroup memory than the device has".to_owned()),
     }
+}
+
+/// The kernels of attention of a few rows: one over a short cache, `long` over a longer one.
+pub(super) fn few(l: &mut Lowering<'_>, op: &ops::Attention, long: Vec<Dispatch>) -> Result<Kernels, BackendError> {
+    let (plan, r, spec, scoring) = (l.plan, l.resources, l.plan.caches[op.cache.0], op.scoring);
+    let ops::attention::Params { heads, kv_heads, head_dim, scale, cap, .. } = op.params(&plan.shapes(), 0);
+    let p = params::Attend { heads, kv_heads, scale, cap, items: heads * head_dim / 16, blocks: head_dim / 32 };
+    let [k, v] = &r.caches[op.cache.0];
+    let sinks = scoring.sinks.map_or(&r.none, |id| vector(r, id));
+    let buffers = [&l.rows[op.q.0], k, v, sinks, &l.rows[op.out.0]];
+    let mut short = Vec::new();
+    for values in Values::SHORT {
+        let grid = Grid::Each([heads, head_dim / values.dimensions]);
+        let kernel = values.kernel(&ATTEND, spec, scoring).with("IN_ORDER", 1);
+        if kernel.fits(&l.device.limits) {
+            let one = dispatch(l.device, kernel, l.states[0], bytes_of(&p), grid, &buffers)?;
+            short.push((32 * values.tiles as usize, one));
+        }
+    }
+    Ok(Kernels::Attention { spec, short, long })
 }
 
 /// The kernels of an attention step, which reads a row `q` in order and writes `out` in the layout of items.

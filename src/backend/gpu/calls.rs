@@ -6,12 +6,21 @@ use super::cut::{End, Experts, Gate, JoinSteps, Norm, Product};
 use super::device::Device;
 use super::lower::{Resources, shards};
 use super::pipelines::Kernel;
-use super::shape::Shape;
+use super::shape::{Shape, few};
 use super::weights::Shard;
 use crate::numerics::Precision;
 use crate::plan::Plan;
 use crate::quant::Format;
-use crate::shaders::params::Matvec as Params;
+use crate::shaders::params::Call as Params;
+
+/// How products are spread over threads.
+#[derive(Clone, Copy)]
+pub(super) enum Spread {
+    /// For so many rows, which each workgroup prepares.
+    Prepared(u32),
+    /// For rows that were quantised before, so many in a workgroup.
+    Quantised(u32),
+}
 
 /// What comes before products.
 #[derive(Clone, Copy)]
@@ -37,6 +46,8 @@ pub(super) struct Call<'a> {
     pub slices: u32,
     /// Rows of the product that a workgroup takes.
     pub slots: u32,
+    /// Activation rows that a workgroup takes.
+    pub tokens: u32,
     pub run: Run<'a>,
     /// Which products it makes.
     pub products: Range<usize>,
@@ -55,8 +66,9 @@ pub(super) fn calls<'a>(
     before: Before,
     products: &[Product],
     end: End,
+    spread: Spread,
 ) -> Result<Vec<Call<'a>>, String> {
-    let calling = Calling { device, plan, before, end };
+    let calling = Calling { device, plan, before, end, spread };
     if let Some(experts) = products.iter().find_map(|p| p.experts) {
         return Ok(vec![calling.experts(resources, products, experts)?]);
     }
@@ -139,6 +151,7 @@ struct Calling<'a> {
     plan: &'a Plan,
     before: Before,
     end: End,
+    spread: Spread,
 }
 
 impl Calling<'_> {
@@ -221,10 +234,19 @@ impl Calling<'_> {
         buffers: u32,
     ) -> Result<Call<'r>, String> {
         let Before { join, norm } = self.before;
-        let shader = self.end.shader(join.is_some(), some).ok_or("no kernel has this end behind a branch")?;
-        let shape = Shape::new(self.device, run.format, run.cols, run.rows.iter().sum());
         let precise = self.plan.precision == Precision::Precise;
-        let mut kernel = shape.kernel(self.device, shader, run.format, precise, norm.is_some())?;
+        let rows = run.rows.iter().sum();
+        let (mut kernel, slots, tokens) = match self.spread {
+            Spread::Prepared(of) => {
+                let shader = self.end.shader(join.is_some(), some).ok_or("no kernel has this end behind a branch")?;
+                let shape = Shape::new(self.device, run.format, run.cols, rows, of);
+                (shape.kernel(self.device, shader, run.format, precise, norm.is_some())?, shape.slots(), of)
+            }
+            Spread::Quantised(of) => {
+                let shader = self.end.few_shader(some).ok_or("no kernel for few rows has this end")?;
+                few(self.device, shader, run.format, run.cols, of, precise)?
+            }
+        };
         if let Some(join) = join {
             let branch = [("BRANCH_NORM", join.norm.is_some()), ("BRANCH_SCALED", join.scale.is_some())];
             kernel = branch.into_iter().fold(kernel, |kernel, (name, on)| kernel.with(name, u32::from(on)));
@@ -233,18 +255,18 @@ impl Calling<'_> {
             true => kernel.with("HAS_BIAS", 1),
             false => kernel,
         };
-        let groups = params.rows.div_ceil(shape.slots() / matrices);
+        let groups = params.rows.div_ceil(slots / matrices);
         let limits = &self.device.limits;
         // The state, two views of the weights, the row and the norm come first; the branch and the sum last.
         let bindings = buffers + 5 + if join.is_some() { 2 } else { 0 };
         let has = limits.max_storage_buffers_per_shader_stage;
         if bindings > has {
-            return Err(format!("{} binds {bindings} buffers, the device allows {has}", shader.name));
+            return Err(format!("{} binds {bindings} buffers, the device allows {has}", kernel.shader.name));
         }
         if groups > limits.max_compute_workgroups_per_dimension {
-            return Err(format!("{} needs {groups} workgroups, more than the device allows", shader.name));
+            return Err(format!("{} needs {groups} workgroups, more than the device allows", kernel.shader.name));
         }
-        Ok(Call { kernel, params, groups, slices: 1, slots: shape.slots(), run, products })
+        Ok(Call { kernel, params, groups, slices: 1, slots, tokens, run, products })
     }
 }
 

@@ -247,6 +247,21 @@ impl End {
     }
 }
 
+impl End {
+    /// The same for a few rows.
+    pub fn few_shader(self, products: &[Product]) -> Option<&'static crate::shaders::Shader> {
+        use crate::shaders::*;
+        Some(match self {
+            _ if products.iter().any(|p| p.experts.is_some()) => return None,
+            Self::Rows if products.len() == 1 => &FEW_PRODUCTS,
+            Self::Rows => &FEW_SIBLINGS,
+            Self::Heads { .. } => &FEW_QKV,
+            Self::Gate { .. } => &FEW_GATE_UP,
+            Self::Residual { .. } => &FEW_RESIDUAL,
+        })
+    }
+}
+
 struct Cutter<'a> {
     plan: &'a Plan,
     takes: Takes<'a>,

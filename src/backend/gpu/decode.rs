@@ -103,14 +103,14 @@ impl Decoder {
 
     /// The dispatches of a token at a position.
     pub fn at(&self, position: usize) -> impl Iterator<Item = &Dispatch> {
-        self.token.groups.iter().flat_map(move |s| s.at(position))
+        self.token.groups.iter().flat_map(move |s| s.at(position, 1))
     }
 
     /// The dispatches of a token that is drawn, or else the likeliest.
     fn choosing(&self, position: usize, drawn: bool) -> impl Iterator<Item = &Dispatch> {
         let n = self.token.groups.len() - usize::from(drawn);
         let draw = drawn.then_some(&self.draw);
-        self.token.groups[..n].iter().flat_map(move |s| s.at(position)).chain(draw)
+        self.token.groups[..n].iter().flat_map(move |s| s.at(position, 1)).chain(draw)
     }
 
     /// All dispatches at positions below `context`.

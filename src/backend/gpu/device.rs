@@ -529,7 +529,7 @@ impl Device {
 
     /// Waits for the work submitted and copies the start of a mappable buffer to `out`.
     pub fn map<T: bytemuck::Pod>(&self, staging: &wgpu::Buffer, out: &mut [T]) -> Result<(), BackendError> {
-        let slice = staging.slice(..);
+        let slice = staging.slice(..size_of_val(out) as u64);
         Mapped::ask(&slice, wgpu::MapMode::Read).wait(self, wgpu::PollType::wait_indefinitely())?;
         {
             let view = slice.get_mapped_range().map_err(|e| self.error(e.to_string()))?;

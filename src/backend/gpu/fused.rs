@@ -7,7 +7,7 @@
 
 use bytemuck::bytes_of;
 
-use super::calls::{Before, calls, is_last};
+use super::calls::{Before, Spread, calls, is_last};
 use super::cut::{End, Piece, Product, Work, layer, pieces, shapes, unfused};
 use super::device::Device;
 use super::group::{Group, Kernels, Output, Place, item_word};
@@ -75,7 +75,8 @@ impl<'a> Fusing<'a> {
                 shapes(plan, work)?;
                 match work {
                     Work::Products { join, norm, products, end, .. } => {
-                        calls(device, plan, resources, Before { join: *join, norm: *norm }, products, *end).map(drop)
+                        let before = Before { join: *join, norm: *norm };
+                        calls(device, plan, resources, before, products, *end, Spread::Prepared(1)).map(drop)
                     }
                     Work::Attention(op) => attend::fits(device, plan, op),
                     Work::Heads(heads) => rows::heads_kernel(device, plan, heads).map(drop),
@@ -329,10 +330,10 @@ impl Making<'_, '_> {
         end: End,
     ) -> Result<(), BackendError> {
         let (plan, r) = (self.fusing.plan, self.fusing.resources);
-        let made = calls(self.fusing.device, plan, r, before, products, end);
+        let made = calls(self.fusing.device, plan, r, before, products, end, Spread::Prepared(1));
         let made = self.made(made)?;
         let x = self.read_items(id)?;
-        let weights = self.norms(before)?;
+        let weights = norms(self.fusing.device, r, before)?;
         let mut joined = match before.join {
             Some(join) => vec![self.read_row(join.branch)?, self.replace_items(id)?],
             None => Vec::new(),
@@ -340,7 +341,7 @@ impl Making<'_, '_> {
         let mut dispatches = Vec::new();
         for call in made {
             let some = &products[call.products.clone()];
-            let bias = self.bias(some)?;
+            let bias = bias(self.fusing.device, plan, r, some)?;
             let experts = |making: &mut Self, bias| match some[0].experts {
                 Some(experts) => Ok::<_, BackendError>(vec![bias, making.read_row(experts.routes)?]),
                 None => Ok(Vec::new()),
@@ -401,38 +402,41 @@ impl Making<'_, '_> {
     fn unwritten(&self, i: usize, bytes: u64) -> Result<wgpu::Buffer, BackendError> {
         self.fusing.device.storage(&format!("unwritten {i}"), bytes)
     }
+}
 
-    /// The biases of products, with zeros where there is none; nothing where no product has one.
-    fn bias(&self, products: &[Product]) -> Result<wgpu::Buffer, BackendError> {
-        let r = self.fusing.resources;
-        match products {
-            all if all.iter().all(|p| p.bias.is_none()) => Ok(r.none.clone()),
-            [Product { bias: Some(bias), .. }] => Ok(vector(r, *bias).clone()),
-            _ => {
-                let rows = |p: &Product| self.fusing.plan.weights[p.weight.0].rows;
-                let values = |p: &Product| {
-                    p.bias.and_then(|b| r.vectors.get(&b.0).cloned()).unwrap_or_else(|| vec![0.0; rows(p)])
-                };
-                let all: Vec<f32> = products.iter().flat_map(values).collect();
-                self.fusing.device.upload("bias", bytemuck::cast_slice(&all))
-            }
+/// The weights of the norm before products, then of the branch's norm, in the layout of items, flushed as `rms_norm` does.
+pub(super) fn norms(device: &Device, r: &Resources, before: Before) -> Result<wgpu::Buffer, BackendError> {
+    let mut placed = Vec::new();
+    for norm in before.norm.into_iter().chain(before.join.and_then(|join| join.norm)) {
+        let values = r.vectors.get(&norm.weight.0).map(Vec::as_slice).unwrap_or_default();
+        let first = placed.len();
+        placed.resize(first + values.len(), 0.0f32);
+        for (i, value) in values.iter().enumerate() {
+            placed[first + item_word(i, values.len() / 16)] = flush(*value, WEIGHT_FLOOR);
         }
     }
+    match placed.is_empty() {
+        true => Ok(r.none.clone()),
+        false => device.upload("norm", bytemuck::cast_slice(&placed)),
+    }
+}
 
-    /// The weights of the norm, then of the branch's norm, in the layout of items, flushed as `rms_norm` does.
-    fn norms(&self, before: Before) -> Result<wgpu::Buffer, BackendError> {
-        let mut placed = Vec::new();
-        for norm in before.norm.into_iter().chain(before.join.and_then(|join| join.norm)) {
-            let values = self.fusing.resources.vectors.get(&norm.weight.0).map(Vec::as_slice).unwrap_or_default();
-            let first = placed.len();
-            placed.resize(first + values.len(), 0.0f32);
-            for (i, value) in values.iter().enumerate() {
-                placed[first + item_word(i, values.len() / 16)] = flush(*value, WEIGHT_FLOOR);
-            }
-        }
-        match placed.is_empty() {
-            true => Ok(self.fusing.resources.none.clone()),
-            false => self.fusing.device.upload("norm", bytemuck::cast_slice(&placed)),
+/// The biases of products, with zeros where there is none; nothing where no product has one.
+pub(super) fn bias(
+    device: &Device,
+    plan: &Plan,
+    r: &Resources,
+    products: &[Product],
+) -> Result<wgpu::Buffer, BackendError> {
+    match products {
+        all if all.iter().all(|p| p.bias.is_none()) => Ok(r.none.clone()),
+        [Product { bias: Some(bias), .. }] => Ok(vector(r, *bias).clone()),
+        _ => {
+            let rows = |p: &Product| plan.weights[p.weight.0].rows;
+            let values =
+                |p: &Product| p.bias.and_then(|b| r.vectors.get(&b.0).cloned()).unwrap_or_else(|| vec![0.0; rows(p)]);
+            let all: Vec<f32> = products.iter().flat_map(values).collect();
+            device.upload("bias", bytemuck::cast_slice(&all))
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::backend::BackendError;
 use crate::plan::{CacheId, CacheSpec, Plan, Step};
 
 /// Steps that run as one.
+#[derive(Clone)]
 pub(super) struct Group {
     /// Places of the steps in the plan.
     pub steps: Vec<usize>,
@@ -15,6 +16,7 @@ pub(super) struct Group {
 }
 
 /// What a group leaves behind: the output of a step.
+#[derive(Clone)]
 pub(super) struct Output {
     /// The step's place in the plan.
     pub step: usize,
@@ -22,6 +24,7 @@ pub(super) struct Output {
 }
 
 /// Where an output is.
+#[derive(Clone)]
 pub(super) enum Place {
     /// Rows of so many words in order.
     Rows(wgpu::Buffer, usize),
@@ -32,29 +35,34 @@ pub(super) enum Place {
 }
 
 /// The dispatches of a group.
+#[derive(Clone)]
 pub(super) enum Kernels {
     /// The same at every position.
     Fixed(Vec<Dispatch>),
-    /// Attention of a single token, by the length of the cache.
+    /// With the most rows each takes; the last takes any number.
+    Few(Vec<(usize, Vec<Dispatch>)>),
+    /// Attention, by the length of the cache.
     Attention {
         /// The cache.
         spec: CacheSpec,
         /// With the most positions each takes: a workgroup for a head and some dimensions.
         short: Vec<(usize, Dispatch)>,
-        /// A workgroup a tile for the scores, then one for a head and some dimensions.
+        /// Of a single token a workgroup a tile for the scores, then one for a head and some dimensions.
         long: Vec<Dispatch>,
     },
 }
 
 impl Group {
-    /// The dispatches at a position.
-    pub fn at(&self, position: usize) -> &[Dispatch] {
+    /// The dispatches for `rows` rows from a position on.
+    pub fn at(&self, position: usize, rows: usize) -> &[Dispatch] {
         match &self.kernels {
             Kernels::Fixed(dispatches) => dispatches,
+            Kernels::Few(all) => all.iter().find(|(most, _)| rows <= *most).or(all.last()).map_or(&[], |few| &few.1),
             Kernels::Attention { spec, short, long } => {
                 // The kernels begin with the first eight tiles that are seen.
-                let span = position - spec.first_seen(position) / 256 * 256;
-                short.iter().find(|s| span < s.0).map_or(long, |s| std::slice::from_ref(&s.1))
+                let span = |p: usize| p - spec.first_seen(p) / 256 * 256;
+                let most = (position..position + rows).map(span).max().unwrap_or(0);
+                short.iter().find(|s| most < s.0).map_or(long, |s| std::slice::from_ref(&s.1))
             }
         }
     }
@@ -62,14 +70,14 @@ impl Group {
     /// The positions from which on there are other dispatches.
     fn changes(&self) -> Vec<usize> {
         match &self.kernels {
-            Kernels::Fixed(_) => vec![0],
+            Kernels::Fixed(_) | Kernels::Few(_) => vec![0],
             Kernels::Attention { short, .. } => [0].into_iter().chain(short.iter().map(|s| s.0)).collect(),
         }
     }
 
     /// All dispatches at positions below `context`.
     pub fn below(&self, context: usize) -> impl Iterator<Item = &Dispatch> {
-        self.changes().into_iter().filter(move |c| *c < context).flat_map(|c| self.at(c))
+        self.changes().into_iter().filter(move |c| *c < context).flat_map(|c| self.at(c, 1))
     }
 
     /// Runs it alone for `rows` rows from `position` on, and tells the outputs it leaves.
@@ -85,7 +93,7 @@ impl Group {
         let mut encoder = device.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.at(position).iter().try_for_each(|d| d.record(&mut pass, 0, position, rows))?;
+            self.at(position, rows).iter().try_for_each(|d| d.record(&mut pass, 0, position, rows))?;
         }
         device.queue.submit([encoder.finish()]);
         for output in &self.outputs {

@@ -10,7 +10,7 @@ use super::group::{Group, Kernels, Output, Place};
 use super::matrix::Halves;
 use super::pipelines::{self, Kernel, Pipeline};
 use super::row_words;
-use super::tiled::{self, Quantize};
+use super::tiled::{self, Layout, Quantize};
 use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
 use crate::ops::{self, Operand, Part};
@@ -37,6 +37,8 @@ pub(super) enum Grid {
     Rows { x: u32, each: u32 },
     /// Always the same.
     Fixed([u32; 2]),
+    /// So many in two dimensions, and in the third one for each row of the batch.
+    Each([u32; 2]),
     /// One for every 32 positions of the cache that are seen, and so many in the second dimension.
     #[allow(missing_docs)]
     Tiles { spec: CacheSpec, y: u32 },
@@ -44,11 +46,12 @@ pub(super) enum Grid {
 
 impl Grid {
     /// The workgroups for `rows` rows, the first of them at `position`.
-    pub fn groups(self, position: usize, rows: usize) -> [u32; 2] {
+    pub fn groups(self, position: usize, rows: usize) -> [u32; 3] {
         match self {
-            Self::Rows { x, each } => [x, (rows as u32).div_ceil(each)],
-            Self::Fixed(groups) => groups,
-            Self::Tiles { spec, y } => [(position / 32 - spec.first_seen(position) / 32 + 1) as u32, y],
+            Self::Rows { x, each } => [x, (rows as u32).div_ceil(each), 1],
+            Self::Fixed([x, y]) => [x, y, 1],
+            Self::Each([x, y]) => [x, y, rows as u32],
+            Self::Tiles { spec, y } => [(position / 32 - spec.first_seen(position) / 32 + 1) as u32, y, 1],
         }
     }
 }
@@ -67,8 +70,8 @@ impl Dispatch {
     ) -> Result<(), BackendError> {
         pass.set_pipeline(self.pipeline.code()?);
         pass.set_bind_group(0, &self.bindings, &[state]);
-        let [x, y] = self.grid.groups(position, rows);
-        pass.dispatch_workgroups(x, y, 1);
+        let [x, y, z] = self.grid.groups(position, rows);
+        pass.dispatch_workgroups(x, y, z);
         Ok(())
     }
 }
@@ -103,6 +106,8 @@ pub(super) struct Resources {
     pub none: wgpu::Buffer,
     pub scores: wgpu::Buffer,
     pub halves: Halves,
+    /// What a few rows are quantised to.
+    pub lanewise: wgpu::Buffer,
     pub weights: Vec<Resident>,
     /// The values of vectors, by weight.
     pub vectors: HashMap<usize, Vec<f32>>,
@@ -151,23 +156,24 @@ pub(super) struct Lowering<'a> {
 }
 
 impl<'a> Lowering<'a> {
-    /// The groups of steps for few rows: each step by itself.
-    pub fn few(&mut self) -> Result<Vec<Group>, BackendError> {
+    /// The groups of steps one by one, for any number of rows.
+    pub fn alone(&mut self) -> Result<Vec<Group>, BackendError> {
         let count = self.plan.steps.len();
         let one = |at: usize| {
             let dispatches = self.plain(&self.plan.steps[at].op)?;
-            Ok(self.alone(at, dispatches))
+            Ok(self.group(at, dispatches))
         };
         (0..count).map(one).collect()
     }
 
-    /// The same for many rows, made of those for few where there is nothing better.
-    pub fn many_alone(&mut self, few: &[Group]) -> Result<Vec<Group>, BackendError> {
-        few.iter()
+    /// The same for many rows, made of those for any number where there is nothing better.
+    pub fn many_alone(&mut self, alone: &[Group]) -> Result<Vec<Group>, BackendError> {
+        alone
+            .iter()
             .enumerate()
-            .map(|(at, few)| {
+            .map(|(at, alone)| {
                 let tiled = self.tiled(&self.plan.steps[at].op)?;
-                Ok(self.alone(at, if tiled.is_empty() { few.at(0).to_vec() } else { tiled }))
+                Ok(self.group(at, if tiled.is_empty() { alone.at(0, 1).to_vec() } else { tiled }))
             })
             .collect()
     }
@@ -184,7 +190,7 @@ impl<'a> Lowering<'a> {
                     let steps = (at..at + found.steps).collect();
                     Group { steps, kernels: Kernels::Fixed(vec![dispatch]), outputs: Vec::new() }
                 }
-                _ => self.alone(at, alone[at].at(0).to_vec()),
+                _ => alone[at].clone(),
             });
             at += groups.last().map_or(1, |group| group.steps.len());
         }
@@ -192,12 +198,16 @@ impl<'a> Lowering<'a> {
     }
 
     /// The group of one step.
-    fn alone(&self, step: usize, dispatches: Vec<Dispatch>) -> Group {
+    fn group(&self, step: usize, dispatches: Vec<Dispatch>) -> Group {
+        let outputs = self.place(step).into_iter().map(|place| Output { step, place }).collect();
+        Group { steps: vec![step], kernels: Kernels::Fixed(dispatches), outputs }
+    }
+
+    /// Where the output of a step is.
+    pub fn place(&self, step: usize) -> Option<Place> {
         let op = &self.plan.steps[step].op;
         let row = |out: BufferId| Place::Rows(self.rows[out.0].clone(), row_words(self.plan, out));
-        let place = op.appends_to().map(Place::Cache).or(op.output().map(row));
-        let outputs = place.into_iter().map(|place| Output { step, place }).collect();
-        Group { steps: vec![step], kernels: Kernels::Fixed(dispatches), outputs }
+        op.appends_to().map(Place::Cache).or(op.output().map(row))
     }
 
     /// The state that a step reads: it says how many rows there are.
@@ -283,14 +293,28 @@ impl<'a> Lowering<'a> {
     /// The dispatch of a quantisation of many rows and what comes before it; `None` where the device has too little memory.
     fn quantize(&mut self, q: &Quantize) -> Result<Option<Dispatch>, BackendError> {
         let r = self.resources;
+        let out = &self.rows[q.out.0];
+        match r.halves.activations(q.out) {
+            Some((halves, rows)) => self.quantize_to(q, Layout::Halves(rows), out, halves),
+            None => self.quantize_to(q, Layout::InOrder, out, r.halves.none()),
+        }
+    }
+
+    /// The same to `out`, in some layout.
+    pub fn quantize_to(
+        &mut self,
+        q: &Quantize,
+        layout: Layout,
+        out: &wgpu::Buffer,
+        halves: &wgpu::Buffer,
+    ) -> Result<Option<Dispatch>, BackendError> {
+        let r = self.resources;
         let state = self.states[usize::from(self.plan.buffers[q.out.0].wanted)];
         let row = |b: BufferId| &self.rows[b.0];
-        let halves = r.halves.activations(q.out);
-        let Some((kernel, p)) = q.kernel(self.device, self.plan, halves.map(|h| h.1)) else { return Ok(None) };
+        let Some((kernel, p)) = q.kernel(self.device, self.plan, layout) else { return Ok(None) };
         let y = q.residual.or(q.gate).map_or(&r.none, row);
         let norm = q.norm.map_or(&r.none, |n| vector(r, n.0));
-        let halves = halves.map_or(r.halves.none(), |h| h.0);
-        let buffers = [row(q.x), y, norm, row(q.out), halves];
+        let buffers = [row(q.x), y, norm, out, halves];
         let grid = Grid::Rows { x: 1, each: 1 };
         dispatch(self.device, kernel, state, bytes_of(&p), grid, &buffers).map(Some)
     }

@@ -8,6 +8,7 @@ mod cut;
 mod decode;
 pub mod device;
 pub mod disk;
+mod few;
 mod fused;
 mod group;
 mod lower;
@@ -59,8 +60,11 @@ pub struct Gpu {
     device: Device,
     plan: Plan,
     resources: Resources,
-    /// The groups for few rows, each of one step.
+    /// The groups for any number of rows, each of one step.
+    alone: Vec<Group>,
+    /// The groups for a few rows, and how many those are at most.
     few: Vec<Group>,
+    most_few: usize,
     /// The groups for many rows, each of one step, and what runs faster.
     many_alone: Vec<Group>,
     many: Vec<Group>,
@@ -104,9 +108,11 @@ impl Gpu {
             ids: &resources.ids,
             wanted: &resources.wanted,
         };
-        let few = lowering.few()?;
-        let many_alone = lowering.many_alone(&few)?;
+        let alone = lowering.alone()?;
+        let many_alone = lowering.many_alone(&alone)?;
         let many = lowering.many(&many_alone)?;
+        let few = lowering.few(&alone, &many_alone)?;
+        let most_few = few::most_rows(&plan);
         let logits = vec![0.0; sizes.logits_rows * plan.vocabulary()];
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = device.buffer("logits staging", logits.len() as u64 * 4, usage)?;
@@ -116,7 +122,9 @@ impl Gpu {
             device,
             plan,
             resources,
+            alone,
             few,
+            most_few,
             many_alone,
             many,
             decoder,
@@ -126,7 +134,7 @@ impl Gpu {
             limits,
             interrupt: Interrupt::default(),
         };
-        let batch = gpu.groups(sizes.batch, sizes.logits_rows).flat_map(|(group, _)| group.at(0));
+        let batch = gpu.groups(sizes.batch, sizes.logits_rows).flat_map(|(group, rows)| group.at(0, rows));
         let token = gpu.decoder.iter().flat_map(|d| d.below(sizes.context));
         pipelines::compile(batch.chain(token).map(|d| &*d.pipeline), || uploads.run(&gpu.device, weights, progress))?;
         gpu.device.check()?;
@@ -145,10 +153,26 @@ impl Gpu {
         self
     }
 
-    /// Runs a batch of one token by the groups for single tokens, and tells the listener those steps' outputs that they leave
-    /// behind; `false` where those were not asked for, or for another batch.
+    /// Runs batches of more than so many rows by the groups for many rows.
+    #[must_use]
+    pub fn few_up_to(mut self, rows: usize) -> Self {
+        self.most_few = self.most_few.min(rows.max(1));
+        self
+    }
+
+    /// Runs a batch by the groups for its number of rows, and tells the listener those steps' outputs that they leave
+    /// behind; `false` where that is one row and the groups for it were not asked for.
     pub fn listen_fused(&mut self, batch: Batch<'_>, listener: Listener<'_>) -> Result<bool, BackendError> {
         batch.is_for(&self.limits)?;
+        if batch.rows() > 1 {
+            self.prepare(&batch);
+            for (group, rows) in self.groups(batch.rows(), batch.wanted().len()) {
+                self.interrupt.check()?;
+                group.listen(&self.device, &self.resources, &self.plan, batch.position(), rows, listener)?;
+            }
+            self.device.check()?;
+            return Ok(true);
+        }
         let (Some(decoder), &[token]) = (&self.decoder, batch.ids()) else { return Ok(false) };
         for group in decoder.prepare(&self.device, token, batch.position()) {
             group.listen(&self.device, &self.resources, &self.plan, batch.position(), 1, listener)?;
@@ -168,7 +192,7 @@ impl Gpu {
         }
         let state = State { position: position as u32, rows: rows as u32, ..State::default() };
         self.device.write(&self.resources.state, bytemuck::bytes_of(&state));
-        let dispatches = self.groups(rows, 0).flat_map(|(group, _)| group.at(position));
+        let dispatches = self.groups(rows, 0).flat_map(|(group, rows)| group.at(position, rows));
         timing::times(&self.device, dispatches, position, rows, repetitions)
     }
 
@@ -176,7 +200,7 @@ impl Gpu {
     pub fn dispatches_per_token(&self, position: usize) -> usize {
         match &self.decoder {
             Some(decoder) => decoder.dispatches(position),
-            None => self.groups(1, 1).map(|(group, _)| group.at(position).len()).sum(),
+            None => self.groups(1, 1).map(|(group, rows)| group.at(position, rows).len()).sum(),
         }
     }
 
@@ -195,17 +219,18 @@ impl Gpu {
 
     /// The groups of a batch of `rows` rows, with the logits of `wanted` rows, each with its number of rows.
     fn groups(&self, rows: usize, wanted: usize) -> impl Iterator<Item = (&Group, usize)> {
-        self.groups_of(&self.many, rows, wanted)
+        self.groups_of([&self.few, &self.many], self.most_few + 1, rows, wanted)
     }
 
-    /// The same with other groups for many rows.
+    /// The same with other groups for few rows, and for many, which are `from` and more.
     fn groups_of<'a>(
         &'a self,
-        many: &'a [Group],
+        [few, many]: [&'a [Group]; 2],
+        from: usize,
         rows: usize,
         wanted: usize,
     ) -> impl Iterator<Item = (&'a Group, usize)> {
-        let of = |rows: usize| if rows < tiled::MIN_ROWS { &self.few } else { many };
+        let of = move |rows: usize| if rows < from { few } else { many };
         let first = self.plan.first_wanted();
         let every = of(rows).iter().filter(move |g| g.steps[0] < first).map(move |g| (g, rows));
         let behind = of(wanted).iter().filter(move |g| wanted > 0 && g.steps[0] >= first).map(move |g| (g, wanted));
@@ -272,6 +297,7 @@ fn allocate(
         angles: angles.collect::<Result<_, _>>()?,
         none: words("nothing", 4)?,
         halves: Halves::new(device, plan, sizes)?,
+        lanewise: words("few rows", few::lanewise_words(plan))?,
         scores: device.storage("attention scores", (rows * row_bytes) as u64)?,
         weights,
         vectors,
@@ -374,10 +400,12 @@ impl Backend for Gpu {
             return Ok(&self.logits[..self.plan.vocabulary()]);
         }
         // Every step's output is there only where each runs by itself.
-        let many = if listener.is_some() { &self.many_alone } else { &self.many };
-        let groups: Vec<_> = self.groups_of(many, n, rows).collect();
+        let groups: Vec<_> = match listener {
+            Some(_) => self.groups_of([&self.alone, &self.many_alone], tiled::MIN_ROWS, n, rows).collect(),
+            None => self.groups(n, rows).collect(),
+        };
         let position = batch.position();
-        let dispatches: Vec<_> = groups.iter().flat_map(|(group, _)| group.at(position)).collect();
+        let dispatches: Vec<_> = groups.iter().flat_map(|(group, rows)| group.at(position, *rows)).collect();
         let count = dispatches.len();
         ready(dispatches.into_iter())?;
         let start = crate::host::Instant::now();
@@ -394,7 +422,11 @@ impl Backend for Gpu {
                 // In parts, so that the device works while the host still encodes, and that an interrupt does not wait for more
                 // than the parts in flight.
                 let mut in_flight = VecDeque::new();
-                for part in groups.chunks(PART) {
+                // The first part is short, so that the device begins soon; the work of a part depends on its rows, too.
+                let (mut rest, mut size) = (&groups[..], 8);
+                while !rest.is_empty() {
+                    let (part, behind) = rest.split_at(size.min(rest.len()));
+                    (rest, size) = (behind, (4 * size).min(PART * (512 / n).max(1)));
                     if in_flight.len() == PARTS_IN_FLIGHT {
                         self.device.wait_for(in_flight.pop_front())?;
                     }
@@ -402,8 +434,14 @@ impl Backend for Gpu {
                     {
                         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                         for (group, rows) in part {
-                            group.at(position).iter().try_for_each(|d| d.record(&mut pass, 0, position, *rows))?;
+                            group
+                                .at(position, *rows)
+                                .iter()
+                                .try_for_each(|d| d.record(&mut pass, 0, position, *rows))?;
                         }
+                    }
+                    if rest.is_empty() {
+                        break;
                     }
                     let next = self.device.device.create_command_encoder(&Default::default());
                     in_flight.push_back(self.device.queue.submit([std::mem::replace(&mut encoder, next).finish()]));

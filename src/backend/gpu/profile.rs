@@ -69,7 +69,7 @@ impl Gpu {
         };
         let mut timed = Vec::new();
         for (group, rows) in groups {
-            let (dispatches, steps) = (group.at(position), &group.steps[..]);
+            let (dispatches, steps) = (group.at(position, rows), &group.steps[..]);
             let op = match (token, steps) {
                 (None, &[step]) => self.plan.steps[step].op.name(),
                 _ => dispatches.first().map_or("", |d| &d.name),
@@ -135,15 +135,15 @@ mod tests {
     use crate::numerics::Precision;
 
     #[test]
-    fn both_clocks_time_every_step() {
+    fn both_clocks_time_every_group() {
         let model = Model::stories().unwrap();
         let sizes = Sizes { context: 8, batch: 4, logits_rows: 1 };
         let plan = model.plan(Precision::Fast).unwrap();
-        let count = plan.steps.len();
         let gpu =
             Gpu::new(Device::open(&AdapterOptions::default()).unwrap(), &model, plan, sizes, &mut |_| {}).unwrap();
         let batch = Batch::checked(&[1, 2, 3], 0, Rows::Last, &gpu.limits).unwrap();
         let steps = gpu.timed(&batch);
+        let count = gpu.groups(3, 1).count();
         assert_eq!(steps.len(), count);
         for step in &steps {
             assert!(gpu.by_waiting(step).unwrap() > Duration::ZERO, "{:?}", step.steps);

@@ -40,9 +40,9 @@ impl Gpu {
             dispatch.record(&mut encoder.begin_compute_pass(&Default::default()), 0, step.position, step.rows)?;
             self.device.queue.submit([encoder.finish()]);
             if !before.is_empty() {
-                let [x, y] = dispatch.grid.groups(step.position, step.rows);
+                let groups = dispatch.grid.groups(step.position, step.rows);
                 let (kernel, params) = (kernel.clone(), dispatch.params.clone());
-                hear(Recorded { kernel, groups: [x, y, 1], params, before, after: self.contents(dispatch)? });
+                hear(Recorded { kernel, groups, params, before, after: self.contents(dispatch)? });
             }
         }
         self.device.check()

@@ -5,6 +5,44 @@ use super::pipelines::Kernel;
 use crate::quant::{CHUNK, Format};
 use crate::shaders::Shader;
 
+/// The kernel of products of so many activation rows in a workgroup (`wgsl/lib/few.wgsl`) with `rows` rows of `cols`, and how many of those
+/// a workgroup takes; or why there is none.
+pub(super) fn few(
+    device: &Device,
+    shader: &'static Shader,
+    format: &'static Format,
+    cols: usize,
+    of: u32,
+    precise: bool,
+) -> Result<(Kernel, u32, u32), String> {
+    if format.activation_block().is_none() {
+        return Err("few rows have kernels for formats of integers only".to_owned());
+    }
+    // Where a block is a chunk, a thread takes up to eight activation rows; else four, and others take the rest.
+    let small = format.activation_block() == Some(CHUNK);
+    let (threads, depth) = match (small, of) {
+        (true, 4) => (64, 1),
+        (true, 8) => (128, 1),
+        (true, _) => (32, 4),
+        (false, 4) => (32, 1),
+        (false, 8) => (64, 1),
+        (false, _) => (64, 2),
+    };
+    let of = if small { of.min(8) } else { of };
+    let kernel = Kernel::new(shader)
+        .format(format)
+        .precise(precise)
+        .with("THREADS", threads)
+        .with("CHUNKS", (cols / CHUNK) as u32)
+        .with("ROWS", of)
+        .with("DEPTH", depth);
+    let slots = if small { threads / 8 } else { threads / 2 / of } * depth;
+    match kernel.lacks(&device.limits) {
+        None => Ok((kernel, slots, of)),
+        Some(why) => Err(why),
+    }
+}
+
 /// How the rows and columns of a product are spread over threads.
 pub(super) struct Shape {
     chunks: u32,
@@ -13,14 +51,16 @@ pub(super) struct Shape {
     /// Rows that a thread fetches together.
     depth: u32,
     threads: u32,
+    /// Activation rows of a workgroup.
+    tokens: u32,
 }
 
 /// Threads of a workgroup at most, where the device allows as many.
 const MOST_THREADS: u32 = 512;
 
 impl Shape {
-    /// For `rows` rows of `cols`, of all matrices together.
-    pub fn new(device: &Device, format: &Format, cols: usize, rows: usize) -> Self {
+    /// For `rows` rows of `cols`, of all matrices together, and so many activation rows.
+    pub fn new(device: &Device, format: &Format, cols: usize, rows: usize, tokens: u32) -> Self {
         let chunks = (cols / CHUNK) as u32;
         let span = (format.activation_block().unwrap_or(CHUNK) / CHUNK) as u32;
         let rows = rows as u32;
@@ -33,9 +73,9 @@ impl Shape {
         let long = span > 1 || format.activation_block().is_none();
         let (across, depth, groups) = if long { (across.min(2), 2, 1000) } else { (across, 4, 400) };
         let threads = (chunks * across).next_multiple_of(32).min(most);
-        let mut shape = Self { chunks, across, loops: 1, depth, threads };
+        let mut shape = Self { chunks, across, loops: 1, depth, threads, tokens };
         // What a workgroup keeps for its rows takes at most 8 KiB of its memory.
-        while rows / shape.slots() > groups && 2 * 4 * shape.slots() * (chunks / span) <= 8192 {
+        while rows / shape.slots() > groups && 2 * 4 * shape.slots() * tokens * (chunks / span) <= 8192 {
             shape.loops *= 2;
         }
         shape
@@ -64,6 +104,7 @@ impl Shape {
             .with("LOOPS", self.loops)
             .with("DEPTH", self.depth)
             .with("NORM", u32::from(norm));
+        let kernel = if self.tokens > 1 { kernel.with("ROWS", self.tokens) } else { kernel };
         match kernel.lacks(&device.limits) {
             None => Ok(kernel),
             Some(why) => Err(why),

@@ -51,6 +51,24 @@ pub(super) fn attention(device: &Device, plan: &Plan, op: &ops::Attention) -> Op
     Some((kernel, params::TiledAttention { heads, kv_heads, scale, cap }))
 }
 
+/// How quantised rows are stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Layout {
+    /// One row behind the other.
+    InOrder,
+    /// The same, and for matrix units as halves, of at most so many rows.
+    Halves(usize),
+    /// As `wgsl/lib/lanewise.wgsl` has it, at most so many rows.
+    Lanewise(usize),
+}
+
+/// Words of so many rows of `width` elements in blocks of `block` in the layout of `wgsl/lib/lanewise.wgsl`.
+pub(super) fn lanewise_words(width: usize, block: usize, precise: bool, rows: usize) -> usize {
+    let (lanes, span, quads) = ((width / block).div_ceil(8), block / CHUNK, rows.div_ceil(4));
+    let (each, planes) = (lanes * span, if precise { 2 } else { 1 });
+    4 * quads * (each * planes * (64 + 16) + 8 * lanes)
+}
+
 /// Steps that a kernel takes together before many rows are quantised.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Quantize {
@@ -117,14 +135,8 @@ impl Quantize {
         kernel.fits(&device.limits)
     }
 
-    /// The kernel and its parameters; `None` where the device has too little workgroup memory. `halves`: for so many rows,
-    /// halves are stored, too.
-    pub fn kernel(
-        &self,
-        device: &Device,
-        plan: &Plan,
-        halves: Option<usize>,
-    ) -> Option<(Kernel, params::TiledQuantize)> {
+    /// The kernel and its parameters; `None` where the device has too little workgroup memory.
+    pub fn kernel(&self, device: &Device, plan: &Plan, layout: Layout) -> Option<(Kernel, params::TiledQuantize)> {
         let BufferKind::Quantized(block) = plan.buffers[self.out.0].kind else { return None };
         let width = plan.buffers[self.x.0].width;
         let (chunks, span) = ((width / CHUNK) as u32, (block / CHUNK) as u32);
@@ -137,14 +149,18 @@ impl Quantize {
             .with("THREADS", chunks.next_multiple_of(32).min(256))
             .with("CHUNKS", chunks)
             .with("SPAN", span)
-            .with("HALVES", yes(halves.is_some()));
+            .with("HALVES", yes(matches!(layout, Layout::Halves(_))))
+            .with("LANEWISE", yes(matches!(layout, Layout::Lanewise(_))));
         let p = params::TiledQuantize {
             stride: ops::quantize_activations::stride(width, block, plan.precision) as u32,
             eps: self.norm.map_or(0.0, |n| n.1),
             inverse_width: 1.0 / width as f32,
             steps: plan.precision.steps(),
             inverse_steps: plan.precision.inverse_steps(),
-            places: halves.unwrap_or(0) as u32,
+            places: match layout {
+                Layout::InOrder => 0,
+                Layout::Halves(rows) | Layout::Lanewise(rows) => rows as u32,
+            },
         };
         kernel.fits(&device.limits).then_some((kernel, p))
     }

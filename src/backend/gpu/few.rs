@@ -1,0 +1,254 @@
+//! A few rows: the groups of a plan's pieces, with the bits of the steps one after the other.
+//!
+//! A piece's activations are quantised once, with the norm before them; then each of its products reads and unpacks a weight once for
+//! up to 16 rows (`wgsl/lib/few.wgsl`), and ends as it does for a single token. What has no such kernel runs step by step. All
+//! rows lie in order, in the buffers of the plan.
+
+use bytemuck::bytes_of;
+
+use super::attend;
+use super::calls::{Before, Call, Spread, calls};
+use super::cut::{End, Piece, Product, Work, pieces, shapes};
+use super::device::Device;
+use super::fused::{bias, norms};
+use super::group::{Group, Kernels, Output};
+use super::lower::{Dispatch, Grid, Lowering, Resources, dispatch};
+use super::tiled::{self, Layout, Quantize};
+use crate::backend::BackendError;
+use crate::numerics::Precision;
+use crate::plan::{Buffer, BufferId, BufferKind, Op, Plan};
+use crate::quant::CHUNK;
+use crate::shaders::{FEW_PRODUCTS, PRODUCTS};
+
+/// How products of so many rows are made: two each workgroup prepares, more are quantised before. The last takes any number.
+const WAYS: [Spread; 4] = [Spread::Prepared(2), Spread::Quantised(4), Spread::Quantised(8), Spread::Quantised(16)];
+
+/// The same of plain numbers, which nothing is quantised for.
+const PLAIN_WAYS: [Spread; 2] = [Spread::Prepared(2), Spread::Prepared(4)];
+
+impl Spread {
+    /// Activation rows of a workgroup.
+    fn rows(self) -> u32 {
+        match self {
+            Self::Prepared(rows) | Self::Quantised(rows) => rows,
+        }
+    }
+}
+
+/// Rows that there is place for.
+const PLACES: usize = 128;
+
+/// Rows up to which a plan is run by these groups: with more of them the kernels for many are faster (docs/lab/performance.md).
+pub(super) fn most_rows(plan: &Plan) -> usize {
+    let most = |op: &Op| match op {
+        Op::Matmul(product) => match plan.weights[product.weight.0].format.activation_block() {
+            Some(CHUNK) => PLACES,
+            Some(_) => 64,
+            None => tiled::MIN_ROWS - 1,
+        },
+        _ => PLACES,
+    };
+    plan.steps.iter().filter(|s| !plan.is_wanted(&s.op)).map(|s| most(&s.op)).min().unwrap_or(PLACES)
+}
+
+/// The ways for some products.
+fn ways(plan: &Plan, products: &[Product]) -> &'static [Spread] {
+    match products.iter().all(|p| quantised(plan, p).is_ok()) {
+        true => &WAYS,
+        false => &PLAIN_WAYS,
+    }
+}
+
+/// What products read: a quantised row for each of them.
+fn quantised(plan: &Plan, product: &Product) -> Result<BufferId, String> {
+    match plan.steps[product.step].op {
+        Op::Matmul(ref op) if matches!(plan.buffers[op.x.0].kind, BufferKind::Quantized(_)) => Ok(op.x),
+        _ => Err("few rows have kernels for formats of integers only".to_owned()),
+    }
+}
+
+/// Words of the buffer that a few rows are quantised to, of any width of a plan.
+pub(super) fn lanewise_words(plan: &Plan) -> usize {
+    let words = |b: &Buffer| match b.kind {
+        BufferKind::Quantized(block) => {
+            tiled::lanewise_words(b.width, block, plan.precision == Precision::Precise, PLACES)
+        }
+        BufferKind::Float => 0,
+    };
+    plan.buffers.iter().map(words).max().unwrap_or(0).max(4)
+}
+
+/// The quantisation before products.
+fn quantisation(plan: &Plan, x: BufferId, before: Before, products: &[Product]) -> Result<Quantize, String> {
+    let all: Vec<BufferId> = products.iter().map(|p| quantised(plan, p)).collect::<Result<_, _>>()?;
+    match all[..] {
+        [out, ref others @ ..] if others.iter().all(|o| *o == out) => {
+            Ok(Quantize { norm: before.norm.map(|n| (n.weight, n.eps)), ..Quantize::alone(x, out) })
+        }
+        _ => Err("their activations have blocks of different sizes".to_owned()),
+    }
+}
+
+/// The dispatches of products made in some way, or why there are none.
+fn takes_products<'a>(
+    device: &Device,
+    plan: &Plan,
+    resources: &'a Resources,
+    x: BufferId,
+    before: Before,
+    products: &[Product],
+    end: End,
+    way: Spread,
+) -> Result<Vec<Call<'a>>, String> {
+    if let Spread::Quantised(_) = way {
+        let quantisation = quantisation(plan, x, before, products)?;
+        quantisation.kernel(device, plan, Layout::Lanewise(PLACES)).ok_or("a row is too long for the device")?;
+    }
+    if products.iter().any(|p| p.experts.is_some()) {
+        return Err("experts run step by step".to_owned());
+    }
+    calls(device, plan, resources, before, products, end, way)
+}
+
+impl Lowering<'_> {
+    /// The groups for a few rows; a step without such a kernel is that of `alone`.
+    pub fn few(&mut self, alone: &[Group], many_alone: &[Group]) -> Result<Vec<Group>, BackendError> {
+        let pieces = {
+            let (device, plan, resources) = (&*self.device, self.plan, self.resources);
+            let takes = |work: &Work| {
+                shapes(plan, work)?;
+                match work {
+                    Work::Products { join: None, x, norm, products, end } => {
+                        let before = Before { join: None, norm: *norm };
+                        let why = |way| takes_products(device, plan, resources, *x, before, products, *end, way).err();
+                        let whys: Vec<_> = ways(plan, products).iter().copied().filter_map(why).collect();
+                        match whys.into_iter().next() {
+                            None => Ok(()),
+                            Some(why) => Err(why),
+                        }
+                    }
+                    Work::Attention(op) => attend::fits(device, plan, op),
+                    Work::Products { .. } | Work::Heads(_) | Work::Join(_) => Err("runs step by step".to_owned()),
+                    _ => Ok(()),
+                }
+            };
+            pieces(plan, &takes)
+        };
+        let mut groups = Vec::new();
+        for piece in &pieces {
+            match &piece.work {
+                Work::Nothing => {}
+                Work::Products { x, norm, products, end, .. } => {
+                    let kernels = self.few_products(*x, Before { join: None, norm: *norm }, products, *end)?;
+                    groups.push(self.left(piece, kernels));
+                }
+                Work::Attention(op) => {
+                    let long = many_alone[piece.steps.start].at(0, 1).to_vec();
+                    let kernels = attend::few(self, op, long)?;
+                    groups.push(self.left(piece, kernels));
+                }
+                _ => groups.push(step_by_step(&alone[piece.steps.start], &many_alone[piece.steps.start])),
+            }
+        }
+        Ok(groups)
+    }
+
+    fn left(&self, piece: &Piece, kernels: Kernels) -> Group {
+        let output = |&step: &usize| Some(Output { step, place: self.place(step)? });
+        Group {
+            steps: piece.steps.clone().collect(),
+            kernels,
+            outputs: piece.leaves.iter().filter_map(output).collect(),
+        }
+    }
+
+    fn few_products(
+        &mut self,
+        x: BufferId,
+        before: Before,
+        products: &[Product],
+        end: End,
+    ) -> Result<Kernels, BackendError> {
+        let mut all = Vec::new();
+        for way in ways(self.plan, products).iter().copied() {
+            let (plan, resources) = (self.plan, self.resources);
+            let Ok(made) = takes_products(self.device, plan, resources, x, before, products, end, way) else {
+                continue;
+            };
+            let mut dispatches: Vec<Dispatch> = Vec::new();
+            if let (Spread::Quantised(_), Ok(q)) = (way, quantisation(plan, x, before, products)) {
+                let (out, none) = (&resources.lanewise, resources.halves.none());
+                dispatches.extend(self.quantize_to(&q, Layout::Lanewise(PLACES), out, none)?);
+            }
+            for call in made {
+                dispatches.push(self.few_call(call, x, before, products, end, way)?);
+            }
+            all.push((way.rows() as usize, dispatches));
+        }
+        Ok(Kernels::Few(all))
+    }
+
+    fn few_call(
+        &mut self,
+        mut call: Call<'_>,
+        x: BufferId,
+        before: Before,
+        products: &[Product],
+        end: End,
+        way: Spread,
+    ) -> Result<Dispatch, BackendError> {
+        let (plan, r, of) = (self.plan, self.resources, self.rows);
+        let some = &products[call.products.clone()];
+        let source = match way {
+            Spread::Prepared(_) => vec![of[x.0].clone(), norms(self.device, r, before)?],
+            Spread::Quantised(_) => {
+                call.params.x_items = PLACES as u32;
+                vec![r.lanewise.clone()]
+            }
+        };
+        let row = |id: BufferId| of[id.0].clone();
+        let bias = bias(self.device, plan, r, some)?;
+        let written: Vec<wgpu::Buffer> = match end {
+            End::Rows if [PRODUCTS.name, FEW_PRODUCTS.name].contains(&call.kernel.shader.name) => {
+                call.params.stride = plan.buffers[some[0].out.0].width as u32;
+                vec![row(some[0].out), bias]
+            }
+            End::Rows => {
+                let mut all: Vec<_> = some.iter().map(|p| row(p.out)).collect();
+                while all.len() < 3 {
+                    all.push(unwritten(self.device, all.len())?);
+                }
+                all.push(bias);
+                all
+            }
+            End::Residual { x } => vec![row(x), bias],
+            End::Gate { out, .. } => vec![row(out)],
+            End::Heads { angles, cache, .. } => {
+                let [k_cache, v_cache] = &r.caches[cache.0];
+                let mut all = vec![row(products[0].out), k_cache.clone(), v_cache.clone()];
+                // Each dispatch binds only what it writes, so that nothing keeps it from running beside the others.
+                for (i, buffer) in all.iter_mut().enumerate().filter(|(i, _)| !call.products.contains(i)) {
+                    *buffer = unwritten(self.device, i)?;
+                }
+                [all, vec![r.angles[angles.0].clone(), bias]].concat()
+            }
+        };
+        let shard = &call.run.shard.buffer;
+        let buffers: Vec<_> = [shard, shard].into_iter().chain(&source).chain(&written).collect();
+        let state = self.states[usize::from(plan.buffers[x.0].wanted)];
+        let grid = Grid::Rows { x: call.groups, each: call.tokens };
+        dispatch(self.device, call.kernel, state, bytes_of(&call.params), grid, &buffers)
+    }
+}
+
+/// The group of a step: of a few rows as of any number, of more as of many.
+fn step_by_step(alone: &Group, many: &Group) -> Group {
+    let both = [(tiled::MIN_ROWS - 1, alone), (usize::MAX, many)];
+    let kernels = Kernels::Few(both.map(|(most, group)| (most, group.at(0, 1).to_vec())).into());
+    Group { kernels, ..alone.clone() }
+}
+
+/// A buffer for a binding that a dispatch does not use.
+pub(super) fn unwritten(device: &Device, i: usize) -> Result<wgpu::Buffer, BackendError> {
+    device.storage(&format!("unwritten {i}"), 16)
+}
