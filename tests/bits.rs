@@ -6,7 +6,7 @@ mod common;
 use std::ops::ControlFlow;
 
 use bytemuck::bytes_of;
-use common::{Random, bits, on_cpu, on_gpu, on_isa, run_kernel, smollm2, tiny, turn};
+use common::{Random, bits, most_few, on_cpu, on_gpu, on_gpu_few, on_isa, run_kernel, smollm2, tiny, turn};
 use proptest::prelude::*;
 use samebits::backend::Sampling;
 use samebits::backend::cpu::Isa;
@@ -236,7 +236,7 @@ fn check_model(model: &Model, prompt: &[u32], precision: Precision, chunks: &[us
     }
     let _turn = turn();
     for &chunk in gpu_chunks {
-        let mut session = on_gpu(model, precision, 48, chunk);
+        let mut session = on_gpu_few(model, precision, 48, chunk, most_few(precision));
         for run in 0..2 {
             session.clear();
             let got = bits(&session.feed(prompt, true).unwrap());

@@ -70,9 +70,19 @@ pub fn on_isa(model: &Model, precision: Precision, context: usize, chunk: usize,
 }
 
 pub fn on_gpu(model: &Model, precision: Precision, context: usize, chunk: usize) -> Session {
+    on_gpu_few(model, precision, context, chunk, usize::MAX)
+}
+
+/// With more than `few` rows by the kernels for many.
+pub fn on_gpu_few(model: &Model, precision: Precision, context: usize, chunk: usize, few: usize) -> Session {
     let plan = model.for_context(context).plan(precision).unwrap();
     let gpu = Gpu::new(device(), model, plan, sizes(context, chunk), &mut |_| {}).unwrap();
-    Session::new(Box::new(gpu), chunk)
+    Session::new(Box::new(gpu.few_up_to(few)), chunk)
+}
+
+/// Kernels take long to compile on a software adapter: those for a few rows are met in the one precision, those for many in the other.
+pub fn most_few(precision: Precision) -> usize {
+    if precision == Precision::Fast { 8 } else { usize::MAX }
 }
 
 /// The best adapter; a machine without one fails the tests.
