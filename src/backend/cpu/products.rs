@@ -61,8 +61,8 @@ impl Cpu {
         } else if quantized.count > 1 {
             quantized = ordered.fill(&quantized, &mut self.pool);
         }
-        // One row of activations meets several panels at once.
-        let step = if rows == 1 { simd::PANELS } else { 1 };
+        // Few rows of activations meet several panels at once.
+        let step = simd::panels(rows);
         let parts: Vec<_> = products
             .iter_mut()
             .filter_map(|p| {

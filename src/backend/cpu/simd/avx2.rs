@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 use super::super::panels::{Blocks, Panels, ROWS};
-use super::{AHEAD, PANELS, Rows, TOKENS};
+use super::{AHEAD, FEW, Rows, TOKENS};
 
 type I = __m256i;
 type F = __m256;

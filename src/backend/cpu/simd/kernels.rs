@@ -124,7 +124,7 @@ macro_rules! kernels {
                     }
                     if SUB == 0 {
                         for (block, sums) in blocks.iter().zip(&mut sums) {
-                            small_block::<BITS, TABLE, MIN, PLANES, N>(p, kind, block, b, table, xs, sums);
+                            small_block::<BITS, TABLE, MIN, PLANES, N, P>(p, kind, block, b, table, xs, sums);
                         }
                     } else {
                         super_blocks::<BITS, TABLE, SUB, MIN, PLANES, N, P>(p, kind, &blocks, b, table, xs, &mut sums);
@@ -141,10 +141,10 @@ macro_rules! kernels {
             }
         }
 
-        /// Activation rows: with room for one there is one.
+        /// Activation rows: with room for one or two there are so many.
         #[inline]
         fn count<const N: usize>(xs: &Rows<'_>) -> usize {
-            if N == 1 { 1 } else { xs.count }
+            if N <= 2 { N } else { xs.count }
         }
 
         /// Where the integers and the scales of a block are.
@@ -177,6 +177,7 @@ macro_rules! kernels {
             const MIN: bool,
             const PLANES: usize,
             const N: usize,
+            const P: usize,
         >(
             p: &Panels,
             kind: &Blocks,
@@ -189,9 +190,9 @@ macro_rules! kernels {
             let (offset, count) = (splat_f(-kind.offset as f32), count::<N>(xs));
             // SAFETY: as in `blocks`.
             unsafe {
-                if N == 1 {
-                    ask_for::<BITS>(block.q, ahead(p, kind, b * kind.integers));
-                    prefetch(block.meta.wrapping_add(PANELS * p.stride));
+                if N <= FEW {
+                    ask_for::<BITS>(block.q, ahead::<P>(p, kind, b * kind.integers));
+                    prefetch(block.meta.wrapping_add(P * p.stride));
                 }
                 for (part, sums) in sums.iter_mut().enumerate() {
                     let (d, m) = block.floats::<MIN>(kind, part);
@@ -248,8 +249,8 @@ macro_rules! kernels {
                 for c in 0..8 {
                     for (block, integers) in blocks.iter().zip(&mut integers) {
                         let q = block.q.add(c * kind.integers / 8);
-                        if N == 1 {
-                            ask_for::<BITS>(q, ahead(p, kind, b * kind.integers + c * kind.integers / 8));
+                        if N <= FEW {
+                            ask_for::<BITS>(q, ahead::<P>(p, kind, b * kind.integers + c * kind.integers / 8));
                         }
                         for (part, integers) in integers.iter_mut().enumerate() {
                             let w = unpack::<BITS, TABLE, N>(q.add(4 * LANES * part), table);
@@ -266,9 +267,9 @@ macro_rules! kernels {
                     }
                 }
                 for ((block, integers), sums) in blocks.iter().zip(&integers).zip(sums) {
-                    if N == 1 {
+                    if N <= FEW {
                         for line in 0..kind.scales.div_ceil(64) {
-                            prefetch(block.meta.wrapping_add(PANELS * p.stride + 64 * line));
+                            prefetch(block.meta.wrapping_add(P * p.stride + 64 * line));
                         }
                     }
                     for ((part, integers), sums) in integers.iter().enumerate().zip(sums) {
@@ -307,7 +308,7 @@ macro_rules! kernels {
             }
         }
 
-        /// Asks for the lines of a chunk ahead of one. One activation row is bound by memory: evenly spread requests
+        /// Asks for the lines of a chunk ahead of one. Few activation rows are bound by memory: evenly spread requests
         /// keep as many lines under way as the core can.
         #[inline]
         #[target_feature(enable = $features)]
@@ -321,9 +322,9 @@ macro_rules! kernels {
         /// comes after those in turn.
         #[inline]
         #[target_feature(enable = $features)]
-        fn ahead(p: &Panels, kind: &Blocks, at: usize) -> usize {
+        fn ahead<const P: usize>(p: &Panels, kind: &Blocks, at: usize) -> usize {
             let end = p.blocks * kind.integers;
-            if at + AHEAD < end { AHEAD } else { AHEAD + PANELS * p.stride - end }
+            if at + AHEAD < end { AHEAD } else { AHEAD + P * p.stride - end }
         }
 
         /// The planes' sums as one number: `256 * high + low`.

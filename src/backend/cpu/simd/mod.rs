@@ -61,18 +61,31 @@ use each_isa;
 /// Activation rows a kernel takes at most.
 pub const TOKENS: usize = 16;
 
-/// Panels that a kernel takes at most with one activation row. Several streams keep more lines of memory under way.
+/// Panels that a kernel takes at most.
 pub const PANELS: usize = 4;
 
-/// The products of the 16 rows of each of `panels` with activation rows: of one panel with up to [`TOKENS`], or of up
-/// to [`PANELS`] with one. Results lie panel by panel, row by row.
+/// Activation rows up to which a pass is bound by memory, so that a kernel asks for lines ahead.
+const FEW: usize = 8;
+
+/// Panels that are taken at once with so many activation rows. Several streams keep more lines of memory under way; with
+/// more rows their sums have no room.
+pub const fn panels(rows: usize) -> usize {
+    match rows {
+        0..=2 => PANELS,
+        3..=4 => 2,
+        _ => 1,
+    }
+}
+
+/// The products of the 16 rows of each of `panels`, up to [`panels()`], with up to [`TOKENS`] activation rows. Results lie
+/// panel by panel, row by row.
 ///
 /// # Panics
 /// If the activations are not of the matrix's width, or the path is not an available vector path.
 pub fn blocks(isa: Isa, p: &Panels, panels: Range<usize>, xs: &Rows<'_>, precise: bool, out: &mut [[f32; ROWS]]) {
     let Kind::Blocks(kind) = &p.kind else { return };
     let (n, cols) = (xs.count, p.blocks * kind.chunks * 32);
-    assert!(!panels.is_empty() && panels.len() <= if n == 1 { PANELS } else { 1 } && panels.end <= p.count());
+    assert!(!panels.is_empty() && panels.len() <= self::panels(n) && panels.end <= p.count());
     assert!(0 < n && n <= TOKENS && out.len() >= n * panels.len() && isa != Isa::Scalar && isa.is_available());
     assert!(xs.cols == cols && xs.scale.len() == n * p.blocks);
     for plane in &xs.planes[..if precise { 2 } else { 1 }] {
@@ -80,7 +93,7 @@ pub fn blocks(isa: Isa, p: &Panels, panels: Range<usize>, xs: &Rows<'_>, precise
         assert!(plane.sums[0].len() == n * cols / 16 && plane.sums[1].len() == n * cols / 32);
         assert!(plane.totals.len() == n * cols / 32);
     }
-    let kernel = kernel(isa, kind, precise, panels.len() > 1);
+    let kernel = kernel(isa, kind, precise, n);
     // SAFETY: the path is available; a panel holds `p.blocks` blocks of the layout `kind`, whose parameters the kernel
     // was chosen by; there are as many activations as it reads, as checked above.
     unsafe { kernel(p, kind, panels, xs, out) }
@@ -113,17 +126,22 @@ const AHEAD: usize = 1024;
 
 type Kernel = unsafe fn(&Panels, &Blocks, Range<usize>, &Rows<'_>, &mut [[f32; ROWS]]);
 
-/// The kernel for a layout, for several panels with one row of activations or for one panel; every registered format
-/// has one of these.
-fn kernel(isa: Isa, kind: &Blocks, precise: bool, several: bool) -> Kernel {
+/// The kernel for a layout and a number of activation rows; every registered format has one of these.
+fn kernel(isa: Isa, kind: &Blocks, precise: bool, rows: usize) -> Kernel {
     macro_rules! choose {
         ($($bits:literal, $table:literal, $sub:literal, $min:literal;)*) => {
             match (kind.bits, kind.table.is_some(), kind.sub, kind.min) {
-                $(($bits, $table, $sub, $min) => each_isa!(isa, instructions => match (precise, several) {
-                    (false, true) => instructions::blocks::<$bits, $table, $sub, $min, 1, 1, PANELS> as Kernel,
-                    (false, false) => instructions::blocks::<$bits, $table, $sub, $min, 1, TOKENS, 1>,
-                    (true, true) => instructions::blocks::<$bits, $table, $sub, $min, 2, 1, PANELS>,
-                    (true, false) => instructions::blocks::<$bits, $table, $sub, $min, 2, TOKENS, 1>,
+                $(($bits, $table, $sub, $min) => each_isa!(isa, instructions => match (precise, rows) {
+                    (false, 1) => instructions::blocks::<$bits, $table, $sub, $min, 1, 1, { panels(1) }> as Kernel,
+                    (false, 2) => instructions::blocks::<$bits, $table, $sub, $min, 1, 2, { panels(2) }>,
+                    (false, ..=4) => instructions::blocks::<$bits, $table, $sub, $min, 1, 4, { panels(4) }>,
+                    (false, ..=8) => instructions::blocks::<$bits, $table, $sub, $min, 1, 8, { panels(8) }>,
+                    (false, _) => instructions::blocks::<$bits, $table, $sub, $min, 1, TOKENS, { panels(TOKENS) }>,
+                    (true, 1) => instructions::blocks::<$bits, $table, $sub, $min, 2, 1, { panels(1) }>,
+                    (true, 2) => instructions::blocks::<$bits, $table, $sub, $min, 2, 2, { panels(2) }>,
+                    (true, ..=4) => instructions::blocks::<$bits, $table, $sub, $min, 2, 4, { panels(4) }>,
+                    (true, ..=8) => instructions::blocks::<$bits, $table, $sub, $min, 2, 8, { panels(8) }>,
+                    (true, _) => instructions::blocks::<$bits, $table, $sub, $min, 2, TOKENS, { panels(TOKENS) }>,
                 }),)*
                 other => unreachable!("no kernel for {other:?}"),
             }

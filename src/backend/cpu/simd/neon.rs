@@ -5,7 +5,7 @@ use core::arch::asm;
 use core::ops::Range;
 
 use super::super::panels::{Blocks, Panels, ROWS};
-use super::{AHEAD, PANELS, Rows, TOKENS};
+use super::{AHEAD, FEW, Rows, TOKENS};
 
 type I = int32x4_t;
 type F = float32x4_t;

@@ -4,7 +4,7 @@ use core::arch::wasm32::*;
 use core::ops::Range;
 
 use super::super::panels::{Blocks, Panels, ROWS};
-use super::{AHEAD, PANELS, Rows, TOKENS};
+use super::{AHEAD, FEW, Rows, TOKENS};
 
 type I = v128;
 type F = v128;

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::{HEADS, Isa, Ordered, PANELS, Plane, Rows, TOKENS, Tiles};
+use super::{HEADS, Isa, Ordered, Plane, Rows, TOKENS, Tiles};
 use crate::backend::cpu::panels::{Matrix, ROWS, repack};
 use crate::backend::cpu::pool::Pool;
 use crate::backend::cpu::vector;
@@ -84,11 +84,20 @@ fn quantized(isa: Isa, x: &[f32], seed: u64) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+/// Matrices of every format, `[rows, blocks of the format]`; of plain numbers, an odd width.
+struct Products {
+    blocks: usize,
+    rows: usize,
+    odd: usize,
+    precise: bool,
+    seed: u64,
+}
 
-    #[test]
-    fn products(blocks in 1usize..20, rows in 1usize..50, tokens in prop_oneof![1usize..=TOKENS, TOKENS..70], odd in 0usize..40, precise: bool, seed: u64) {
+impl Products {
+    /// Whether every path multiplies so many rows of activations at once as the definition does one by one.
+    fn equal_rows_one_by_one(&self, counts: &[usize]) {
+        let &Self { blocks, rows, odd, precise, seed } = self;
+        let most = counts.iter().copied().max().unwrap();
         let mut random = Random(seed);
         let precision = if precise { Precision::Precise } else { Precision::Fast };
         let mut pool = Pool::new(2);
@@ -96,18 +105,26 @@ proptest! {
         let mut ordered = Ordered::default();
         for format in FORMATS {
             let block = format.activation_block();
-            let cols = block.map_or(blocks * 16 + odd + 1, |b| if b == 32 { 32 * blocks } else { 256 * blocks.div_ceil(6) });
+            let cols =
+                block.map_or(blocks * 16 + odd + 1, |b| if b == 32 { 32 * blocks } else { 256 * blocks.div_ceil(6) });
             let raw = random.weights(format, rows * cols);
-            let x = random.floats(tokens * cols, -40, 5);
+            let x = random.floats(most * cols, -40, 5);
             let (mut hi, mut lo) = (vec![0i8; x.len()], vec![0i8; x.len()]);
             let mut scale = vec![0.0; x.len() / block.unwrap_or(x.len())];
             if let Some(b) = block {
-                ops::quantize_activations::cpu(b, precision, &x, &mut hi, if precise { &mut lo } else { &mut [] }, &mut scale);
+                ops::quantize_activations::cpu(
+                    b,
+                    precision,
+                    &x,
+                    &mut hi,
+                    if precise { &mut lo } else { &mut [] },
+                    &mut scale,
+                );
             }
             let at = |t: usize, n: usize| t * cols / n..(t + 1) * cols / n;
-            let mut want = vec![[0.0f32; 1]; rows * tokens];
+            let mut want = vec![[0.0f32; 1]; rows * most];
             for (i, want) in want.iter_mut().enumerate() {
-                let (n, t) = (i / tokens, i % tokens);
+                let (n, t) = (i / most, i % most);
                 let row = match block {
                     None => ActivationRow::Float(&x[at(t, 1)]),
                     Some(b) => {
@@ -120,59 +137,89 @@ proptest! {
             let panels = repack(&[Matrix { format, raw: &raw, rows, cols }], &mut pool, |_| {}).unwrap().remove(0);
             let plane_sums = [&hi, &lo].map(|q| [sums(q, 16), sums(q, 32)]);
             let padded = panels.blocks * 32;
-            let rounded: Vec<Vec<f32>> = x.chunks(cols).map(|x| {
-                let round = |x: f32| flush(if format.bytes == 2 { r13(x) } else { x }, ACTIVATION_FLOOR);
-                let mut row: Vec<f32> = x.iter().map(|x| round(*x)).collect();
-                row.resize(row.len().max(padded), 0.0);
-                row
-            }).collect();
+            let rounded: Vec<Vec<f32>> = x
+                .chunks(cols)
+                .map(|x| {
+                    let round = |x: f32| flush(if format.bytes == 2 { r13(x) } else { x }, ACTIVATION_FLOOR);
+                    let mut row: Vec<f32> = x.iter().map(|x| round(*x)).collect();
+                    row.resize(row.len().max(padded), 0.0);
+                    row
+                })
+                .collect();
             let totals = plane_sums.each_ref().map(|s| s[1].iter().map(|s| f32::from(*s)).collect::<Vec<_>>());
-            let plane = |p: usize| Plane {
-                q: [&hi, &lo][p],
-                sums: [&plane_sums[p][0], &plane_sums[p][1]],
-                totals: &totals[p],
-            };
-            let xs = Rows { count: tokens, cols, planes: [plane(0), plane(1)], scale: &scale };
-            let in_order = block.map(|_| ordered.fill(&xs, &mut pool)).unwrap_or_default();
             // Results of a panel, for rows of activations from `first` on, as the op stores them: the sign of a zero
             // does not count.
             let check = |isa: Isa, panel: usize, first: usize, got: &[[f32; ROWS]]| {
                 for (t, got) in (first..).zip(got) {
                     for (n, got) in (panel * ROWS..rows).zip(got) {
-                        let (got, want) = (got + 0.0, want[n * tokens + t][0] + 0.0);
-                        assert_eq!(got.to_bits(), want.to_bits(), "{} {precision:?} {isa:?} row {n} token {t}", format.name);
+                        let (got, want) = (got + 0.0, want[n * most + t][0] + 0.0);
+                        assert_eq!(
+                            got.to_bits(),
+                            want.to_bits(),
+                            "{} {precision:?} {isa:?} row {n} token {t}",
+                            format.name
+                        );
                     }
                 }
             };
-            for isa in paths() {
-                let step = if tokens == 1 { PANELS } else { 1 };
-                for first in (0..panels.count()).step_by(step) {
-                    let part = first..(first + step).min(panels.count());
-                    for tile in (0..tokens).step_by(TOKENS) {
-                        let count = TOKENS.min(tokens - tile);
-                        let mut got = [[0.0; ROWS]; TOKENS];
-                        if block.is_some() {
-                            super::blocks(isa, &panels, part.clone(), &in_order.tile(tile), precise, &mut got);
-                        } else {
-                            let xs: Vec<_> = rounded[tile..tile + count].iter().map(|x| &x[..]).collect();
-                            super::floats(isa, &panels, part.clone(), &xs, &mut got);
+            for &tokens in counts {
+                // The first rows of all.
+                let plane = |p: usize| Plane {
+                    q: &[&hi, &lo][p][..tokens * cols],
+                    sums: [16, 32].map(|n| &plane_sums[p][n / 32][..tokens * cols / n]),
+                    totals: &totals[p][..tokens * cols / 32],
+                };
+                let scale = &scale[..block.map_or(0, |b| tokens * cols / b)];
+                let xs = Rows { count: tokens, cols, planes: [plane(0), plane(1)], scale };
+                let in_order = block.map(|_| ordered.fill(&xs, &mut pool)).unwrap_or_default();
+                for isa in paths() {
+                    let step = super::panels(tokens);
+                    for first in (0..panels.count()).step_by(step) {
+                        let part = first..(first + step).min(panels.count());
+                        for tile in (0..tokens).step_by(TOKENS) {
+                            let count = TOKENS.min(tokens - tile);
+                            let mut got = [[0.0; ROWS]; TOKENS];
+                            if block.is_some() {
+                                super::blocks(isa, &panels, part.clone(), &in_order.tile(tile), precise, &mut got);
+                            } else {
+                                let xs: Vec<_> = rounded[tile..tile + count].iter().map(|x| &x[..]).collect();
+                                super::floats(isa, &panels, part.clone(), &xs, &mut got);
+                            }
+                            part.clone().zip(got.chunks(count)).for_each(|(panel, got)| check(isa, panel, tile, got));
                         }
-                        part.clone().zip(got.chunks(count)).for_each(|(panel, got)| check(isa, panel, tile, got));
+                    }
+                }
+                if Isa::Amx.is_available() && !precise && block.is_some() {
+                    tiles.fill(&xs, &mut pool);
+                    for panel in 0..panels.count() {
+                        let mut seen = 0;
+                        super::product(&panels, panel, &tiles, |first, got| {
+                            check(Isa::Amx, panel, first, got);
+                            seen += got.len();
+                        });
+                        assert_eq!(seen, tokens);
                     }
                 }
             }
-            if Isa::Amx.is_available() && !precise && block.is_some() {
-                tiles.fill(&xs, &mut pool);
-                for panel in 0..panels.count() {
-                    let mut seen = 0;
-                    super::product(&panels, panel, &tiles, |first, got| {
-                        check(Isa::Amx, panel, first, got);
-                        seen += got.len();
-                    });
-                    prop_assert_eq!(seen, tokens);
-                }
-            }
         }
+    }
+}
+
+#[test]
+fn every_number_of_rows_has_the_bits_of_rows_one_by_one() {
+    let counts: Vec<usize> = (1..=70).collect();
+    for precise in [false, true] {
+        // More panels than a kernel takes at once, the last of them with one row.
+        Products { blocks: 9, rows: 5 * ROWS + 1, odd: 3, precise, seed: 7 }.equal_rows_one_by_one(&counts);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn products(blocks in 1usize..20, rows in 1usize..80, tokens in prop_oneof![1usize..=TOKENS, TOKENS..70], odd in 0usize..40, precise: bool, seed: u64) {
+        Products { blocks, rows, odd, precise, seed }.equal_rows_one_by_one(&[tokens]);
     }
 
     #[test]
