@@ -103,13 +103,9 @@ impl OpenOptions {
         let plan = model.for_context(self.context_of(&model)).plan(self.precision)?;
         let backend = engine::open(&model, &plan, self, hear)?;
         let chunk = backend.limits().batch;
-        Ok(Llm {
-            model,
-            tokenizer,
-            session: Session::new(backend, chunk),
-            last: None,
-            constraints: Constraints::default(),
-        })
+        let session = Session::new(backend, chunk);
+        let session = if self.lookup { session.looking_up() } else { session };
+        Ok(Llm { model, tokenizer, session, last: None, constraints: Constraints::default() })
     }
 }
 

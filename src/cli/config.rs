@@ -19,10 +19,11 @@ use super::{ENVIRONMENT, Outcome};
 use crate::hub::{SCHEME, nearest};
 
 /// Options that may stand in the file besides those of the environment: those that say how a command works, not on what.
-const OTHERS: [&str; 17] = [
+const OTHERS: [&str; 18] = [
     "chat-template",
     "hide-thinking",
     "ignore-eos",
+    "lookup",
     "n-depth",
     "n-gen",
     "n-predict",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Outcome;
 use super::chat::Answer;
 use super::error::{Failure, Interrupted, Usage};
-use super::load::{ModelArguments, RunArguments, encode};
+use super::load::{DraftArguments, ModelArguments, RunArguments, encode};
 use super::make::{Keep, Made, Step, make};
 use super::sampling::SamplingArguments;
 use super::structure::StructureArguments;
@@ -66,6 +66,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", requires = "json", value_parser = clap::value_parser!(u8).range(0..=100))]
     logprobs: Option<u8>,
     #[command(flatten)]
+    drafts: DraftArguments,
+    #[command(flatten)]
     run: RunArguments,
 }
 
@@ -105,7 +107,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         grammar: a.structure.grammar(thinking)?,
     };
     let constraint = Constraints::default().of(request.grammar.as_ref(), &tokenizer)?;
-    let (mut session, signal) = super::load::session(&model, &a.run, false)?;
+    let (mut session, signal) = super::load::session(&model, &a.run, a.drafts.purpose())?;
     let load = start.elapsed();
 
     let keep = Keep { logprobs: a.logprobs.map(usize::from), record: record.is_some() };
@@ -176,6 +178,9 @@ fn report(a: &Arguments, session: &Session, request: &Request, made: &Made, load
         if let Some(complete) = g.complete {
             value["complete"] = complete.into();
         }
+        if let Some(drafts) = g.drafts {
+            (value["drafted"], value["accepted"]) = (drafts.drafted.into(), drafts.accepted.into());
+        }
         if a.logprobs.is_some() {
             value["logprobs"] = Value::Array(made.logprobs.clone());
         }
@@ -202,6 +207,9 @@ fn report(a: &Arguments, session: &Session, request: &Request, made: &Made, load
             rate(steps, decode),
             first.as_secs_f64(),
         );
+        if let Some(drafts) = g.drafts {
+            note!("lookup: {} of {} drafted tokens held", drafts.accepted, drafts.drafted);
+        }
         note!("logits hash: {}", g.logits_hash);
     }
     Ok(())

@@ -175,12 +175,38 @@ impl BackendName {
     }
 }
 
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Texts.
+    Texts,
+    /// Texts that are drafted.
+    Drafts,
+    /// The logits of all tokens.
+    Logits,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct DraftArguments {
+    /// Compute drafts of the next tokens at once, looked up in the text so far; does not change a bit, faster for a text that
+    /// repeats itself, slower for others
+    #[arg(long)]
+    lookup: bool,
+}
+
+impl DraftArguments {
+    /// What a session is for.
+    pub fn purpose(self) -> Purpose {
+        if self.lookup { Purpose::Drafts } else { Purpose::Texts }
+    }
+}
+
 impl RunArguments {
-    /// The same for the library; `all_logits` makes room for the logits of every row of a chunk.
+    /// The same for the library.
     ///
     /// # Errors
     /// Where a GPU is chosen for the CPU.
-    pub fn options(&self, all_logits: bool) -> Result<OpenOptions, Usage> {
+    pub fn options(&self, purpose: Purpose) -> Result<OpenOptions, Usage> {
         let backend = match self.backend.api(self.device.as_deref())? {
             _ if self.backend == BackendName::Auto => Wanted::Auto,
             Some(api) => Wanted::Gpu(api),
@@ -193,7 +219,8 @@ impl RunArguments {
             context: self.context.map(|n| n as usize),
             chunk: self.chunk.map(usize::from),
             threads: self.threads.map(usize::from),
-            all_logits,
+            logits_rows: if purpose == Purpose::Logits { usize::MAX } else { 1 },
+            lookup: purpose == Purpose::Drafts,
             ..OpenOptions::default()
         })
     }
@@ -209,19 +236,18 @@ pub(super) fn usual_context(model: &Model, asked: Option<u32>) -> usize {
     OpenOptions { context: asked.map(|n| n as usize), ..OpenOptions::default() }.context_of(model)
 }
 
-/// Opens a session on the backend asked for, which a signal stops from then on, before anything is said; `all_logits` makes room for
-/// the logits of every row of a chunk.
+/// Opens a session on the backend asked for, which a signal stops from then on, before anything is said.
 pub(super) fn session(
     model: &Model,
     a: &RunArguments,
-    all_logits: bool,
+    purpose: Purpose,
 ) -> Result<(Session, signals::Watch), Box<dyn Error>> {
     let trained = model.config.context_length;
     let context = a.context(model);
     if context > trained && !a.quiet {
         warning!("--ctx {context} is more than the {trained} positions the model was trained for");
     }
-    let mut backend = open(model, model.for_context(context).plan(a.precision.into())?, a, all_logits)?;
+    let mut backend = open(model, model.for_context(context).plan(a.precision.into())?, a, purpose)?;
     let signal = signals::watch();
     backend.stop_on(signal.interrupt());
     if !a.quiet {
@@ -232,17 +258,18 @@ pub(super) fn session(
         }
     }
     let chunk = backend.limits().batch;
-    Ok((Session::new(backend, chunk), signal))
+    let session = Session::new(backend, chunk);
+    Ok((if purpose == Purpose::Drafts { session.looking_up() } else { session }, signal))
 }
 
-/// The backend asked for, with a plan of the model; `all_logits` makes room for the logits of every row of a chunk.
+/// The backend asked for, with a plan of the model.
 pub(super) fn open(
     model: &Model,
     plan: Plan,
     a: &RunArguments,
-    all_logits: bool,
+    purpose: Purpose,
 ) -> Result<Box<dyn Backend>, Box<dyn Error>> {
-    let options = a.options(all_logits)?;
+    let options = a.options(purpose)?;
     let mut bar = ProgressBar::hidden();
     Ok(engine::open(model, &plan, &options, &mut |fact| say(&fact, &mut bar, a))?)
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Outcome;
 use super::error::Usage;
-use super::load::{ModelArguments, RunArguments, encode};
+use super::load::{ModelArguments, Purpose, RunArguments, encode};
 use super::terminal::{print, print_json};
 use super::text::PromptArguments;
 use crate::output::{OutputError, Target};
@@ -59,7 +59,8 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         (ids, _) => ids.clone().unwrap_or_default(),
     };
     // While the watch lives, a signal stops between two steps.
-    let (mut session, _signal) = super::load::session(&model, &a.run, a.all)?;
+    let (mut session, _signal) =
+        super::load::session(&model, &a.run, if a.all { Purpose::Logits } else { Purpose::Texts })?;
     let logits = session.feed(&ids, a.all)?;
     let vocabulary = model.config.vocabulary;
     if let Some(npy) = &npy {

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::error::{Interrupted, Usage};
-use super::load::{ModelArguments, RunArguments};
+use super::load::{ModelArguments, Purpose, RunArguments};
 use super::terminal::{note, print, print_json};
 use super::{Outcome, text};
 use crate::engine::perplexity;
@@ -43,7 +43,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let ids = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
     let asked = a.run.context.or(Some(DEFAULT_WINDOW.min(u32::try_from(model.config.context_length)?)));
     let options = RunArguments { context: asked, ..a.run.clone() };
-    let (mut session, signal) = super::load::session(&model, &options, true)?;
+    let (mut session, signal) = super::load::session(&model, &options, Purpose::Logits)?;
     let window = options.context(&model);
     let limit = a.chunks.map_or(usize::MAX, |n| n as usize);
     let total = (ids.len() / window).min(limit);

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Outcome;
 use super::error::{Failure, Interrupted, Unfit};
-use super::load::{BackendName, ModelArguments, PrecisionName, RunArguments};
+use super::load::{BackendName, ModelArguments, PrecisionName, Purpose, RunArguments};
 use super::terminal::{note, print, print_json};
 use super::text;
 use super::trace::beside_the_cpu;
@@ -90,7 +90,7 @@ fn compare(a: &Arguments) -> Result<bool, Box<dyn Error>> {
         chunk: a.chunk,
         quiet: a.quiet,
     };
-    let (mut session, signal) = super::load::session(&model, &run, false)?;
+    let (mut session, signal) = super::load::session(&model, &run, Purpose::Texts)?;
     let (mut made, mut found, constraints) = (0, None, Constraints::default());
     for (index, text) in record.texts.iter().enumerate() {
         let constraint = constraints.of(text.request.grammar.as_ref(), &tokenizer)?;

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::error::{Failure, Usage};
-use super::load::{BackendName, ModelArguments, PrecisionName, RunArguments, encode, usual_context};
+use super::load::{BackendName, ModelArguments, PrecisionName, Purpose, RunArguments, encode, usual_context};
 use super::terminal::{print, print_json};
 use super::text::PromptArguments;
 use super::values::not_empty;
@@ -265,7 +265,7 @@ fn run_target(
         quiet: true,
         ..options.clone()
     };
-    let mut backend = super::load::open(model, plan.clone(), &options, true)?;
+    let mut backend = super::load::open(model, plan.clone(), &options, Purpose::Logits)?;
     backend.stop_on(signal.interrupt());
     let batch = backend.limits().batch;
     if batch < tokens {

@@ -10,6 +10,8 @@ use crate::numerics::Precision;
 use crate::plan::Plan;
 use crate::verify::selftest;
 
+use super::lookup::MOST;
+
 /// Where a model shall run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -40,8 +42,10 @@ pub struct OpenOptions {
     pub chunk: Option<usize>,
     /// Threads of the CPU backend, of which it takes no more than this process may use; without it one for each physical core.
     pub threads: Option<usize>,
-    /// Whether there is room for the logits of all tokens of a chunk, not only of one.
-    pub all_logits: bool,
+    /// Tokens whose logits are given at once, from 1 to those of a chunk.
+    pub logits_rows: usize,
+    /// Whether texts are drafted ([`Session::looking_up`]).
+    pub lookup: bool,
     /// A folder for what the next start can use again: results of the self-test, compiled kernels.
     pub cache: Option<PathBuf>,
 }
@@ -56,7 +60,8 @@ impl Default for OpenOptions {
             context: None,
             chunk: None,
             threads: None,
-            all_logits: false,
+            logits_rows: 1,
+            lookup: false,
             cache: disk::folder(),
         }
     }
@@ -77,7 +82,8 @@ impl OpenOptions {
     fn sizes(&self, model: &Model, software: bool) -> Sizes {
         let context = self.context_of(model);
         let batch = self.chunk.unwrap_or(Sizes::usual_batch(software)).min(context);
-        Sizes { context, batch, logits_rows: if self.all_logits { batch } else { 1 } }
+        let drafted = if self.lookup { MOST + 1 } else { 1 };
+        Sizes { context, batch, logits_rows: self.logits_rows.max(drafted).min(batch) }
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EngineError, Progress, SampleOn, Session, StopReason, Stops, Timings};
+use super::{Drafts, EngineError, Progress, SampleOn, Session, StopReason, Stops, Timings};
 use crate::backend::Sampling;
 use crate::grammar::{Constraint, Grammar, GrammarError, Thinking};
 use crate::sample::{Sampler, SamplerOptions};
@@ -71,6 +71,8 @@ pub struct Text {
     pub thinking: Thinking,
     /// How long it took.
     pub timings: Timings,
+    /// What was drafted, where the session looks drafts up.
+    pub drafts: Option<Drafts>,
 }
 
 impl Text {
@@ -294,6 +296,7 @@ impl<'t> Generator<'t> {
             complete: self.constraint.map(|c| ended || c.is_complete()),
             thinking: self.thinking,
             timings: made.timings,
+            drafts: made.drafts,
         }
     }
 }

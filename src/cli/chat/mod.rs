@@ -12,7 +12,7 @@ use rustyline::error::ReadlineError;
 use serde_json::json;
 
 use super::error::{Failure, Interrupted};
-use super::load::{ModelArguments, RunArguments};
+use super::load::{DraftArguments, ModelArguments, RunArguments};
 use super::make::{Keep, Made, make};
 use super::sampling::SamplingArguments;
 use super::signals::{self, Watch};
@@ -70,6 +70,8 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    drafts: DraftArguments,
+    #[command(flatten)]
     run: RunArguments,
 }
 
@@ -97,7 +99,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let model = a.model.open(a.run.quiet)?;
     let tokenizer = a.model.tokenizer(&model.gguf, a.run.quiet)?;
     let template = a.template.open(&model.gguf, &tokenizer)?;
-    let (session, signal) = load::session(&model, &a.run, false)?;
+    let (session, signal) = load::session(&model, &a.run, a.drafts.purpose())?;
     let sampling = a.sampling.options(TEMPERATURE, a.run.quiet);
     let (system, thinking) = (a.system.clone(), !a.hide_thinking);
     let (model, tokenizer) = (&model, &tokenizer);
@@ -143,6 +145,9 @@ impl Chat<'_> {
             }
             if let Some(complete) = text.complete {
                 value["complete"] = complete.into();
+            }
+            if let Some(drafts) = text.drafts {
+                (value["drafted"], value["accepted"]) = (drafts.drafted.into(), drafts.accepted.into());
             }
             print_json(&value)?;
         }
