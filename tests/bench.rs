@@ -42,7 +42,8 @@ fn every_format_and_the_comparison() {
         assert!(row["avg_ts"].as_f64().unwrap() > 0.0 && row["samples_ts"].as_array().unwrap().len() == 2);
         assert!(row["first_token_s"].as_f64().unwrap() > row["load_s"].as_f64().unwrap());
     }
-    assert!(first[0]["gb_per_s"].is_null() && first[1]["bandwidth_share"].as_f64().unwrap() > 0.0);
+    assert!(first.iter().all(|row| row["bandwidth_share"].as_f64().unwrap() > 0.0));
+    assert_eq!([&first[0]["rows_per_pass"], &first[1]["rows_per_pass"]], [8, 1]);
 
     let compared = ["--compare", earlier.to_str().unwrap(), "--svg", picture.to_str().unwrap(), "--wide"];
     let table = printed(&[&SMALL[..], &compared].concat());
@@ -82,6 +83,11 @@ fn cpu_and_gpu_have_the_same_fingerprints() {
     for adapter in gpu.chunks(6) {
         assert_eq!(column(adapter, "fingerprint"), column(cpu, "fingerprint"));
         assert!(adapter[1]["read_gb_per_s"].as_f64().unwrap() > 0.1, "{}", adapter[1]);
+        // A pass of six rows and one of a single row, by kernels of their own.
+        let layer = |row: &Value| row["layer"].as_str().unwrap().to_owned();
+        assert!(layer(&adapter[0]).contains("few_qkv") && !layer(&adapter[1]).contains("few"), "{}", adapter[0]);
+        assert_eq!(adapter[0]["dispatches_per_pass"].as_f64().unwrap().fract(), 0.0);
+        assert!(adapter[2]["rows_per_pass"].is_null() && adapter[2]["dispatches_per_pass"].is_null());
     }
     assert!(all.iter().all(|r| r["differs"] == false));
 }

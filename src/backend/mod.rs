@@ -75,8 +75,9 @@ pub trait Backend {
         Counters::default()
     }
 
-    /// The kernels that a single token meets in a layer, on a backend that fuses steps.
-    fn layer(&self) -> Option<&str> {
+    /// The kernels that a pass of `rows` rows meets in a layer, on a backend that has kernels.
+    fn layer(&self, rows: usize) -> Option<String> {
+        let _ = rows;
         None
     }
 

@@ -126,9 +126,10 @@ impl<'a> Bench<'a> {
         let after = self.session.backend().counters();
         let mut row = Row::new(self.subject, self.place.threads(), self.session.backend(), test, &self.options);
         row.set_times(test, &runs.iter().map(|r| r.time).collect::<Vec<_>>());
-        if test.prompt == 0 {
-            let bytes = self.subject.bytes_per_token(&self.plan, test.depth.max(1) + test.generate / 2);
-            row.set_bandwidth(bytes as f64 * row.avg_ts, self.read_bandwidth);
+        if let Some(rows) = row.rows_per_pass
+            && let Some(bytes) = self.subject.bytes_per_pass(&self.plan, rows, test.middle())
+        {
+            row.set_bandwidth(bytes as f64 * row.avg_ts / rows as f64, self.read_bandwidth);
         }
         row.set_counters(before, after);
         row.load_s = self.load.as_secs_f64();

@@ -89,7 +89,7 @@ impl Printer {
             columns.extend([
                 figure("median t/s", 10, |r| format!("{:.2}", r.median_ts)),
                 figure("read GB/s", 9, |r| optional(r.read_gb_per_s, 1, "")),
-                figure("dispatches", 10, |r| optional(r.dispatches_per_token, 1, "")),
+                figure("dispatches", 10, |r| optional(r.dispatches_per_pass.or(r.dispatches_per_token), 1, "")),
                 text("kernels of a layer", 42, |r| r.layer.clone().unwrap_or_default()),
                 figure("encode", 9, |r| optional(r.encode_us_per_token, 1, " µs")),
                 figure("load", 7, |r| format!("{:.2} s", r.load_s)),

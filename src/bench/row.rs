@@ -37,7 +37,9 @@ pub struct Row {
     /// The steps of a single token that no fused kernel takes, on a backend that fuses steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unfused: Option<String>,
-    /// The kernels that a single token meets in a layer, there.
+    /// Rows of each pass, where all have as many: 1 where tokens are generated.
+    pub rows_per_pass: Option<usize>,
+    /// The kernels that a pass meets in a layer, on a backend that has kernels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer: Option<String>,
     /// The test's name.
@@ -62,7 +64,7 @@ pub struct Row {
     pub samples_ns: Vec<u64>,
     /// Tokens per second of each run.
     pub samples_ts: Vec<f64>,
-    /// Bytes of weights and cache read while generating, in 1e9 per second.
+    /// Bytes of weights and cache that passes read, in 1e9 per second, where they are of one size and known.
     pub gb_per_s: Option<f64>,
     /// What a plain loop reads there.
     pub read_gb_per_s: Option<f64>,
@@ -70,6 +72,8 @@ pub struct Row {
     pub bandwidth_share: Option<f64>,
     /// Kernels launched per token.
     pub dispatches_per_token: Option<f64>,
+    /// Kernels launched per pass.
+    pub dispatches_per_pass: Option<f64>,
     /// Time the host encodes for a token, in microseconds.
     pub encode_us_per_token: Option<f64>,
     /// Seconds to open the backend: repacking or uploading the weights, compiling.
@@ -100,6 +104,8 @@ impl Row {
         test: Test,
         options: &Options,
     ) -> Self {
+        let n_ubatch = options.chunk.min(backend.limits().batch);
+        let rows_per_pass = test.rows_per_pass(n_ubatch);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             backend: backend.name().to_owned(),
@@ -110,8 +116,9 @@ impl Row {
             model_n_params: subject.model.config.parameters,
             n_threads: threads,
             unfused: backend.unfused_because().map(str::to_owned),
-            layer: backend.layer().map(str::to_owned),
-            n_ubatch: options.chunk.min(backend.limits().batch),
+            rows_per_pass,
+            layer: rows_per_pass.and_then(|rows| backend.layer(rows)),
+            n_ubatch,
             precision: match options.precision {
                 Precision::Fast => "fast",
                 Precision::Precise => "precise",
@@ -146,7 +153,9 @@ impl Row {
     pub(super) fn set_counters(&mut self, before: Counters, after: Counters) {
         let tokens = (after.tokens - before.tokens) as f64;
         if tokens > 0.0 {
-            self.dispatches_per_token = Some((after.dispatches - before.dispatches) as f64 / tokens);
+            let per_token = (after.dispatches - before.dispatches) as f64 / tokens;
+            self.dispatches_per_token = Some(per_token);
+            self.dispatches_per_pass = self.rows_per_pass.map(|rows| per_token * rows as f64);
             self.encode_us_per_token = Some((after.encode - before.encode).as_secs_f64() * 1e6 / tokens);
         }
     }
@@ -232,14 +241,15 @@ mod tests {
 
     #[test]
     fn counters_and_bandwidth_are_per_token() {
-        let mut row = Row::default();
+        let mut row = Row { rows_per_pass: Some(2), ..Row::default() };
         let after = Counters { dispatches: 340, encode: Duration::from_micros(50), tokens: 12 };
         row.set_counters(Counters { dispatches: 40, encode: Duration::from_micros(10), tokens: 2 }, after);
         assert_eq!((row.dispatches_per_token, row.encode_us_per_token), (Some(30.0), Some(4.0)));
+        assert_eq!(row.dispatches_per_pass, Some(60.0));
         row.set_bandwidth(2e9, Some(8e9));
         assert_eq!((row.gb_per_s, row.bandwidth_share), (Some(2.0), Some(0.25)));
         let mut uncounted = Row::default();
         uncounted.set_counters(Counters::default(), Counters::default());
-        assert_eq!(uncounted.dispatches_per_token, None);
+        assert_eq!((uncounted.dispatches_per_token, uncounted.dispatches_per_pass), (None, None));
     }
 }

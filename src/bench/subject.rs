@@ -29,9 +29,12 @@ impl Subject {
         self.model.gguf.tensors().iter().map(|t| t.bytes).sum()
     }
 
-    /// Bytes that generating a token reads: all weights but those of experts that it does not choose, and what it sees of the cache at
-    /// `position`.
-    pub(super) fn bytes_per_token(&self, plan: &Plan, position: usize) -> u64 {
+    /// Bytes that a pass of `rows` rows reads: all weights but those of experts that a single row does not choose, and what is seen of
+    /// the cache at `position`, each once. `None` for several rows that choose experts, as nobody knows which.
+    pub(super) fn bytes_per_pass(&self, plan: &Plan, rows: usize, position: usize) -> Option<u64> {
+        if rows > 1 && plan.steps.iter().any(|step| matches!(step.op, Op::ExpertMatmul(_))) {
+            return None;
+        }
         let gguf = &self.model.gguf;
         // Of an embedding that is not also the output matrix, a token reads one row.
         let tied = gguf.tensor("output.weight").is_none();
@@ -47,7 +50,7 @@ impl Subject {
         let left_out: u64 = plan.steps.iter().map(left_out).sum();
         // Keys and values are halves.
         let cache = plan.caches.iter().map(|c| 4 * c.width() * (position - c.first_seen(position))).sum::<usize>();
-        self.size() - looked_up - left_out + cache as u64
+        Some(self.size() - looked_up - left_out + cache as u64)
     }
 
     /// llama.cpp's `llm_type_name`, which it takes from the number of layers; the number of weights for a model that it

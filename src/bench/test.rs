@@ -34,6 +34,20 @@ impl Test {
         self.prompt + self.generate
     }
 
+    /// Rows of its passes, which have `chunk` at most, where all have as many.
+    pub fn rows_per_pass(self, chunk: usize) -> Option<usize> {
+        match (self.prompt, self.generate) {
+            (0, _) => Some(1),
+            (prompt, 0) if prompt <= chunk || prompt % chunk == 0 => Some(prompt.min(chunk)),
+            _ => None,
+        }
+    }
+
+    /// The position in the middle of the tokens that are timed.
+    pub fn middle(self) -> usize {
+        self.depth.max(1) + self.tokens() / 2
+    }
+
     /// Positions the cache must hold; generation begins behind one token at least.
     pub fn context(self) -> usize {
         self.depth.max(1) + self.tokens()

@@ -14,9 +14,6 @@ pub(super) const MOST: usize = 15;
 /// Tokens that have to be the same before one is drafted.
 const SAME: usize = 3;
 
-/// Tokens that a backend samples by itself at most, until a draft is looked for again in what it has not told yet.
-const STRETCH: usize = 32;
-
 /// Tokens without a draft at most, after drafts of which nothing held.
 const PAUSE: usize = 64;
 
@@ -158,6 +155,7 @@ impl Session {
         hear: Hear<'_>,
     ) -> Result<Option<StopReason>, EngineError> {
         let mut sampler = Sampler { on, numbers: VecDeque::new() };
+        // A backend that works ahead of a draft works in vain: behind one it is asked for few tokens, then for more and more.
         let mut stretch = 1;
         loop {
             let (mut flow, left) = (ControlFlow::Continue(()), most);
@@ -182,7 +180,7 @@ impl Session {
                     let draft = lookup.draft(room.min(left) - 1);
                     if draft.is_empty() {
                         let steps = stretch.min(room).min(left);
-                        stretch = (2 * stretch).min(STRETCH);
+                        stretch = 4 * stretch.min(self.limits.context);
                         sampler.run(self, token, steps, &mut |token, logits| {
                             tell(token, logits, next, lookup) && !lookup.is_ready()
                         })

@@ -364,7 +364,10 @@ fn fused(cpu: &mut Cpu, gpu: &mut Gpu, options: &Options) -> Result<Rung, Verify
     }
     let mut detail = match &difference {
         None => {
-            format!("{count} steps of {n} single tokens: the same bits; a layer: {}", gpu.layer().unwrap_or("none"))
+            format!(
+                "{count} steps of {n} single tokens: the same bits; a layer: {}",
+                gpu.layer(1).unwrap_or_else(|| "none".to_owned())
+            )
         }
         Some(difference) => difference.describe(),
     };

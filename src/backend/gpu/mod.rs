@@ -484,8 +484,15 @@ impl Backend for Gpu {
         }
     }
 
-    fn layer(&self) -> Option<&str> {
-        self.decoder.as_ref().map(|decoder| decoder.token.layer.as_str())
+    fn layer(&self, rows: usize) -> Option<String> {
+        if let (Some(decoder), 1) = (&self.decoder, rows) {
+            return Some(decoder.token.layer.clone());
+        }
+        let layer = |group: &Group| self.plan.steps[group.steps[0]].name.layer;
+        let first = self.plan.steps.iter().find_map(|step| step.name.layer);
+        let here = self.groups(rows, 0).filter(|(group, _)| layer(group) == first);
+        let kernels = here.flat_map(|(group, rows)| group.at(0, rows)).map(|d| d.pipeline.kernel().shader.name);
+        Some(kernels.collect::<Vec<_>>().join(" "))
     }
 
     fn limits(&self) -> Limits {
