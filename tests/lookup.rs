@@ -10,7 +10,6 @@ use common::{ids, samebits, turn};
 use samebits::backend::gpu::Api;
 
 use samebits::engine::Drafts;
-use samebits::model::Model;
 use samebits::{Generate, Llm, OpenOptions, StopReason, Text, Wanted};
 use serde_json::Value;
 
