@@ -44,7 +44,7 @@ pub struct OpenOptions {
     pub threads: Option<usize>,
     /// Tokens whose logits are given at once, from 1 to those of a chunk.
     pub logits_rows: usize,
-    /// Whether texts are drafted ([`Session::looking_up`]).
+    /// Whether texts are drafted ([`crate::engine::Session::looking_up`]).
     pub lookup: bool,
     /// A folder for what the next start can use again: results of the self-test, compiled kernels.
     pub cache: Option<PathBuf>,
