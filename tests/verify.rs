@@ -124,9 +124,9 @@ fn planted_faults_in_kernels_of_other_architectures_are_named() {
         ("heads", "qwen3-q4_k.gguf", "kv_cache"),
         ("siblings", "qwen3-q4_k.gguf", "attn_k"),
         // Kernels for a few rows: the number of rows is named.
-        ("two_rows", "qwen3-q4_k.gguf", "2 rows, step 'blk.0.attn_q'"),
+        ("two_rows", "qwen3-tied-q8_0.gguf", "2 rows, step 'blk.0.attn_q'"),
         ("few_rows", "qwen3-q4_k.gguf", "3 rows, step 'blk.0.attn_q'"),
-        ("few_blocks", "qwen3-q4_k.gguf", "3 rows, step 'blk.0.attn_q'"),
+        ("few_blocks", "qwen3-q4_k.gguf", "2 rows, step 'blk.0.attn_q'"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::cargo_bin("samebits").unwrap();

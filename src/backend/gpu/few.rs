@@ -23,6 +23,10 @@ use crate::shaders::{FEW_PRODUCTS, PRODUCTS};
 /// How products of so many rows are made: two each workgroup prepares, more are quantised before. The last takes any number.
 const WAYS: [Spread; 4] = [Spread::Prepared(2), Spread::Quantised(4), Spread::Quantised(8), Spread::Quantised(16)];
 
+/// The same of blocks of 256: as the chunks of a block are added by several threads, two prepared rows take longer than four that
+/// are quantised before (docs/lab/performance.md).
+const BLOCK_WAYS: [Spread; 3] = [Spread::Quantised(4), Spread::Quantised(8), Spread::Quantised(16)];
+
 /// The same of plain numbers, which nothing is quantised for.
 const PLAIN_WAYS: [Spread; 2] = [Spread::Prepared(2), Spread::Prepared(4)];
 
@@ -53,9 +57,15 @@ pub(super) fn most_rows(plan: &Plan) -> usize {
 
 /// The ways for some products.
 fn ways(plan: &Plan, products: &[Product]) -> &'static [Spread] {
-    match products.iter().all(|p| quantised(plan, p).is_ok()) {
-        true => &WAYS,
-        false => &PLAIN_WAYS,
+    let block = |id: BufferId| match plan.buffers[id.0].kind {
+        BufferKind::Quantized(block) => block,
+        BufferKind::Float => 0,
+    };
+    let blocks: Result<Vec<usize>, _> = products.iter().map(|p| quantised(plan, p).map(block)).collect();
+    match blocks {
+        Ok(blocks) if blocks.iter().all(|block| *block == CHUNK) => &WAYS,
+        Ok(_) => &BLOCK_WAYS,
+        Err(_) => &PLAIN_WAYS,
     }
 }
 
