@@ -470,8 +470,12 @@ fn changed_files_give_an_error_or_a_model_within_bounded_memory() {
         if seed.is_multiple_of(997) {
             let path = folder.path().join("case.gguf");
             std::fs::write(&path, &bytes).unwrap();
-            let code = samebits().arg("inspect").arg(&path).output().unwrap().status.code();
-            assert_eq!(code, Some(if outcome.opened { 0 } else { 1 }), "SAMEBITS_FUZZ_SEED={seed}: inspect");
+            let output = samebits().arg("inspect").arg(&path).output().unwrap();
+            let (code, said) = (output.status.code(), String::from_utf8_lossy(&output.stderr));
+            // A file may have become a part of a split model, whose other parts are not there.
+            let opens = Gguf::open(&path).is_ok();
+            assert!(outcome.opened || !opens, "SAMEBITS_FUZZ_SEED={seed}: opened as a file alone");
+            assert_eq!(code, Some(if opens { 0 } else { 1 }), "SAMEBITS_FUZZ_SEED={seed}: inspect: {said}");
         }
         seed += 1;
         files += 1;
