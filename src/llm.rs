@@ -103,8 +103,7 @@ impl OpenOptions {
         let plan = model.for_context(self.context_of(&model)).plan(self.precision)?;
         let backend = engine::open(&model, &plan, self, hear)?;
         let chunk = backend.limits().batch;
-        let session = Session::new(backend, chunk);
-        let session = if self.lookup { session.looking_up() } else { session };
+        let session = Session::new(backend, chunk).looking_up(self.lookup);
         Ok(Llm { model, tokenizer, session, last: None, constraints: Constraints::default() })
     }
 }

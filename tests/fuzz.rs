@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::mini::{CONTROL, Mini, NORMAL, USER_DEFINED};
-use common::{Random, data, samebits, sizes, thread_time};
+use common::{Random, data, samebits, sizes, thread_time, variable};
 use samebits::backend::cpu::{Cpu, Isa};
 use samebits::engine::Session;
 use samebits::gguf::{Array, Gguf, Value, type_name, write_string, write_value};
@@ -430,10 +430,6 @@ fn read(bytes: Vec<u8>) -> Outcome {
     outcome
 }
 
-fn variable(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
-}
-
 #[test]
 fn changed_files_give_an_error_or_a_model_within_bounded_memory() {
     let names = ["<|im_end|>", "ab", "hello"];
@@ -448,8 +444,8 @@ fn changed_files_give_an_error_or_a_model_within_bounded_memory() {
     .into_iter()
     .map(Parts::of)
     .collect();
-    let budget = Duration::from_secs(variable("SAMEBITS_FUZZ_SECONDS").unwrap_or(45));
-    let (start, mut seed) = (Instant::now(), variable("SAMEBITS_FUZZ_SEED").unwrap_or(1));
+    let budget = Duration::from_secs(variable("SAMEBITS_FUZZ_SECONDS", 45));
+    let (start, mut seed) = (Instant::now(), variable("SAMEBITS_FUZZ_SEED", 1));
     let folder = tempfile::tempdir().unwrap();
     let (mut files, mut counts) = (0u64, [0u64; 4]);
     while start.elapsed() < budget || files < 100 {

@@ -8,7 +8,6 @@ use std::path::Path;
 
 use common::{ids, samebits, turn};
 use samebits::backend::gpu::Api;
-
 use samebits::engine::Drafts;
 use samebits::{Generate, Llm, OpenOptions, StopReason, Text, Wanted};
 use serde_json::Value;

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{bits, device, on_cpu, sizes, turn};
+use common::{bits, device, on_cpu, sizes, turn, variable};
 use proptest::prelude::*;
 use samebits::backend::cpu::Cpu;
 use samebits::backend::gpu::Gpu;
@@ -213,11 +213,6 @@ fn rewired(plan: &Plan, which: usize, with: usize) -> Plan {
     plan
 }
 
-/// As many changed plans as random ones.
-fn cases() -> u32 {
-    std::env::var("SAMEBITS_PLANS").ok().and_then(|n| n.parse().ok()).unwrap_or(12)
-}
-
 /// Every plan with one operand changed on the CPU, where products of the same activations run as one.
 #[test]
 fn every_other_operand_is_refused_or_computed_on_the_cpu() {
@@ -243,7 +238,7 @@ fn every_other_operand_is_refused_or_computed_on_the_cpu() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: variable("SAMEBITS_PLANS", 12) as u32, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// A plan with one operand changed is refused, or has the same bits on both backends and all ways to run it.
     #[test]

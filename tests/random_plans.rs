@@ -9,7 +9,7 @@ mod common;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use common::{Random, bits, device, sizes, turn};
+use common::{Random, bits, device, sizes, turn, variable};
 use samebits::backend::cpu::{Cpu, Isa};
 use samebits::backend::gpu::{Gpu, groups};
 use samebits::backend::{Backend, Batch, Rows};
@@ -351,10 +351,6 @@ fn check(seed: u64) -> Vec<&'static str> {
     let mut gpu = open().unfused();
     assert!(logits(&mut gpu, 1) == expected, "seed {seed}: GPU, step by step: {story}");
     groups(&plan).into_iter().map(|(kernel, _)| kernel).collect()
-}
-
-fn variable(name: &str, usual: u64) -> u64 {
-    std::env::var(name).map_or(usual, |text| text.parse().unwrap())
 }
 
 #[test]

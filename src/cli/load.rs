@@ -258,8 +258,7 @@ pub(super) fn session(
         }
     }
     let chunk = backend.limits().batch;
-    let session = Session::new(backend, chunk);
-    Ok((if purpose == Purpose::Drafts { session.looking_up() } else { session }, signal))
+    Ok((Session::new(backend, chunk).looking_up(purpose == Purpose::Drafts), signal))
 }
 
 /// The backend asked for, with a plan of the model.

@@ -184,10 +184,10 @@ impl Session {
 
     /// Drafts the texts that begin from now on by looking up in them what followed their last tokens before. That changes no bit.
     /// It is faster where a text repeats itself, and slower where drafts do not hold. A draft has fewer tokens than the backend
-    /// gives logits of at once.
+    /// gives logits of at once. `false` is how a session begins.
     #[must_use]
-    pub fn looking_up(mut self) -> Self {
-        self.looks_up = true;
+    pub fn looking_up(mut self, looks_up: bool) -> Self {
+        self.looks_up = looks_up;
         self
     }
 

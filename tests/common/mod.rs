@@ -85,6 +85,11 @@ pub fn most_few(precision: Precision) -> usize {
     if precision == Precision::Fast { 8 } else { usize::MAX }
 }
 
+/// A number that the environment sets, or the usual one.
+pub fn variable(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+}
+
 /// The best adapter; a machine without one fails the tests.
 pub fn device() -> Device {
     Device::open(&AdapterOptions::default()).unwrap_or_else(|e| panic!("{e}"))

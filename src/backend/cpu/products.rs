@@ -193,12 +193,10 @@ pub(super) fn same_activations<'a>(plan: &Plan, steps: &'a [Step]) -> &'a [Step]
         _ => None,
     };
     let first = steps.first().and_then(key);
-    let same = steps.iter().enumerate().take_while(|(i, s)| {
-        // Products of one result would be written at once: the later one runs by itself.
-        let again = steps[..*i].iter().any(|earlier| earlier.op.output() == s.op.output());
-        first.is_some() && key(s) == first && !again
-    });
-    let same = same.count();
+    let is_same = |s: &Step| first.is_some() && key(s) == first;
+    // Products of one result would be written at once: the later one runs by itself.
+    let again = |i: usize| steps[..i].iter().any(|earlier| earlier.op.output() == steps[i].op.output());
+    let same = steps.iter().enumerate().take_while(|(i, s)| is_same(s) && !again(*i)).count();
     &steps[..same.max(1).min(steps.len())]
 }
 

@@ -84,22 +84,35 @@ pub(super) fn fits(device: &Device, plan: &Plan, op: &ops::Attention) -> Result<
 
 /// The kernels of attention of a few rows: one over a short cache, `long` over a longer one.
 pub(super) fn few(l: &mut Lowering<'_>, op: &ops::Attention, long: Vec<Dispatch>) -> Result<Kernels, BackendError> {
-    let (plan, r, spec, scoring) = (l.plan, l.resources, l.plan.caches[op.cache.0], op.scoring);
+    let (r, spec) = (l.resources, l.plan.caches[op.cache.0]);
+    let [k, v] = &r.caches[op.cache.0];
+    let sinks = op.scoring.sinks.map_or(&r.none, |id| vector(r, id));
+    let buffers = [&l.rows[op.q.0], k, v, sinks, &l.rows[op.out.0]];
+    let limits = l.device.limits.clone();
+    let short = short(&limits, l.plan, op, |kernel, p, groups| {
+        let kernel = kernel.with("IN_ORDER", 1);
+        dispatch(l.device, kernel, l.states[0], bytes_of(&p), Grid::Each(groups), &buffers)
+    })?;
+    Ok(Kernels::Attention { spec, short, long })
+}
+
+/// The kernels over a short cache that the device takes, with the most positions of each; `make` dispatches them in so many workgroups.
+fn short(
+    limits: &wgpu::Limits,
+    plan: &Plan,
+    op: &ops::Attention,
+    mut make: impl FnMut(Kernel, params::Attend, [u32; 2]) -> Result<Dispatch, BackendError>,
+) -> Result<Vec<(usize, Dispatch)>, BackendError> {
     let ops::attention::Params { heads, kv_heads, head_dim, scale, cap, .. } = op.params(&plan.shapes(), 0);
     let p = params::Attend { heads, kv_heads, scale, cap, items: heads * head_dim / 16, blocks: head_dim / 32 };
-    let [k, v] = &r.caches[op.cache.0];
-    let sinks = scoring.sinks.map_or(&r.none, |id| vector(r, id));
-    let buffers = [&l.rows[op.q.0], k, v, sinks, &l.rows[op.out.0]];
     let mut short = Vec::new();
     for values in Values::SHORT {
-        let grid = Grid::Each([heads, head_dim / values.dimensions]);
-        let kernel = values.kernel(&ATTEND, spec, scoring).with("IN_ORDER", 1);
-        if kernel.fits(&l.device.limits) {
-            let one = dispatch(l.device, kernel, l.states[0], bytes_of(&p), grid, &buffers)?;
-            short.push((32 * values.tiles as usize, one));
+        let kernel = values.kernel(&ATTEND, plan.caches[op.cache.0], op.scoring);
+        if kernel.fits(limits) {
+            short.push((32 * values.tiles as usize, make(kernel, p, [heads, head_dim / values.dimensions])?));
         }
     }
-    Ok(Kernels::Attention { spec, short, long })
+    Ok(short)
 }
 
 /// The kernels of an attention step, which reads a row `q` in order and writes `out` in the layout of items.
@@ -126,16 +139,10 @@ pub(super) fn kernels(
     let [k, v] = &resources.caches[op.cache.0];
     let sinks = scoring.sinks.map_or(&resources.none, |id| vector(resources, id));
 
-    let mut short = Vec::new();
-    let p = params::Attend { heads, kv_heads, scale, cap, items, blocks: head_dim / 32 };
-    for values in Values::SHORT {
-        let grid = Grid::Fixed([heads, head_dim / values.dimensions]);
-        let kernel = values.kernel(&ATTEND, spec, scoring);
-        if kernel.fits(&f.device.limits) {
-            short.push((32 * values.tiles as usize, f.dispatch(kernel, bytes_of(&p), grid, &[q, k, v, sinks, out])?));
-        }
-    }
-
+    let limits = f.device.limits.clone();
+    let short = short(&limits, plan, op, |kernel, p, groups| {
+        f.dispatch(kernel, bytes_of(&p), Grid::Fixed(groups), &[q, k, v, sinks, out])
+    })?;
     let p = params::AttendScores { heads, kv_heads, context, scale, cap };
     let scores = f.dispatch(scores, bytes_of(&p), Grid::Tiles { spec, y: kv_heads }, &[q, k, kept, tops])?;
     let p = params::AttendValues { heads, kv_heads, context, items };

@@ -245,9 +245,7 @@ impl End {
             (Self::Residual { .. }, true) => return None,
         })
     }
-}
 
-impl End {
     /// The same for a few rows.
     pub fn few_shader(self, products: &[Product]) -> Option<&'static crate::shaders::Shader> {
         use crate::shaders::*;

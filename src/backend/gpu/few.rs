@@ -10,7 +10,7 @@ use super::attend;
 use super::calls::{Before, Call, Spread, calls};
 use super::cut::{End, Piece, Product, Work, pieces, shapes};
 use super::device::Device;
-use super::fused::{bias, norms};
+use super::fused::{bias, norms, unwritten};
 use super::group::{Group, Kernels, Output};
 use super::lower::{Dispatch, Grid, Lowering, Resources, dispatch};
 use super::tiled::{self, Layout, Quantize};
@@ -22,10 +22,6 @@ use crate::shaders::{FEW_PRODUCTS, PRODUCTS};
 
 /// How products of so many rows are made: two each workgroup prepares, more are quantised before. The last takes any number.
 const WAYS: [Spread; 4] = [Spread::Prepared(2), Spread::Quantised(4), Spread::Quantised(8), Spread::Quantised(16)];
-
-/// The same of blocks of 256: as the chunks of a block are added by several threads, two prepared rows take longer than four that
-/// are quantised before (docs/lab/performance.md).
-const BLOCK_WAYS: [Spread; 3] = [Spread::Quantised(4), Spread::Quantised(8), Spread::Quantised(16)];
 
 /// The same of plain numbers, which nothing is quantised for.
 const PLAIN_WAYS: [Spread; 2] = [Spread::Prepared(2), Spread::Prepared(4)];
@@ -64,7 +60,9 @@ fn ways(plan: &Plan, products: &[Product]) -> &'static [Spread] {
     let blocks: Result<Vec<usize>, _> = products.iter().map(|p| quantised(plan, p).map(block)).collect();
     match blocks {
         Ok(blocks) if blocks.iter().all(|block| *block == CHUNK) => &WAYS,
-        Ok(_) => &BLOCK_WAYS,
+        // As several threads add the chunks of a larger block, two prepared rows take longer than four that are quantised before
+        // (docs/lab/performance.md).
+        Ok(_) => &WAYS[1..],
         Err(_) => &PLAIN_WAYS,
     }
 }
@@ -226,7 +224,7 @@ impl Lowering<'_> {
             End::Rows => {
                 let mut all: Vec<_> = some.iter().map(|p| row(p.out)).collect();
                 while all.len() < 3 {
-                    all.push(unwritten(self.device, all.len())?);
+                    all.push(unwritten(self.device, all.len(), 16)?);
                 }
                 all.push(bias);
                 all
@@ -238,7 +236,7 @@ impl Lowering<'_> {
                 let mut all = vec![row(products[0].out), k_cache.clone(), v_cache.clone()];
                 // Each dispatch binds only what it writes, so that nothing keeps it from running beside the others.
                 for (i, buffer) in all.iter_mut().enumerate().filter(|(i, _)| !call.products.contains(i)) {
-                    *buffer = unwritten(self.device, i)?;
+                    *buffer = unwritten(self.device, i, 16)?;
                 }
                 [all, vec![r.angles[angles.0].clone(), bias]].concat()
             }
@@ -256,9 +254,4 @@ fn step_by_step(alone: &Group, many: &Group) -> Group {
     let both = [(tiled::MIN_ROWS - 1, alone), (usize::MAX, many)];
     let kernels = Kernels::Few(both.map(|(most, group)| (most, group.at(0, 1).to_vec())).into());
     Group { kernels, ..alone.clone() }
-}
-
-/// A buffer for a binding that a dispatch does not use.
-pub(super) fn unwritten(device: &Device, i: usize) -> Result<wgpu::Buffer, BackendError> {
-    device.storage(&format!("unwritten {i}"), 16)
 }

@@ -360,7 +360,7 @@ impl Making<'_, '_> {
                 End::Rows => {
                     let mut all: Vec<_> = some.iter().map(|p| self.write_row(p.out)).collect();
                     while all.len() < 3 {
-                        all.push(self.unwritten(all.len(), 16)?);
+                        all.push(unwritten(self.fusing.device, all.len(), 16)?);
                     }
                     all.push(bias);
                     all
@@ -375,7 +375,7 @@ impl Making<'_, '_> {
                     let mut all = vec![self.write_row(products[0].out), k_cache.clone(), v_cache.clone()];
                     // Each dispatch binds only what it writes, so that nothing keeps it from running beside the others.
                     for (i, buffer) in all.iter_mut().enumerate().filter(|(i, _)| !call.products.contains(i)) {
-                        *buffer = self.unwritten(i, 16)?;
+                        *buffer = unwritten(self.fusing.device, i, 16)?;
                     }
                     [all, vec![r.angles[angles.0].clone(), bias]].concat()
                 }
@@ -386,7 +386,7 @@ impl Making<'_, '_> {
             dispatches.push(self.fusing.dispatch(call.kernel, bytes_of(&call.params), grid, &buffers)?);
             // The first dispatch leaves the sum.
             if let [_, sum] = &mut joined[..] {
-                *sum = self.unwritten(3, sum.size())?;
+                *sum = unwritten(self.fusing.device, 3, sum.size())?;
             }
         }
         self.push(piece, Kernels::Fixed(dispatches));
@@ -397,11 +397,11 @@ impl Making<'_, '_> {
         }
         Ok(())
     }
+}
 
-    /// A buffer of so many bytes for a binding that a dispatch does not use, or whose result nobody reads.
-    fn unwritten(&self, i: usize, bytes: u64) -> Result<wgpu::Buffer, BackendError> {
-        self.fusing.device.storage(&format!("unwritten {i}"), bytes)
-    }
+/// A buffer of so many bytes for a binding that a dispatch does not use, or whose result nobody reads.
+pub(super) fn unwritten(device: &Device, i: usize, bytes: u64) -> Result<wgpu::Buffer, BackendError> {
+    device.storage(&format!("unwritten {i}"), bytes)
 }
 
 /// The weights of the norm before products, then of the branch's norm, in the layout of items, flushed as `rms_norm` does.

@@ -62,7 +62,7 @@ use each_isa;
 pub const TOKENS: usize = 16;
 
 /// Panels that a kernel takes at most.
-pub const PANELS: usize = 4;
+const PANELS: usize = 4;
 
 /// Activation rows up to which a pass is bound by memory, so that a kernel asks for lines ahead.
 const FEW: usize = 8;
