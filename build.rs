@@ -27,7 +27,7 @@ fn main() {
     }
     println!("cargo::rerun-if-changed=wgsl");
     println!("cargo::rerun-if-changed=src/shaders/table.rs");
-    for folder in ["wgsl", "wgsl/fused", "wgsl/tiled"] {
+    for folder in ["wgsl", "wgsl/fused", "wgsl/tensor", "wgsl/tiled"] {
         every_file_is_in_the_table(folder);
     }
     let (mut facts, mut params) = (Facts::default(), Params::default());

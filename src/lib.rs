@@ -52,6 +52,7 @@ pub mod quant;
 pub mod record;
 pub mod sample;
 pub mod shaders;
+pub mod tensor;
 pub mod tokenizer;
 pub mod trace;
 #[cfg(feature = "cli")]

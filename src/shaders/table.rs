@@ -274,6 +274,18 @@ shaders! {
     TILED_MATRIX = "tiled_matrix", "tiled/matrix.wgsl";
     /// Many rows: the product on matrix units of 8 x 8.
     TILED_MATRIX8 = "tiled_matrix8", "tiled/matrix8.wgsl";
+    /// Tensors: a function of each element.
+    TENSOR_MAP = "tensor_map", "tensor/map.wgsl";
+    /// Tensors: sums and extremes over some axes.
+    TENSOR_REDUCE = "tensor_reduce", "tensor/reduce.wgsl";
+    /// Tensors: products, summed over the axes that both operands have.
+    TENSOR_CONTRACT = "tensor_contract", "tensor/contract.wgsl";
+    /// Tensors: elements at indices along an axis.
+    TENSOR_GATHER = "tensor_gather", "tensor/gather.wgsl";
+    /// Tensors: running sums.
+    TENSOR_SCAN = "tensor_scan", "tensor/scan.wgsl";
+    /// Tensors: the places of the largest elements.
+    TENSOR_RANK = "tensor_rank", "tensor/rank.wgsl";
     /// How fast a device reads.
     BANDWIDTH = "bandwidth", "bandwidth.wgsl";
     /// The primitives that every kernel is made of.
@@ -331,6 +343,7 @@ static PARTS: &[Part] = &[
     one!("dots"),
     one!("quads"),
     one!("lanewise"),
+    one!("strided"),
     Part { name: "term", plain: &[part!("term_float")], block: &[part!("dots"), part!("term_block")] },
     Part { name: "weight", plain: &[part!("weight_float")], block: &[part!("weight_block")] },
     Part {

@@ -19,6 +19,7 @@ pub use bandwidth::read_bandwidth;
 pub use cores::{physical as physical_cores, usable as usable_processors};
 pub use isa::Isa;
 pub use pool::Pool;
+pub(crate) use vector::vectorized;
 
 use panels::{Panels, ROWS};
 use pool::Disjoint;

@@ -35,6 +35,7 @@ macro_rules! vectorized {
         }
     )*};
 }
+pub(crate) use vectorized;
 
 vectorized! {
     /// `Op::row`.
