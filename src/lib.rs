@@ -51,6 +51,8 @@ pub mod plan;
 pub mod quant;
 pub mod record;
 pub mod sample;
+#[cfg(feature = "scripts")]
+pub mod script;
 pub mod shaders;
 pub mod tensor;
 pub mod tokenizer;

@@ -71,3 +71,11 @@ fn custom_op_has_the_bits_of_its_twin() {
     let _turn = turn();
     example("custom_op").assert().success().stdout(contains(": 0 of 10000 results differ"));
 }
+
+#[test]
+fn tensors_have_the_same_bits_on_both_sides() {
+    example("tensors")
+        .assert()
+        .success()
+        .stdout(contains("[9, 32, 64] on the CPU and on").and(contains("the same bits")));
+}

@@ -115,7 +115,7 @@ impl Printer {
                     format!("| {} |\n", self.columns.iter().map(cell).collect::<Vec<_>>().join(" | "))
                 };
                 let rule = |c: &Column| format!("{}{}", "-".repeat(c.width - 1), if c.left { '-' } else { ':' });
-                line(&|c| c.pad(c.title)) + &line(&rule)
+                line(&|c| c.pad(c.title)) + line(&rule).as_str()
             }
         }
     }
@@ -288,7 +288,7 @@ mod tests {
             ..Row::default()
         };
         let mut printer = Printer::new(format, show);
-        printer.head() + &printer.row(&row) + &printer.row(&row) + &printer.foot(&[row.clone(), row])
+        [printer.head(), printer.row(&row), printer.row(&row), printer.foot(&[row.clone(), row])].concat()
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub(super) enum Usage {
     Chunk,
     #[error("--compare needs two backends, as in --compare cpu,gpu")]
     OneBackend,
+    #[error("--ops compares a GPU with the CPU, and there is no GPU adapter; install a Vulkan driver")]
+    OpsWithoutGpu,
     #[error("there is no command {0}; `samebits help` lists them")]
     NoCommand(String),
     #[error("the text goes to standard output; give --record a file")]
@@ -79,6 +81,10 @@ pub(super) enum Failure {
     Record { name: String, reason: String },
     #[error("the text is not what was recorded; see above")]
     Replay,
+    #[error("{place}: {message}")]
+    Script { place: String, message: String },
+    #[error("{script}: run {run} has other bits than the first: {what}")]
+    ScriptRunsDiffer { script: String, run: usize, what: String },
     #[error("runs differ; see above")]
     RunsDiffer,
     #[error("rows of the same test have different fingerprints: a backend computes other bits")]

@@ -19,6 +19,7 @@ use crate::hub::HubError;
 use crate::model::ModelError;
 use crate::output::OutputError;
 use crate::record::ReplayError;
+use crate::tensor::TensorError;
 use crate::tokenizer::{TokenizerError, Warning};
 use crate::validate::made::MadeError;
 use crate::verify::VerifyError;
@@ -61,7 +62,9 @@ fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
         MadeError::Backend,
         ReplayError::Engine,
         ChatError::Tokenizer,
-        ConvertError::Output
+        ConvertError::Output,
+        TensorError::Backend,
+        TensorError::Gguf
     );
     error.downcast_ref().map(|Unfit(inner)| &**inner)
 }

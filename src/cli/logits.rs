@@ -12,6 +12,7 @@ use super::load::{ModelArguments, Purpose, RunArguments, encode};
 use super::terminal::{print, print_json};
 use super::text::PromptArguments;
 use crate::output::{OutputError, Target};
+use crate::tensor::npy;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -99,16 +100,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
 pub(super) fn write_npy(target: &Target, rows: usize, cols: usize, values: &[f32]) -> Result<(), OutputError> {
     let mut output = target.create()?;
     let mut write = |bytes: &[u8]| output.write_all(bytes).map_err(|e| target.failed(&e));
-    write(&npy_header(rows, cols))?;
+    write(&npy::header("<f4", &[rows, cols]))?;
     write(bytemuck::cast_slice(values))?;
     output.finish()
-}
-
-/// Header of a NumPy file (format 1.0) for little-endian f32 in C order.
-fn npy_header(rows: usize, cols: usize) -> Vec<u8> {
-    let mut text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {cols}), }}");
-    let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
-    text.push_str(&" ".repeat(length - 1 - text.len()));
-    text.push('\n');
-    [b"\x93NUMPY\x01\x00".as_slice(), &(length as u16).to_le_bytes(), text.as_bytes()].concat()
 }

@@ -16,6 +16,7 @@ mod make;
 mod perplexity;
 mod quantize;
 mod replay;
+mod run;
 mod sampling;
 mod shell;
 mod signals;
@@ -69,6 +70,8 @@ enum Command {
     Chat(chat::Arguments),
     /// Make a recorded text again and compare every token and logit
     Replay(replay::Arguments),
+    /// Run a tensor program: a script of tensor ops on the CPU, on a GPU, or on both with their bits compared
+    Run(run::Arguments),
     /// Print or save the logits after a prompt
     Logits(logits::Arguments),
     /// Turn text into token ids, or ids into text
@@ -215,6 +218,7 @@ fn run(arguments: &Arguments, start: Instant) -> Outcome {
         Command::Generate(a) => generate::run(a),
         Command::Chat(a) => chat::run(a),
         Command::Replay(a) => replay::run(a),
+        Command::Run(a) => run::run(a),
         Command::Logits(a) => logits::run(a),
         Command::Tokenize(a) => tokenize::run(a),
         Command::Inspect(a) => inspect::run(a),

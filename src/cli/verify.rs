@@ -15,7 +15,8 @@ use super::values::not_empty;
 use super::{Outcome, signals, text};
 use crate::backend::gpu::{AdapterOptions, Device, adapters, api_name};
 use crate::output::Target;
-use crate::verify::{Options, Report, Rung, VerifyError, known_failure, known_fingerprint, report, verify};
+use crate::tensor::Space;
+use crate::verify::{Options, Report, Rung, VerifyError, known_failure, known_fingerprint, report, tensors, verify};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -51,6 +52,9 @@ pub(super) struct Arguments {
     /// Replace files there that exist; without it they stay, and the tensors are not written
     #[arg(long)]
     force: bool,
+    /// Verify the ops of tensors instead of a model: each on the GPU and on the CPU, with shapes of up to four axes
+    #[arg(long, conflicts_with_all = ["report", "prompt", "file", "runs"])]
+    ops: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -61,6 +65,9 @@ pub(super) struct Arguments {
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let gpu = adapter(a)?;
+    if a.ops {
+        return ops(a, gpu);
+    }
     let text = a.file.as_deref().map_or_else(|| Ok(a.prompt.clone()), text::prompt)?;
     let model = a.model.open(false)?;
     let tokenizer = a.model.tokenizer(&model.gguf, false)?;
@@ -170,6 +177,50 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         (false, true) => Ok(()),
         (false, false) => Err(Failure::NoGuarantee.into()),
     }
+}
+
+/// The ops of tensors, on the CPU and on an adapter.
+fn ops(a: &Arguments, gpu: Option<AdapterOptions>) -> Outcome {
+    let Some(gpu) = gpu else { return Err(Usage::OpsWithoutGpu.into()) };
+    let signal = signals::watch();
+    let space = Space::both(&gpu)?;
+    let adapter = space.device().unwrap_or_default();
+    if !a.json {
+        print(&format!("adapter  {adapter}"))?;
+    }
+    let mut rounds = Vec::new();
+    for seed in 0..if a.quick { 1 } else { 10 } {
+        if signal.asked() {
+            return Err(Interrupted.into());
+        }
+        rounds.push(tensors::verify(&space, seed)?);
+        if rounds.iter().flatten().any(|verdict| verdict.differs.is_some()) {
+            break;
+        }
+    }
+    let mut ops: Vec<tensors::Verdict> = Vec::new();
+    for verdict in rounds.into_iter().flatten() {
+        match ops.iter_mut().find(|known| known.op == verdict.op) {
+            None => ops.push(verdict),
+            Some(known) => {
+                known.runs += verdict.runs;
+                known.elements += verdict.elements;
+                known.differs = known.differs.take().or(verdict.differs);
+            }
+        }
+    }
+    let holds = ops.iter().all(|op| op.differs.is_none());
+    if a.json {
+        print_json(&json!({"adapter": adapter, "ops": ops, "holds": holds}))?;
+    } else {
+        for op in &ops {
+            let tensors::Verdict { op, runs, elements, shapes, differs } = op;
+            let (verdict, shapes) = (if differs.is_none() { "holds" } else { "FAILS" }, shapes.len());
+            let same = || format!("{runs} times, {shapes} shapes, {elements} elements: the same bits");
+            print(&format!("{verdict}  {op:<14} {}", differs.clone().unwrap_or_else(same)))?;
+        }
+    }
+    if holds { Ok(()) } else { Err(Failure::NoGuarantee.into()) }
 }
 
 /// The rungs that are decided, printed as they come.

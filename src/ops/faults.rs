@@ -53,6 +53,9 @@ const FAULTS: &[Fault] = &[
         "out2[token() * params.third + n - params.second] = y;",
         "out2[token() * params.third + (n + params.third - params.second - 1u) % params.third] = y;",
     ),
+    // Tensors: running sums forget their first term; a block of a contraction is added twice.
+    ("scan", "for (var i = 0u; i < params.length; i++) {", "for (var i = 1u; i < params.length; i++) {"),
+    ("contract", "return plus(even, odd);", "return plus(even, even);"),
     // Of two prepared rows, both take the first.
     ("two_rows", "let at = 8u * (slot * ROWS + local);", "let at = 8u * slot * ROWS;"),
     // Of four quantised rows, the third takes the second.

@@ -46,9 +46,9 @@ impl Parts {
         Self { batch: view.part(first), rows: part(rows), terms: part(terms) }
     }
 
-    /// Every row of every batch.
+    /// Where every row of every batch begins. Places of parts may lie before 0, and wrap.
     fn each(&self) -> impl Iterator<Item = usize> + '_ {
-        self.batch.places().flat_map(|batch| self.rows.places().map(move |row| batch + row))
+        self.batch.places().flat_map(|batch| self.rows.places().map(move |row| batch.wrapping_add(row)))
     }
 }
 
@@ -87,13 +87,7 @@ impl Primitive for Contract {
         self.name
     }
 
-    fn cpu(
-        &self,
-        inputs: &[Input<'_, u32>],
-        _: &[usize],
-        out: &mut [u32],
-        domain: Domain<'_>,
-    ) -> Result<(), Fault> {
+    fn cpu(&self, inputs: &[Input<'_, u32>], _: &[usize], out: &mut [u32], domain: Domain<'_>) -> Result<(), Fault> {
         let (x, y) = (&inputs[0], &inputs[1]);
         let [a, b] = self.parts(x.view, y.view);
         let (m, n, k) = (a.rows.len(), b.rows.len(), a.terms.len());
@@ -102,7 +96,7 @@ impl Primitive for Contract {
         let mut rows = vec![0.0; a.batch.len() * m * padded];
         let places: Vec<usize> = a.terms.places().collect();
         for (row, base) in rows.chunks_exact_mut(padded.max(1)).zip(a.each()) {
-            row.iter_mut().zip(&places).for_each(|(r, place)| *r = number(x.buffer[base + place]));
+            row.iter_mut().zip(&places).for_each(|(r, place)| *r = number(x.buffer[base.wrapping_add(*place)]));
         }
         // Panels of columns: the terms k of all columns of a panel are neighbours.
         let panels = n.div_ceil(PANEL);
@@ -112,7 +106,7 @@ impl Primitive for Contract {
             let (batch, column) = (i / n, i % n);
             let panel = &mut columns_of[(batch * panels + column / PANEL) * padded * PANEL..][..padded * PANEL];
             let panel = panel.iter_mut().skip(column % PANEL).step_by(PANEL);
-            panel.zip(&places).for_each(|(p, place)| *p = number(y.buffer[base + place]));
+            panel.zip(&places).for_each(|(p, place)| *p = number(y.buffer[base.wrapping_add(*place)]));
         }
         let Domain { pool, isa } = domain;
         // A task makes some rows of one batch; there are a few for each thread.
@@ -156,7 +150,8 @@ impl Primitive for Contract {
         let columns: Vec<usize> = b.each().collect();
         for (i, (row, out)) in a.each().zip(out.chunks_mut(n.max(1))).enumerate() {
             for (out, column) in out.iter_mut().zip(&columns[i / m * n..]) {
-                *out = terms.iter().map(|(k, l)| x.buffer[row + k] * y.buffer[column + l]).sum();
+                *out =
+                    terms.iter().map(|(k, l)| x.buffer[row.wrapping_add(*k)] * y.buffer[column.wrapping_add(*l)]).sum();
             }
         }
         Ok(())

@@ -95,13 +95,10 @@ impl Space {
     }
 
     fn of_weight(&self, weight: Weight, shape: &[usize]) -> Result<Tensor, TensorError> {
-        self.0.check_size("weight", shape)?;
-        let mut words = Vec::with_capacity(weight.rows * weight.cols);
-        (0..weight.rows).for_each(|row| words.extend(weight.dequantized(row)));
-        let tensor = self.constant(words, shape, Dtype::F32)?;
-        let Ok(node) = Rc::try_unwrap(tensor.node) else { return Err(TensorError::shape("a constant that is shared")) };
-        let node = Rc::new(Node { weight: Some(Arc::new(weight)), ..node });
-        Ok(Tensor { node, view: tensor.view })
+        if shape.len() > MAX_AXES {
+            return Err(TensorError::shape(format!("{shape:?} has more than {MAX_AXES} axes")));
+        }
+        Ok(Node::of_weight(&self.0, weight, shape))
     }
 }
 

@@ -116,9 +116,8 @@ impl Space {
         let Some(mut product) = all.next() else { return Err(wrong.because("no operands")) };
         let mut rest: Vec<Indexed> = all.collect();
         rest.reverse();
-        let needed = |index: &Index, rest: &[Indexed]| {
-            result.contains(index) || rest.iter().any(|t| t.indices.contains(index))
-        };
+        let needed =
+            |index: &Index, rest: &[Indexed]| result.contains(index) || rest.iter().any(|t| t.indices.contains(index));
         product = product.summed(|index| needed(index, &rest))?;
         while let Some(next) = rest.pop() {
             let next = next.summed(|index| needed(index, &rest) || product.indices.contains(index))?;

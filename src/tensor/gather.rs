@@ -15,12 +15,7 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    fn pick<T: Copy>(
-        &self,
-        inputs: &[Input<'_, T>],
-        out: &mut [T],
-        number: impl Fn(T) -> i64,
-    ) -> Result<(), Fault> {
+    fn pick<T: Copy>(&self, inputs: &[Input<'_, T>], out: &mut [T], number: impl Fn(T) -> i64) -> Result<(), Fault> {
         let (x, indices) = (&inputs[0], &inputs[1]);
         let n = self.length as i64;
         for ((out, place), index) in out.iter_mut().zip(x.view.places()).zip(indices.elements()) {

@@ -86,12 +86,13 @@ impl Gpu {
         let limit = self.device.limits.max_compute_workgroups_per_dimension;
         if dispatch.groups.iter().any(|n| *n > limit) {
             let name = dispatch.kernel.name();
-            return Err(TensorError::TooLarge(format!("{name} needs {:?} workgroups, {limit} at most", dispatch.groups)));
+            return Err(TensorError::TooLarge(format!(
+                "{name} needs {:?} workgroups, {limit} at most",
+                dispatch.groups
+            )));
         }
-        let mut buffers = vec![
-            self.state(dispatch.rows, dispatch.position)?,
-            self.device.uniform("parameters", &dispatch.params)?,
-        ];
+        let mut buffers =
+            vec![self.state(dispatch.rows, dispatch.position)?, self.device.uniform("parameters", &dispatch.params)?];
         for binding in dispatch.bindings {
             buffers.push(match binding {
                 Bound::Words(words) => self.device.upload("constants", bytemuck::cast_slice(&words))?,
@@ -127,13 +128,12 @@ impl Gpu {
 
     /// The buffer of a computed node or of a constant.
     fn buffer(&self, node: &Node) -> Result<wgpu::Buffer, TensorError> {
-        let mut values = node.values.borrow_mut();
-        if let Some(buffer) = &values.buffer {
+        if let Some(buffer) = &node.values.borrow().buffer {
             return Ok(buffer.clone());
         }
-        let words = values.words.clone().unwrap_or_default();
+        let words = node.words()?;
         let buffer = self.device.upload(node.name, bytemuck::cast_slice(&words))?;
-        values.buffer = Some(buffer.clone());
+        node.values.borrow_mut().buffer = Some(buffer.clone());
         Ok(buffer)
     }
 

@@ -94,6 +94,21 @@ impl Node {
     /// A constant.
     pub fn constant(machine: &Rc<Machine>, words: Vec<u32>, shape: &[usize], dtype: Dtype) -> Tensor {
         let values = Values { words: Some(Rc::new(words)), ..Values::default() };
+        Self::leaf(machine, values, None, shape, dtype)
+    }
+
+    /// A tensor of a model's file, whose words are made when somebody needs them.
+    pub fn of_weight(machine: &Rc<Machine>, weight: Weight, shape: &[usize]) -> Tensor {
+        Self::leaf(machine, Values::default(), Some(Arc::new(weight)), shape, Dtype::F32)
+    }
+
+    fn leaf(
+        machine: &Rc<Machine>,
+        values: Values,
+        weight: Option<Arc<Weight>>,
+        shape: &[usize],
+        dtype: Dtype,
+    ) -> Tensor {
         let node = Self {
             machine: Rc::clone(machine),
             name: "constant",
@@ -101,7 +116,7 @@ impl Node {
             shape: shape.to_vec(),
             place: machine.place.get(),
             depth: 0,
-            weight: None,
+            weight,
             pending: RefCell::default(),
             values: RefCell::new(values),
         };
@@ -118,9 +133,10 @@ impl Node {
         let mut stack = vec![Rc::clone(self)];
         while let Some(node) = stack.last() {
             let waiting = |node: &Rc<Self>| node.pending.borrow().is_some();
-            let next = node.pending.borrow().as_ref().and_then(|pending| {
-                pending.inputs.iter().map(|input| &input.node).find(|node| waiting(node)).cloned()
-            });
+            let next =
+                node.pending.borrow().as_ref().and_then(|pending| {
+                    pending.inputs.iter().map(|input| &input.node).find(|node| waiting(node)).cloned()
+                });
             if let Some(next) = next {
                 stack.push(next);
                 continue;

@@ -46,13 +46,7 @@ impl Primitive for Linear {
         "linear"
     }
 
-    fn cpu(
-        &self,
-        inputs: &[Input<'_, u32>],
-        _: &[usize],
-        out: &mut [u32],
-        domain: Domain<'_>,
-    ) -> Result<(), Fault> {
+    fn cpu(&self, inputs: &[Input<'_, u32>], _: &[usize], out: &mut [u32], domain: Domain<'_>) -> Result<(), Fault> {
         let Weight { format, rows: n, cols, .. } = *self.weight;
         let x: Vec<f32> = inputs[0].elements().map(f32::from_bits).collect();
         let block = format.activation_block();

@@ -95,7 +95,9 @@ impl Machine {
         let bytes = (n * size_of::<T>()) as u64;
         if bytes > 1 << 26 && !memory::fits(bytes) {
             let needed = memory::size(bytes);
-            return Err(TensorError::TooLarge(format!("{name}: {shape:?} needs {needed} of memory, which is not there")));
+            return Err(TensorError::TooLarge(format!(
+                "{name}: {shape:?} needs {needed} of memory, which is not there"
+            )));
         }
         Ok(vec![T::default(); n])
     }
@@ -109,7 +111,7 @@ impl Machine {
         } else {
             if let Some(cpu) = &self.cpu {
                 let mut out = Self::room(node.name, &node.shape, node.len())?;
-                let operands: Vec<_> = pending.inputs.iter().map(|t| t.node.host_words()).collect::<Result<_, _>>()?;
+                let operands: Vec<_> = pending.inputs.iter().map(|t| t.node.words()).collect::<Result<_, _>>()?;
                 let inputs: Vec<_> = pending
                     .inputs
                     .iter()
@@ -195,17 +197,15 @@ fn error64(dtype: Dtype, words: &[u32], double: &[f64]) -> Error64 {
 }
 
 impl Node {
-    /// The words of a computed node, wherever they are.
+    /// The words of a computed node or of a constant, wherever they are.
     pub fn words(&self) -> Result<Rc<Vec<u32>>, TensorError> {
-        match &self.values.borrow().words {
-            Some(words) => Ok(Rc::clone(words)),
-            None => self.gpu_words().map(Rc::new),
+        if let Some(words) = &self.values.borrow().words {
+            return Ok(Rc::clone(words));
         }
-    }
-
-    /// The words of an operand of the CPU.
-    fn host_words(&self) -> Result<Rc<Vec<u32>>, TensorError> {
-        self.words()
+        let Some(weight) = &self.weight else { return self.gpu_words().map(Rc::new) };
+        let words = Rc::new((0..weight.rows).flat_map(|row| weight.dequantized(row)).collect::<Vec<_>>());
+        self.values.borrow_mut().words = Some(Rc::clone(&words));
+        Ok(words)
     }
 
     fn gpu_words(&self) -> Result<Vec<u32>, TensorError> {

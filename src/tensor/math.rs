@@ -142,13 +142,14 @@ impl Tensor {
     }
 
     fn pair(&self, other: &Self, float: Function, integer: Function) -> Result<Self, TensorError> {
-        let shape = broadcast(self.shape(), other.shape())
-            .map_err(|_| TensorError::shape(format!(
+        let shape = broadcast(self.shape(), other.shape()).map_err(|_| {
+            TensorError::shape(format!(
                 "{}: shapes {:?} and {:?} do not fit: axes must be equal, or 1",
                 float.name(),
                 self.shape(),
                 other.shape()
-            )))?;
+            ))
+        })?;
         let integers = self.dtype() == I32 && other.dtype() == I32;
         let compares = matches!(float, F::Less | F::LessEqual | F::Equal | F::NotEqual);
         let (function, dtype) = match integers {
@@ -244,7 +245,7 @@ impl Tensor {
         self.reduce(Reduction::Min, &self.wanted(axes)?, keep)
     }
 
-    /// The sum over some axes times the f32 nearest to 1 over the number of its terms.
+    /// The sum over some axes, divided by the number of its terms.
     ///
     /// # Errors
     /// If there is no such axis, or no element.
@@ -253,8 +254,7 @@ impl Tensor {
         if terms == 0 {
             return Err(TensorError::shape(format!("mean of no elements: {:?}", self.shape())));
         }
-        let inverse = self.space().scalar(1.0 / terms as f32);
-        self.float()?.sum(axes, keep)?.mul(&inverse)
+        self.float()?.sum(axes, keep)?.div(&self.space().scalar(terms as f32))
     }
 
     /// The place of the largest element along an axis, as i32; of equal ones the first.
@@ -382,10 +382,8 @@ impl Tensor {
         let left = if a.len() == 1 { self.unsqueeze(0)? } else { self.clone() };
         let right = if b.len() == 1 { other.unsqueeze(-1)? } else { other.clone() };
         let (x, y) = (left.shape().to_vec(), right.shape().to_vec());
-        let ((outer_x, [m, k]), (outer_y, [l, n])) = (
-            x.split_last_chunk::<2>().ok_or_else(refuse)?,
-            y.split_last_chunk::<2>().ok_or_else(refuse)?,
-        );
+        let ((outer_x, [m, k]), (outer_y, [l, n])) =
+            (x.split_last_chunk::<2>().ok_or_else(refuse)?, y.split_last_chunk::<2>().ok_or_else(refuse)?);
         if k != l {
             return Err(refuse());
         }

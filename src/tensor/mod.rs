@@ -31,8 +31,7 @@ mod linear;
 mod machine;
 mod map;
 mod math;
-#[cfg(feature = "scripts")]
-mod npy;
+pub mod npy;
 mod op;
 mod rank;
 mod reduce;

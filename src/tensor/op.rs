@@ -15,13 +15,8 @@ pub(super) trait Primitive: fmt::Debug {
     fn name(&self) -> &'static str;
 
     /// Computes all elements of a result of this shape: the definition of their bits.
-    fn cpu(
-        &self,
-        inputs: &[Input<'_, u32>],
-        shape: &[usize],
-        out: &mut [u32],
-        domain: Domain<'_>,
-    ) -> Result<(), Fault>;
+    fn cpu(&self, inputs: &[Input<'_, u32>], shape: &[usize], out: &mut [u32], domain: Domain<'_>)
+    -> Result<(), Fault>;
 
     /// The same in double precision, with nothing rounded on the way.
     fn double(&self, inputs: &[Input<'_, f64>], shape: &[usize], out: &mut [f64]) -> Result<(), Fault>;

@@ -1,7 +1,7 @@
 //! Functions of rows, by the kernels that models run with: softmax, RMSNorm, RoPE.
 
-use super::op::{Bound, Dispatch, Domain, Fault, Input, Primitive};
 use super::map::copied;
+use super::op::{Bound, Dispatch, Domain, Fault, Input, Primitive};
 use super::view::View;
 use crate::backend::gpu::Kernel;
 use crate::ops::shapes::{Angles, AnglesId, Buffer, BufferId, BufferKind, Shapes, WeightId};
@@ -147,9 +147,7 @@ impl Primitive for Rows {
             let bound = |operand: &Operand| match operand {
                 Operand::Rows(BufferId(0)) if !in_place => Bound::Input(0),
                 Operand::Vector(Some(WeightId(0))) => Bound::Input(1),
-                Operand::Angles(AnglesId(0)) => {
-                    Bound::Words(table.iter().flatten().map(|x| x.to_bits()).collect())
-                }
+                Operand::Angles(AnglesId(0)) => Bound::Words(table.iter().flatten().map(|x| x.to_bits()).collect()),
                 _ => Bound::Out,
             };
             Dispatch {

@@ -6,6 +6,7 @@
 pub(crate) mod ops;
 pub mod report;
 pub mod selftest;
+pub mod tensors;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
