@@ -94,7 +94,8 @@ fn quotients_and_roots_are_correctly_rounded() {
 /// What has no value is the same error on both sides, and names its op.
 #[test]
 fn faults_are_the_same_on_both_sides() {
-    let faults: [(&str, fn(&Space) -> Result<Tensor, TensorError>); 12] = [
+    type Op = fn(&Space) -> Result<Tensor, TensorError>;
+    let faults: [(&str, Op); 12] = [
         ("ln", |s| s.scalar(-1.0).ln()),
         ("ln", |s| s.scalar(0.0).ln()),
         ("sqrt", |s| s.scalar(-2.0).sqrt()),
@@ -275,7 +276,8 @@ fn results_for_numpy() {
         // As a constant, which is the same in double precision.
         space.tensor(shape, &x.to_vec().unwrap()).unwrap()
     };
-    let functions: [(&str, f32, f32, fn(&Tensor) -> Result<Tensor, TensorError>); 14] = [
+    type One = fn(&Tensor) -> Result<Tensor, TensorError>;
+    let functions: [(&str, f32, f32, One); 14] = [
         ("neg", -9.0, 9.0, Tensor::neg),
         ("abs", -9.0, 9.0, Tensor::abs),
         ("exp", -60.0, 85.0, Tensor::exp),

@@ -42,6 +42,7 @@ enum Number {
     Float(FLOAT),
 }
 
+type One = fn(&Tensor) -> Result<Tensor, TensorError>;
 type Pair = fn(&Tensor, &Tensor) -> Result<Tensor, TensorError>;
 
 /// A function of two tensors, or of a tensor and a number on either side.
@@ -80,7 +81,7 @@ pub(super) use functions;
 
 pub(super) fn register(engine: &mut Engine, host: &Rc<Host>) {
     engine.register_type_with_name::<Tensor>("tensor");
-    let unary: [(&str, fn(&Tensor) -> Result<Tensor, TensorError>); 16] = [
+    let unary: [(&str, One); 16] = [
         ("-", Tensor::neg),
         ("neg", Tensor::neg),
         ("abs", Tensor::abs),

@@ -275,7 +275,7 @@ impl Primitive for Concat {
     }
 
     fn gpu(&self, inputs: &[&View], shape: &[usize], slot: u32) -> Vec<Dispatch> {
-        let parts = self.parts(inputs, shape).into_iter().enumerate().filter(|(_, (view, _))| view.len() > 0);
+        let parts = self.parts(inputs, shape).into_iter().enumerate().filter(|(_, (view, _))| !view.is_empty());
         parts.filter_map(|(i, (view, part))| dispatch(Function::Copy, &[(i, view)], &part, slot)).collect()
     }
 }

@@ -52,7 +52,7 @@ impl Space {
     pub fn load_npy(&self, path: &Path) -> Result<Tensor, TensorError> {
         let wrong = |message: String| TensorError::Npy { path: path.display().to_string(), message };
         let bytes = std::fs::read(path).map_err(|e| wrong(format!("cannot be read: {e}")))?;
-        self.npy(&bytes).map_err(|message| wrong(message))
+        self.npy(&bytes).map_err(wrong)
     }
 
     fn npy(&self, bytes: &[u8]) -> Result<Tensor, String> {

@@ -38,6 +38,11 @@ impl View {
         self.shape.iter().product()
     }
 
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Whether the elements follow each other in row-major order.
     pub fn is_contiguous(&self) -> bool {
         self.folded().len() <= 1 && self.folded().iter().all(|(_, stride)| *stride == 1)
@@ -95,7 +100,7 @@ impl View {
 
     /// The same elements in another shape, where strides can say so.
     pub(super) fn reshaped(&self, shape: &[usize]) -> Option<Self> {
-        if self.len() == 0 || shape.iter().all(|n| *n == 1) {
+        if self.is_empty() || shape.iter().all(|n| *n == 1) {
             return Some(Self { offset: self.offset, ..Self::whole(shape) });
         }
         // Every folded axis is split into axes of the new shape, the last first.
