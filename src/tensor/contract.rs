@@ -1,20 +1,20 @@
 //! Products of two operands, summed over the axes that both have and the result has not.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use super::op::{Bound, Dispatch, Domain, Fault, Input, Primitive, grid};
 use super::view::View;
 use crate::backend::cpu::{Isa, vectorized};
 use crate::backend::gpu::Kernel;
-use crate::numerics::{flush, s8, settle};
+use crate::numerics::{flush, settle};
 use crate::shaders::{TENSOR_CONTRACT as SHADER, params::TensorContract as Params};
 
 /// Operands below this magnitude count as 0, so that no product or difference of two can be subnormal (2^-50).
 pub(super) const FLOOR: f32 = f32::from_bits((127 - 50) << 23);
 /// Rows and columns of a GPU's tile.
 const TILE: usize = 64;
-/// Columns that the CPU computes at once.
+/// Rows and columns that the CPU computes at once.
+const ROWS: usize = 4;
 const PANEL: usize = 16;
 /// Terms of a block.
 const BLOCK: usize = 32;
@@ -58,28 +58,69 @@ impl Contract {
     }
 }
 
-vectorized! {
-    /// Columns of a row: `a` has its terms, `panel` those of each column behind each other; whole blocks.
-    fn columns(a: &[f32], panel: &[f32], out: &mut [f32; PANEL]) {
-        let mut outer = [[0.0f32; PANEL]; 8];
-        let blocks = a.chunks_exact(BLOCK).zip(panel.chunks_exact(BLOCK * PANEL));
-        for (block, (a, panel)) in blocks.enumerate() {
-            let mut lanes = [[0.0f32; PANEL]; 8];
-            for (l, lane) in lanes.iter_mut().enumerate() {
-                for k in [l, l + 8, l + 16, l + 24] {
-                    for (sum, b) in lane.iter_mut().zip(&panel[k * PANEL..(k + 1) * PANEL]) {
-                        *sum += a[k] * b;
-                    }
-                }
-            }
-            for (c, sum) in outer[block % 8].iter_mut().enumerate() {
-                *sum += s8::tree(&lanes.map(|lane| lane[c]));
-            }
-        }
-        for (c, out) in out.iter_mut().enumerate() {
-            *out = settle(s8::tree(&outer.map(|lane| lane[c])));
+/// Sums of some rows and the columns of a panel.
+type Sums = [[f32; PANEL]; ROWS];
+
+#[inline(always)]
+fn plus(mut a: Sums, b: Sums) -> Sums {
+    for (a, b) in a.iter_mut().zip(b) {
+        for (a, b) in a.iter_mut().zip(b) {
+            *a += b;
         }
     }
+    a
+}
+
+/// The tree of S8 over lanes, which are made in the order in which it takes them, so that few wait for their partners. A closure
+/// would not be compiled for the instructions of its caller.
+macro_rules! tree {
+    ($l:ident => $lane:expr) => {{
+        macro_rules! lane {
+            ($n:literal) => {{
+                let $l: usize = $n;
+                $lane
+            }};
+        }
+        let even = plus(plus(lane!(0), lane!(4)), plus(lane!(2), lane!(6)));
+        plus(even, plus(plus(lane!(1), lane!(5)), plus(lane!(3), lane!(7))))
+    }};
+}
+
+/// The terms `l`, `l + 8`, … of a block, added up.
+#[inline(always)]
+fn lane(rows: &[&[f32; BLOCK]; ROWS], panel: &[[f32; PANEL]; BLOCK], l: usize) -> Sums {
+    let mut sums = [[0.0; PANEL]; ROWS];
+    for k in [l, l + 8, l + 16, l + 24] {
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            for (sum, b) in sums.iter_mut().zip(&panel[k]) {
+                *sum += row[k] * b;
+            }
+        }
+    }
+    sums
+}
+
+vectorized! {
+    /// Sums of rows and a panel's columns: a row has its terms, the panel those of all its columns behind each other; whole blocks.
+    fn products(rows: [&[f32]; ROWS], panel: &[f32], out: &mut Sums) {
+        let mut lanes = [[[0.0; PANEL]; ROWS]; 8];
+        let rows = rows.map(|row| row.as_chunks::<BLOCK>().0);
+        let panels = panel.as_chunks::<PANEL>().0.as_chunks::<BLOCK>().0;
+        for (block, panel) in panels.iter().enumerate() {
+            let rows = rows.map(|row| &row[block]);
+            lanes[block % 8] = plus(lanes[block % 8], tree!(l => lane(&rows, panel, l)));
+        }
+        *out = tree!(l => lanes[l]);
+        for sum in out.as_flattened_mut() {
+            *sum = settle(*sum);
+        }
+    }
+}
+
+/// What the products of a batch read: its rows, and its columns in panels.
+struct Packed {
+    rows: Vec<f32>,
+    panels: Vec<f32>,
 }
 
 impl Primitive for Contract {
@@ -91,55 +132,57 @@ impl Primitive for Contract {
         let (x, y) = (&inputs[0], &inputs[1]);
         let [a, b] = self.parts(x.view, y.view);
         let (m, n, k) = (a.rows.len(), b.rows.len(), a.terms.len());
-        let padded = k.next_multiple_of(BLOCK);
+        // Without terms there are blocks of zeros.
+        let padded = k.next_multiple_of(BLOCK).max(BLOCK);
         let number = |word: u32| flush(f32::from_bits(word), FLOOR);
-        let mut rows = vec![0.0; a.batch.len() * m * padded];
-        let places: Vec<usize> = a.terms.places().collect();
-        for (row, base) in rows.chunks_exact_mut(padded.max(1)).zip(a.each()) {
-            row.iter_mut().zip(&places).for_each(|(r, place)| *r = number(x.buffer[base.wrapping_add(*place)]));
-        }
-        // Panels of columns: the terms k of all columns of a panel are neighbours.
+        let [a_terms, b_terms] = [&a, &b].map(|parts| parts.terms.places().collect::<Vec<_>>());
         let panels = n.div_ceil(PANEL);
-        let mut columns_of = vec![0.0; b.batch.len() * panels * padded * PANEL];
-        let places: Vec<usize> = b.terms.places().collect();
-        for (i, base) in b.each().enumerate() {
-            let (batch, column) = (i / n, i % n);
-            let panel = &mut columns_of[(batch * panels + column / PANEL) * padded * PANEL..][..padded * PANEL];
-            let panel = panel.iter_mut().skip(column % PANEL).step_by(PANEL);
-            panel.zip(&places).for_each(|(p, place)| *p = number(y.buffer[base.wrapping_add(*place)]));
-        }
+        // Places of parts may lie before 0, and wrap.
+        let pack = |a_base: usize, b_base: usize| {
+            let mut rows = vec![0.0; m * padded];
+            for (row, place) in rows.chunks_exact_mut(padded).zip(a.rows.places()) {
+                let base = a_base.wrapping_add(place);
+                let terms = row.iter_mut().zip(&a_terms);
+                terms.for_each(|(term, place)| *term = number(x.buffer[base.wrapping_add(*place)]));
+            }
+            let mut columns = vec![0.0; panels * padded * PANEL];
+            for (column, place) in b.rows.places().enumerate() {
+                let base = b_base.wrapping_add(place);
+                let panel = &mut columns[column / PANEL * padded * PANEL..][..padded * PANEL];
+                let terms = panel.iter_mut().skip(column % PANEL).step_by(PANEL).zip(&b_terms);
+                terms.for_each(|(term, place)| *term = number(y.buffer[base.wrapping_add(*place)]));
+            }
+            Packed { rows, panels: columns }
+        };
+        let bases: Vec<_> = a.batch.places().zip(b.batch.places()).collect();
         let Domain { pool, isa } = domain;
+        let packed: Vec<OnceLock<Packed>> = bases.iter().map(|_| OnceLock::new()).collect();
+        pool.run(bases.len(), |i| {
+            packed[i].get_or_init(|| pack(bases[i].0, bases[i].1));
+        });
         // A task makes some rows of one batch; there are a few for each thread.
-        let each = m.div_ceil((4 * pool.threads()).div_ceil(a.batch.len().max(1))).max(1);
-        let tasks: Vec<_> = out
-            .chunks_mut((m * n).max(1))
-            .enumerate()
-            .flat_map(|(batch, out)| {
-                out.chunks_mut((each * n).max(1)).enumerate().map(move |(i, out)| (batch, i * each, Mutex::new(out)))
-            })
-            .collect();
-        let finite = AtomicBool::new(true);
+        let each = m.div_ceil((4 * pool.threads()).div_ceil(bases.len())).next_multiple_of(ROWS);
+        let parts =
+            |(batch, out)| <[u32]>::chunks_mut(out, each * n).enumerate().map(move |(i, out)| (batch, i * each, out));
+        let tasks: Vec<_> = out.chunks_mut(m * n).enumerate().flat_map(parts).map(Mutex::new).collect();
         pool.run(tasks.len(), |i| {
-            let (batch, first, out) = &tasks[i];
-            let Ok(mut out) = out.lock() else { return };
-            let count = out.len() / n.max(1);
-            for panel in 0..panels {
-                let terms = &columns_of[(batch * panels + panel) * padded * PANEL..][..padded * PANEL];
-                for row in 0..count {
-                    let a = &rows[(batch * m + first + row) * padded..][..padded];
-                    let mut sums = [0.0; PANEL];
-                    columns(isa, a, terms, &mut sums);
-                    let part = &mut out[row * n..(row + 1) * n][panel * PANEL..];
-                    for (out, sum) in part.iter_mut().zip(sums) {
-                        if !sum.is_finite() {
-                            finite.store(false, Ordering::Relaxed);
-                        }
-                        *out = sum.to_bits();
+            let Ok(mut task) = tasks[i].lock() else { return };
+            let (batch, first, out) = &mut *task;
+            let Some(packed) = packed[*batch].get() else { return };
+            for (i, out) in out.chunks_mut(ROWS * n).enumerate() {
+                let (at, last) = (*first + i * ROWS, out.len() / n - 1);
+                let rows = std::array::from_fn(|r| &packed.rows[(at + r.min(last)) * padded..][..padded]);
+                for (panel, terms) in packed.panels.chunks_exact(padded * PANEL).enumerate() {
+                    let mut sums = [[0.0; PANEL]; ROWS];
+                    products(isa, rows, terms, &mut sums);
+                    for (out, sums) in out.chunks_mut(n).zip(sums) {
+                        let columns = out[panel * PANEL..].iter_mut();
+                        columns.zip(sums).for_each(|(out, sum)| *out = sum.to_bits());
                     }
                 }
             }
         });
-        if finite.into_inner() { Ok(()) } else { Err(Fault::NotFinite) }
+        Ok(())
     }
 
     fn double(&self, inputs: &[Input<'_, f64>], _: &[usize], out: &mut [f64]) -> Result<(), Fault> {

@@ -242,6 +242,14 @@ impl Space {
         self.0.place.set(place);
     }
 
+    /// Waits for what a GPU was given to compute.
+    ///
+    /// # Errors
+    /// What went wrong with an op.
+    pub fn wait(&self) -> Result<(), TensorError> {
+        self.0.gpu.as_ref().map_or(Ok(()), |gpu| gpu.borrow_mut().flush())
+    }
+
     /// The GPU's name, if there is one.
     pub fn device(&self) -> Option<String> {
         self.0.gpu.as_ref().map(|gpu| gpu.borrow().device.info.name.clone())
@@ -322,7 +330,7 @@ impl Tensor {
         Ok(machine::number(self.dtype(), word))
     }
 
-    /// Computes it now, if it is not computed yet.
+    /// Starts to compute it, if that was not done yet; [`Space::wait`] waits for a GPU.
     ///
     /// # Errors
     /// As [`Self::words`].
