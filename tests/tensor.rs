@@ -160,6 +160,23 @@ fn long_chains_end() {
     assert_eq!(x.to_vec().unwrap(), [20_000.0; 3]);
 }
 
+/// A buffer that nobody has any more is used again, but not before what was recorded has read it.
+#[test]
+fn buffers_that_are_used_again_keep_what_was_recorded() {
+    let gpu = Space::gpu(&AdapterOptions::default()).unwrap();
+    let mut sums = Vec::new();
+    for i in 0..20 {
+        // The operands are gone before anything runs, and the next constants have their size.
+        let x = gpu.full(&[64], 1.0).unwrap().add(&gpu.tensor(&[64], &[i as f32; 64]).unwrap()).unwrap();
+        let y = x.mul(&x).unwrap();
+        y.compute().unwrap();
+        sums.push(y.sum(&[], false).unwrap());
+    }
+    for (i, sum) in sums.iter().enumerate() {
+        assert_eq!(sum.item().unwrap(), 64.0 * (i as f64 + 1.0).powi(2));
+    }
+}
+
 #[test]
 fn files_of_numpy_come_back() {
     let space = Space::cpu().unwrap();

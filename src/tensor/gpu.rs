@@ -1,6 +1,8 @@
 //! Tensors on a GPU: ops are recorded, and run when somebody wants to see elements.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytemuck::bytes_of;
@@ -9,6 +11,7 @@ use super::TensorError;
 use super::graph::{Node, Pending, Place};
 use super::op::{Bound, Dispatch, Fault};
 use super::weight::Weight;
+use crate::backend::BackendError;
 use crate::backend::gpu::{Device, Pipeline};
 use crate::shaders::params::State;
 
@@ -20,6 +23,34 @@ struct Ready {
     pipeline: Arc<Pipeline>,
     bindings: wgpu::BindGroup,
     groups: [u32; 3],
+}
+
+/// A buffer of words, which is used again once nobody has it: drivers take a millisecond for a large one. Kernels write every word that
+/// they read, and run in order.
+pub(super) struct Room {
+    buffer: wgpu::Buffer,
+    free: Rc<RefCell<Free>>,
+}
+
+/// Buffers that nobody has, by their size.
+#[derive(Default)]
+struct Free {
+    buffers: HashMap<u64, Vec<wgpu::Buffer>>,
+    bytes: u64,
+}
+
+/// Bytes of free buffers that are kept.
+const MOST_FREE: u64 = 1 << 30;
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut free = self.free.borrow_mut();
+        let size = self.buffer.size();
+        if free.bytes + size <= MOST_FREE {
+            free.bytes += size;
+            free.buffers.entry(size).or_default().push(self.buffer.clone());
+        }
+    }
 }
 
 /// A device, and what it is to do.
@@ -34,18 +65,24 @@ pub(super) struct Gpu {
     states: HashMap<[u32; 2], wgpu::Buffer>,
     /// Matrices in the layout of kernels, with what keeps their addresses.
     matrices: HashMap<*const Weight, (Arc<Weight>, wgpu::Buffer)>,
+    free: Rc<RefCell<Free>>,
 }
 
 impl Gpu {
     pub fn new(device: Device) -> Result<Self, TensorError> {
         let faults = device.upload("faults", &[0; 4 * MOST])?;
         let (ops, ready, states, matrices) = (Vec::new(), Vec::new(), HashMap::new(), HashMap::new());
-        Ok(Self { device, faults, ops, ready, states, matrices })
+        Ok(Self { device, faults, ops, ready, states, matrices, free: Rc::default() })
+    }
+
+    /// Bytes that the device binds at once.
+    fn limit(&self) -> u64 {
+        self.device.limits.max_storage_buffer_binding_size.min(self.device.limits.max_buffer_size)
     }
 
     /// Fails if a tensor is larger than what the device binds.
     pub fn check_size(&self, name: &str, shape: &[usize], elements: usize) -> Result<(), TensorError> {
-        let limit = self.device.limits.max_storage_buffer_binding_size.min(self.device.limits.max_buffer_size);
+        let limit = self.limit();
         if 4 * elements as u64 > limit {
             let device = &self.device.info.name;
             return Err(TensorError::TooLarge(format!(
@@ -57,30 +94,54 @@ impl Gpu {
     }
 
     /// Records an op; gives the buffer of its result.
-    pub fn record(&mut self, node: &Node, pending: &Pending) -> Result<wgpu::Buffer, TensorError> {
+    pub fn record(&mut self, node: &Node, pending: &Pending) -> Result<Room, TensorError> {
         if self.ops.len() == MOST {
             self.flush()?;
         }
         let slot = self.ops.len() as u32;
         self.ops.push((node.name, node.place));
-        let out = self.device.storage("result", 4 * node.len() as u64)?;
+        let out = self.room(node.name, node.len())?;
         let inputs: Vec<_> = pending.inputs.iter().map(|t| self.buffer(&t.node)).collect::<Result<_, _>>()?;
         let views: Vec<_> = pending.inputs.iter().map(|t| &t.view).collect();
         let scratch = pending.op.scratch(&views, &node.shape);
-        let scratch = scratch.into_iter().map(|words| self.device.storage("scratch", 4 * words as u64));
-        let scratch: Vec<_> = scratch.collect::<Result<_, _>>()?;
+        let scratch: Vec<_> = scratch.into_iter().map(|words| self.room("scratch", words)).collect::<Result<_, _>>()?;
         for dispatch in pending.op.gpu(&views, &node.shape, slot) {
             self.prepare(dispatch, &inputs, &scratch, &out)?;
         }
         Ok(out)
     }
 
+    /// A buffer of at least so many words.
+    fn room(&self, name: &str, words: usize) -> Result<Room, TensorError> {
+        let bytes = 4 * words as u64;
+        // Sizes that differ little are one.
+        let size = if bytes < 1 << 16 { bytes.next_power_of_two().max(256) } else { bytes.next_multiple_of(1 << 16) };
+        let size = size.min(self.limit()).max(bytes);
+        let known = {
+            let mut free = self.free.borrow_mut();
+            let known = free.buffers.get_mut(&size).and_then(Vec::pop);
+            free.bytes -= known.as_ref().map_or(0, wgpu::Buffer::size);
+            known
+        };
+        let buffer = match known {
+            Some(buffer) => buffer,
+            None => match self.device.storage(name, size) {
+                Err(BackendError::OutOfMemory { .. }) if self.free.borrow().bytes > 0 => {
+                    *self.free.borrow_mut() = Free::default();
+                    self.device.storage(name, bytes)?
+                }
+                made => made?,
+            },
+        };
+        Ok(Room { buffer, free: Rc::clone(&self.free) })
+    }
+
     fn prepare(
         &mut self,
         dispatch: Dispatch,
         inputs: &[wgpu::Buffer],
-        scratch: &[wgpu::Buffer],
-        out: &wgpu::Buffer,
+        scratch: &[Room],
+        out: &Room,
     ) -> Result<(), TensorError> {
         let pipeline = self.device.pipeline(&dispatch.kernel)?;
         let limit = self.device.limits.max_compute_workgroups_per_dimension;
@@ -98,9 +159,9 @@ impl Gpu {
                 Bound::Words(words) => self.device.upload("constants", bytemuck::cast_slice(&words))?,
                 Bound::Faults => self.faults.clone(),
                 Bound::Input(i) => inputs[i].clone(),
-                Bound::Scratch(i) => scratch[i].clone(),
+                Bound::Scratch(i) => scratch[i].buffer.clone(),
                 Bound::Matrix(weight) => self.matrix(&weight)?,
-                Bound::Out => out.clone(),
+                Bound::Out => out.buffer.clone(),
             });
         }
         let bindings = self.device.bind(&pipeline, &buffers.iter().collect::<Vec<_>>());
@@ -128,12 +189,13 @@ impl Gpu {
 
     /// The buffer of a computed node or of a constant.
     fn buffer(&self, node: &Node) -> Result<wgpu::Buffer, TensorError> {
-        if let Some(buffer) = &node.values.borrow().buffer {
-            return Ok(buffer.clone());
+        if let Some(room) = &node.values.borrow().buffer {
+            return Ok(room.buffer.clone());
         }
         let words = node.words()?;
+        // A write comes before all that is recorded, so it must not meet a buffer that was used before.
         let buffer = self.device.upload(node.name, bytemuck::cast_slice(&words))?;
-        node.values.borrow_mut().buffer = Some(buffer.clone());
+        node.values.borrow_mut().buffer = Some(Room { buffer: buffer.clone(), free: Rc::clone(&self.free) });
         Ok(buffer)
     }
 
@@ -162,8 +224,8 @@ impl Gpu {
     }
 
     /// The words of a buffer, after all that is recorded.
-    pub fn read(&mut self, buffer: &wgpu::Buffer, words: usize) -> Result<Vec<u32>, TensorError> {
+    pub fn read(&mut self, room: &Room, words: usize) -> Result<Vec<u32>, TensorError> {
         self.flush()?;
-        Ok(self.device.read(buffer, 0, words)?)
+        Ok(self.device.read(&room.buffer, 0, words)?)
     }
 }

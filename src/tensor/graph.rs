@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::gpu::Room;
 use super::machine::Machine;
 use super::op::Primitive;
 use super::view::View;
@@ -41,7 +42,7 @@ pub(super) struct Values {
     /// As words in the host's memory: what the CPU has computed, or a constant.
     pub words: Option<Rc<Vec<u32>>>,
     /// On the GPU.
-    pub buffer: Option<wgpu::Buffer>,
+    pub buffer: Option<Room>,
     /// In double precision.
     pub double: Option<Rc<Vec<f64>>>,
 }

@@ -92,14 +92,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       workgroupBarrier();
       let k = thread % BLOCK;
       let term = block * BLOCK + k;
+      let a_term = a_base + place(2u, term);
+      let b_term = b_base + place(5u, term);
       for (var r = thread / BLOCK; r < TILE; r += THREADS / BLOCK) {
         var x = 0.0;
         var y = 0.0;
         if term < params.terms && first_row + r < params.rows {
-          x = flush(a[a_base + place(1u, first_row + r) + place(2u, term)], CONTRACTION_FLOOR);
+          x = flush(a[a_term + place(1u, first_row + r)], CONTRACTION_FLOOR);
         }
         if term < params.terms && first_column + r < params.columns {
-          y = flush(b[b_base + place(4u, first_column + r) + place(5u, term)], CONTRACTION_FLOOR);
+          y = flush(b[b_term + place(4u, first_column + r)], CONTRACTION_FLOOR);
         }
         a_tile[at(r, k)] = x;
         b_tile[at(r, k)] = y;
