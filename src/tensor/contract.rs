@@ -204,10 +204,16 @@ impl Primitive for Contract {
         let [a, b] = self.parts(inputs[0], inputs[1]);
         let (batches, m, n, k) = (a.batch.len(), a.rows.len(), b.rows.len(), a.terms.len());
         let [params_batches, rows, columns, terms] = [batches, m, n, k].map(|n| n as u32);
-        let params = Params { batches: params_batches, rows, columns, terms, slot };
+        // One stride leads through all rows, or all terms, where they are one axis.
+        let axes = [&a.rows, &a.terms, &b.rows, &b.terms].map(View::folded);
+        let [a_row, a_term, b_row, b_term] =
+            [0, 1, 2, 3].map(|i: usize| axes[i].first().map_or(0, |(_, stride)| *stride as u32));
+        let general = axes.iter().any(|axes| axes.len() > 1);
+        let params = Params { batches: params_batches, rows, columns, terms, a_row, a_term, b_row, b_term, slot };
+        let kernel = Kernel::new(&SHADER);
         let views = [&a.batch, &a.rows, &a.terms, &b.batch, &b.rows, &b.terms];
         vec![Dispatch {
-            kernel: Kernel::new(&SHADER),
+            kernel: if general { kernel.with("GENERAL", 1) } else { kernel },
             params: bytemuck::bytes_of(&params).to_vec(),
             groups: grid((batches * m.div_ceil(TILE) * n.div_ceil(TILE)) as u32),
             bindings: vec![

@@ -15,8 +15,10 @@ use crate::backend::BackendError;
 use crate::backend::gpu::{Device, Pipeline};
 use crate::shaders::params::State;
 
-/// Ops that are recorded before they are submitted.
+/// Ops that run before somebody looks for faults.
 const MOST: usize = 256;
+/// Dispatches that are recorded before they are submitted.
+const AT_ONCE: usize = 4;
 
 /// A dispatch that is ready to run.
 struct Ready {
@@ -107,6 +109,10 @@ impl Gpu {
         let scratch: Vec<_> = scratch.into_iter().map(|words| self.room("scratch", words)).collect::<Result<_, _>>()?;
         for dispatch in pending.op.gpu(&views, &node.shape, slot) {
             self.prepare(dispatch, &inputs, &scratch, &out)?;
+        }
+        // The device works while the next are recorded.
+        if self.ready.len() >= AT_ONCE {
+            self.submit()?;
         }
         Ok(out)
     }
@@ -199,11 +205,8 @@ impl Gpu {
         Ok(buffer)
     }
 
-    /// Runs what is recorded, and fails if an op told a fault.
-    pub fn flush(&mut self) -> Result<(), TensorError> {
-        if self.ops.is_empty() {
-            return Ok(());
-        }
+    /// Gives the device what is recorded.
+    fn submit(&mut self) -> Result<(), TensorError> {
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -215,6 +218,15 @@ impl Gpu {
             }
         }
         self.device.queue.submit([encoder.finish()]);
+        Ok(())
+    }
+
+    /// Runs what is recorded, and fails if an op told a fault.
+    pub fn flush(&mut self) -> Result<(), TensorError> {
+        if self.ops.is_empty() {
+            return Ok(());
+        }
+        self.submit()?;
         let faults = self.device.read(&self.faults, 0, self.ops.len())?;
         let ops = std::mem::take(&mut self.ops);
         let found = faults.into_iter().zip(ops).find_map(|(word, op)| Some((Fault::of(word)?, op)));

@@ -1,5 +1,5 @@
 // out[batch, m, n] = the sum over k of a[batch, m, k] * b[batch, n, k]; twin of src/tensor/contract.rs. A workgroup makes a tile of
-// 64 x 64, a thread 4 x 4 of it, with rows and columns that are 16 apart.
+// 64 x 64, a thread 4 x 4 of it.
 // needs: strided
 
 struct Params {
@@ -7,6 +7,10 @@ struct Params {
   rows: u32, // m
   columns: u32, // n
   terms: u32, // k
+  a_row: u32, // how far rows of a are from each other
+  a_term: u32, // and their terms
+  b_row: u32, // the same of b's columns
+  b_term: u32, // and their terms
   slot: u32, // where a fault is told
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -18,9 +22,10 @@ const TILE = 64u;
 const BLOCK = 32u;
 const CONTRACTION_FLOOR = 0x1p-50f;
 override THREADS: u32 = 256u;
-override ELEMENTS: u32 = 2048u; // TILE * BLOCK
-var<workgroup> a_tile: array<f32, ELEMENTS>;
-var<workgroup> b_tile: array<f32, ELEMENTS>;
+override QUADS: u32 = 512u; // TILE * BLOCK / 4
+override GENERAL: u32 = 0u; // 1: rows or terms are several axes, so that no stride leads from one to the next
+var<workgroup> a_tile: array<vec4<f32>, QUADS>;
+var<workgroup> b_tile: array<vec4<f32>, QUADS>;
 
 // 4 x 4 sums, a row each.
 struct Sums { r0: vec4<f32>, r1: vec4<f32>, r2: vec4<f32>, r3: vec4<f32> }
@@ -31,30 +36,38 @@ fn plus(x: Sums, y: Sums) -> Sums {
   return Sums(add4(x.r0, y.r0), add4(x.r1, y.r1), add4(x.r2, y.r2), add4(x.r3, y.r3));
 }
 
-// Where element k of a row of a tile is. Threads that write neighbours in k, or read neighbouring rows, meet in no bank.
-fn at(row: u32, k: u32) -> u32 { return k * TILE + (row ^ k); }
+// Where term k of four neighbouring rows of a tile is. Their order differs from term to term, so that threads which write neighbouring
+// terms meet in few banks.
+fn at(quad: u32, k: u32) -> u32 { return k * (TILE / 4u) + (quad ^ (k % (TILE / 4u))); }
+
+// Where the rows and the terms of an operand are.
+fn a_row(row: u32) -> u32 { if GENERAL != 0u { return place(1u, row); } return row * params.a_row; }
+fn a_term(term: u32) -> u32 { if GENERAL != 0u { return place(2u, term); } return term * params.a_term; }
+fn b_row(row: u32) -> u32 { if GENERAL != 0u { return place(4u, row); } return row * params.b_row; }
+fn b_term(term: u32) -> u32 { if GENERAL != 0u { return place(5u, term); } return term * params.b_term; }
 
 // The sum of the terms l, l + 8, ... of a block.
-fn lane(l: u32, row: u32, column: u32) -> Sums {
+fn lane(l: u32, rows: u32, columns: u32) -> Sums {
   var s = zeros();
   for (var k = l; k < BLOCK; k += 8u) {
-    let y = vec4(b_tile[at(column, k)], b_tile[at(column + 16u, k)], b_tile[at(column + 32u, k)], b_tile[at(column + 48u, k)]);
-    s.r0 = add4(s.r0, mul4(vec4(a_tile[at(row, k)]), y));
-    s.r1 = add4(s.r1, mul4(vec4(a_tile[at(row + 16u, k)]), y));
-    s.r2 = add4(s.r2, mul4(vec4(a_tile[at(row + 32u, k)]), y));
-    s.r3 = add4(s.r3, mul4(vec4(a_tile[at(row + 48u, k)]), y));
+    let x = a_tile[at(rows, k)];
+    let y = b_tile[at(columns, k)];
+    s.r0 = add4(s.r0, mul4(vec4(x.x), y));
+    s.r1 = add4(s.r1, mul4(vec4(x.y), y));
+    s.r2 = add4(s.r2, mul4(vec4(x.z), y));
+    s.r3 = add4(s.r3, mul4(vec4(x.w), y));
   }
   return s;
 }
 
 // S8 over a block, lanes in the order in which the tree takes them.
-fn block_sum(row: u32, column: u32) -> Sums {
+fn block_sum(rows: u32, columns: u32) -> Sums {
   let even = plus(
-    plus(lane(0u, row, column), lane(4u, row, column)),
-    plus(lane(2u, row, column), lane(6u, row, column)));
+    plus(lane(0u, rows, columns), lane(4u, rows, columns)),
+    plus(lane(2u, rows, columns), lane(6u, rows, columns)));
   let odd = plus(
-    plus(lane(1u, row, column), lane(5u, row, column)),
-    plus(lane(3u, row, column), lane(7u, row, column)));
+    plus(lane(1u, rows, columns), lane(5u, rows, columns)),
+    plus(lane(3u, rows, columns), lane(7u, rows, columns)));
   return plus(even, odd);
 }
 
@@ -62,9 +75,9 @@ fn store(first: u32, row: u32, column: u32, values: vec4<f32>) {
   if row >= params.rows { return; }
   let start = first + row * params.columns;
   if column < params.columns { out[start + column] = stored(values.x); }
-  if column + 16u < params.columns { out[start + column + 16u] = stored(values.y); }
-  if column + 32u < params.columns { out[start + column + 32u] = stored(values.z); }
-  if column + 48u < params.columns { out[start + column + 48u] = stored(values.w); }
+  if column + 1u < params.columns { out[start + column + 1u] = stored(values.y); }
+  if column + 2u < params.columns { out[start + column + 2u] = stored(values.z); }
+  if column + 3u < params.columns { out[start + column + 3u] = stored(values.w); }
 }
 
 @compute @workgroup_size(THREADS)
@@ -78,8 +91,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let first_column = tile % across * TILE;
   let a_base = place(0u, select(0u, batch, in_range));
   let b_base = place(3u, select(0u, batch, in_range));
-  let row = thread / 16u;
-  let column = thread % 16u;
+  let rows = thread / 16u;
+  let columns = thread % 16u;
   let blocks = (params.terms + BLOCK - 1u) / BLOCK;
   // The lanes of S8 over blocks, too, are taken in the order of the tree: three sums wait for their partners.
   var single = zeros();
@@ -92,22 +105,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       workgroupBarrier();
       let k = thread % BLOCK;
       let term = block * BLOCK + k;
-      let a_term = a_base + place(2u, term);
-      let b_term = b_base + place(5u, term);
+      let a_start = a_base + a_term(term);
+      let b_start = b_base + b_term(term);
       for (var r = thread / BLOCK; r < TILE; r += THREADS / BLOCK) {
         var x = 0.0;
         var y = 0.0;
         if term < params.terms && first_row + r < params.rows {
-          x = flush(a[a_term + place(1u, first_row + r)], CONTRACTION_FLOOR);
+          x = flush(a[a_start + a_row(first_row + r)], CONTRACTION_FLOOR);
         }
         if term < params.terms && first_column + r < params.columns {
-          y = flush(b[b_term + place(4u, first_column + r)], CONTRACTION_FLOOR);
+          y = flush(b[b_start + b_row(first_column + r)], CONTRACTION_FLOOR);
         }
-        a_tile[at(r, k)] = x;
-        b_tile[at(r, k)] = y;
+        a_tile[at(r / 4u, k)][r % 4u] = x;
+        b_tile[at(r / 4u, k)][r % 4u] = y;
       }
       workgroupBarrier();
-      sum = plus(sum, block_sum(row, column));
+      sum = plus(sum, block_sum(rows, columns));
     }
     if (step & 1u) != 0u { sum = plus(single, sum); }
     if (step & 3u) == 3u { sum = plus(pair, sum); }
@@ -118,9 +131,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   if in_range {
     let first = batch * params.rows * params.columns;
-    store(first, first_row + row, first_column + column, sum.r0);
-    store(first, first_row + row + 16u, first_column + column, sum.r1);
-    store(first, first_row + row + 32u, first_column + column, sum.r2);
-    store(first, first_row + row + 48u, first_column + column, sum.r3);
+    let row = first_row + 4u * rows;
+    let column = first_column + 4u * columns;
+    store(first, row, column, sum.r0);
+    store(first, row + 1u, column, sum.r1);
+    store(first, row + 2u, column, sum.r2);
+    store(first, row + 3u, column, sum.r3);
   }
 }
