@@ -29,7 +29,7 @@ fn main() -> Result<(), TensorError> {
     };
     show("CPU", time(&Space::cpu()?, 1)?);
     match Space::gpu(&AdapterOptions { hardware_only: true, ..AdapterOptions::default() }) {
-        Ok(space) => show(&space.device().unwrap_or_default(), time(&space, 20)?),
+        Ok(space) => show(&space.device().unwrap_or_default(), time(&space, 50)?),
         Err(error) => println!("no GPU: {error}"),
     }
     Ok(())

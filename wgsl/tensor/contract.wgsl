@@ -1,5 +1,5 @@
 // out[batch, m, n] = the sum over k of a[batch, m, k] * b[batch, n, k]; twin of src/tensor/contract.rs. A workgroup makes a tile of
-// 64 x 64, a thread 4 x 4 of it.
+// 64 x 64, a thread 4 x 4 of it: four neighbouring rows, and columns that are 16 apart, so that threads store neighbours.
 // needs: strided
 
 struct Params {
@@ -36,7 +36,7 @@ fn plus(x: Sums, y: Sums) -> Sums {
   return Sums(add4(x.r0, y.r0), add4(x.r1, y.r1), add4(x.r2, y.r2), add4(x.r3, y.r3));
 }
 
-// Where term k of four neighbouring rows of a tile is. Their order differs from term to term, so that threads which write neighbouring
+// Where term k of a thread's four rows, or columns, of a tile is. Their order differs from term to term, so that threads which write neighbouring
 // terms meet in few banks.
 fn at(quad: u32, k: u32) -> u32 { return k * (TILE / 4u) + (quad ^ (k % (TILE / 4u))); }
 
@@ -46,10 +46,13 @@ fn a_term(term: u32) -> u32 { if GENERAL != 0u { return place(2u, term); } retur
 fn b_row(row: u32) -> u32 { if GENERAL != 0u { return place(4u, row); } return row * params.b_row; }
 fn b_term(term: u32) -> u32 { if GENERAL != 0u { return place(5u, term); } return term * params.b_term; }
 
-// The sum of the terms l, l + 8, ... of a block.
+// The sum of the terms l, l + 8, ... of a block. It begins with the first product: 0 plus that differs in the sign of zero at most, which
+// no result has.
 fn lane(l: u32, rows: u32, columns: u32) -> Sums {
-  var s = zeros();
-  for (var k = l; k < BLOCK; k += 8u) {
+  let first = a_tile[at(rows, l)];
+  let y0 = b_tile[at(columns, l)];
+  var s = Sums(mul4(vec4(first.x), y0), mul4(vec4(first.y), y0), mul4(vec4(first.z), y0), mul4(vec4(first.w), y0));
+  for (var k = l + 8u; k < BLOCK; k += 8u) {
     let x = a_tile[at(rows, k)];
     let y = b_tile[at(columns, k)];
     s.r0 = add4(s.r0, mul4(vec4(x.x), y));
@@ -75,9 +78,9 @@ fn store(first: u32, row: u32, column: u32, values: vec4<f32>) {
   if row >= params.rows { return; }
   let start = first + row * params.columns;
   if column < params.columns { out[start + column] = stored(values.x); }
-  if column + 1u < params.columns { out[start + column + 1u] = stored(values.y); }
-  if column + 2u < params.columns { out[start + column + 2u] = stored(values.z); }
-  if column + 3u < params.columns { out[start + column + 3u] = stored(values.w); }
+  if column + 16u < params.columns { out[start + column + 16u] = stored(values.y); }
+  if column + 32u < params.columns { out[start + column + 32u] = stored(values.z); }
+  if column + 48u < params.columns { out[start + column + 48u] = stored(values.w); }
 }
 
 @compute @workgroup_size(THREADS)
@@ -117,7 +120,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
           y = flush(b[b_start + b_row(first_column + r)], CONTRACTION_FLOOR);
         }
         a_tile[at(r / 4u, k)][r % 4u] = x;
-        b_tile[at(r / 4u, k)][r % 4u] = y;
+        b_tile[at(r % 16u, k)][r / 16u] = y;
       }
       workgroupBarrier();
       sum = plus(sum, block_sum(rows, columns));
@@ -132,7 +135,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if in_range {
     let first = batch * params.rows * params.columns;
     let row = first_row + 4u * rows;
-    let column = first_column + 4u * columns;
+    let column = first_column + columns;
     store(first, row, column, sum.r0);
     store(first, row + 1u, column, sum.r1);
     store(first, row + 2u, column, sum.r2);
