@@ -60,6 +60,7 @@ fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
         BenchError::Backend,
         BenchError::Engine,
         MadeError::Backend,
+        MadeError::Tensor,
         ReplayError::Engine,
         ChatError::Tokenizer,
         ConvertError::Output,

@@ -46,7 +46,7 @@ use std::rc::Rc;
 use thiserror::Error;
 
 use crate::backend::BackendError;
-use crate::backend::gpu::{AdapterOptions, Device};
+use crate::backend::gpu::{AdapterOptions, Device, Kernel};
 use crate::gguf::GgufError;
 use graph::Node;
 use machine::Machine;
@@ -248,6 +248,11 @@ impl Space {
     /// What went wrong with an op.
     pub fn wait(&self) -> Result<(), TensorError> {
         self.0.gpu.as_ref().map_or(Ok(()), |gpu| gpu.borrow_mut().flush())
+    }
+
+    /// The kernels that a GPU has run.
+    pub(crate) fn kernels(&self) -> Vec<Kernel> {
+        self.0.gpu.as_ref().map_or_else(Vec::new, |gpu| gpu.borrow().device.kernels())
     }
 
     /// The GPU's name, if there is one.

@@ -18,8 +18,9 @@ use crate::numerics::Precision;
 use crate::ops::draw;
 use crate::quant::{FORMATS, Format};
 use crate::shaders::Arithmetic;
+use crate::tensor::{Space, TensorError};
 use crate::verify::ops::{self, Case, Random};
-use crate::verify::selftest;
+use crate::verify::{selftest, tensors};
 
 /// The sizes of a model.
 pub struct Shape {
@@ -58,6 +59,8 @@ pub enum MadeError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Shader(#[from] ShaderError),
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
 }
 
 impl Shape {
@@ -116,8 +119,8 @@ impl Shape {
     }
 }
 
-/// The kernels of the cases that `samebits verify` has for every op, of the self-test, of models of `shapes` in every format, and
-/// of `models`, all in both precisions on a device with these limits; each once, in the order of their names.
+/// The kernels of the cases that `samebits verify` has for every op and for tensors, of the self-test, of models of `shapes` in every
+/// format, and of `models`, all in both precisions on a device with these limits; each once, in the order of their names.
 ///
 /// # Errors
 /// If there is no adapter, or its device refuses something.
@@ -143,6 +146,9 @@ pub fn kernels(
         }
     }
     models.iter().try_for_each(add)?;
+    let space = Space::gpu(options)?;
+    tensors::verify(&space, 0)?;
+    all.extend(space.kernels().into_iter().map(|k| (k.name(), k)));
     Ok(all.into_values().collect())
 }
 
