@@ -46,7 +46,7 @@ use std::rc::Rc;
 use thiserror::Error;
 
 use crate::backend::BackendError;
-use crate::backend::gpu::{AdapterOptions, Device, Kernel};
+use crate::backend::gpu::{AdapterOptions, Device};
 use crate::gguf::GgufError;
 use graph::Node;
 use machine::Machine;
@@ -251,7 +251,8 @@ impl Space {
     }
 
     /// The kernels that a GPU has run.
-    pub(crate) fn kernels(&self) -> Vec<Kernel> {
+    #[cfg(feature = "cli")]
+    pub(crate) fn kernels(&self) -> Vec<crate::backend::gpu::Kernel> {
         self.0.gpu.as_ref().map_or_else(Vec::new, |gpu| gpu.borrow().device.kernels())
     }
 
