@@ -104,7 +104,9 @@ proptest! {
         let mut scores = vec![0.0; context];
         for (i, out) in cpu.chunks_mut(head_dim).enumerate() {
             let (row, head) = (i / heads, i % heads);
-            ops::attention::cpu(&p, head, position + row + 1, &q[i * head_dim..][..head_dim], &k, &v, &sinks, &mut scores, out);
+            let (count, q) = (position + row + 1, &q[i * head_dim..][..head_dim]);
+            let seen = p.first(count).1 * width;
+            ops::attention::cpu(&p, head, count, q, &k[seen..], &v[seen..], &sinks, &mut scores, out);
         }
         prop_assert_eq!(&gpu[..cpu.len()], bits(&cpu));
     }

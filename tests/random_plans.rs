@@ -146,7 +146,7 @@ impl Maker {
         let (kv_heads, group) = (self.pick(&[1, 2, 3]), self.pick(&[1, 2, 4]));
         let heads = kv_heads * group;
         let window = self.pick(&[None, None, Some(1), Some(7), Some(33)]);
-        let spec = CacheSpec { kv_heads, head_dim, window };
+        let spec = CacheSpec { kv_heads, head_dim, window, ring: None };
         let (q_width, kv_width) = (heads * head_dim, kv_heads * head_dim);
         let pairs = self.pick(&[head_dim / 2, head_dim / 4]);
         let neox = self.chance(40);

@@ -64,7 +64,7 @@ fn layer(format: &'static Format, precision: Precision) -> (Plan, Made) {
     for (name, x) in [("q.rope", q), ("k.rope", k)] {
         plan.step(name, Op::Rope(ops::Rope { x, head_dim, angles, neox: false }));
     }
-    let cache = plan.cache(CacheSpec { kv_heads: 2, head_dim, window: None });
+    let cache = plan.cache(CacheSpec { kv_heads: 2, head_dim, window: None, ring: None });
     plan.step("cache", Op::KvStore(ops::KvStore { k, v, cache }));
     let scoring = Scoring::usual(head_dim);
     plan.step("attend", Op::Attention(ops::Attention { q, out: att, cache, heads, scoring }));

@@ -64,6 +64,11 @@ pub enum BatchError {
     /// An id is not below [`Limits::vocabulary`].
     #[error("token id {id} is outside the vocabulary of {vocabulary}")]
     TokenId { id: u32, vocabulary: usize },
+    /// It begins where layers with a window no longer have what it sees.
+    #[error(
+        "position {position} lies too far before {end}: layers with a window keep the newest positions only; begin again at 0"
+    )]
+    Replaced { position: usize, end: usize },
     /// It was checked against the limits of another backend.
     #[error("the batch was made for another backend")]
     OtherLimits,

@@ -3,6 +3,7 @@
 mod batch;
 pub mod cpu;
 pub mod gpu;
+mod kept;
 
 use std::time::Duration;
 
@@ -88,6 +89,13 @@ pub trait Backend {
 
     /// What batches and lanes are checked against.
     fn limits(&self) -> Limits;
+
+    /// Whether a batch may begin at a position of what was computed. Layers with windows keep the newest positions only, so that going
+    /// far back means to begin again at 0; elsewhere [`Backend::forward`] fails with [`BatchError::Replaced`].
+    fn resumes(&self, position: usize) -> bool {
+        let _ = position;
+        true
+    }
 
     /// Stops when this flag is set.
     fn stop_on(&mut self, interrupt: Interrupt);

@@ -147,8 +147,8 @@ impl<'a> Bench<'a> {
     fn fill(&mut self, test: Test) -> Result<(), EngineError> {
         let depth = test.depth.max(usize::from(test.prompt == 0));
         let before: Vec<u32> = (0..depth).map(|i| id(i, self.subject)).collect();
-        if self.session.tokens().len() >= depth && self.session.tokens()[..depth] == before[..] {
-            self.session.truncate(depth);
+        let held = self.session.tokens().len() >= depth && self.session.tokens()[..depth] == before[..];
+        if held && self.session.truncate(depth) == depth {
             return Ok(());
         }
         self.session.clear();

@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 use super::Outcome;
 use super::load::usual_context;
 use super::terminal::{print, print_json};
+use crate::backend::Sizes;
 use crate::backend::gpu::{groups, unfused_because};
 use crate::gguf::{Gguf, type_name};
 use crate::model::Model;
@@ -125,7 +126,10 @@ impl Runs {
         let opened = Model::new(gguf).and_then(|model| {
             let context = usual_context(&model, a.context);
             let model = model.for_context(context);
-            Ok((model.plan(Precision::Fast)?, model, context))
+            let mut plan = model.plan(Precision::Fast)?;
+            let batch = Sizes::usual_batch(false).min(context);
+            Sizes { context, batch, logits_rows: 1 }.fit(&mut plan);
+            Ok((plan, model, context))
         });
         let (plan, model, context) = match opened {
             Ok(opened) => opened,
@@ -136,7 +140,7 @@ impl Runs {
         };
         let weights = plan.weights.iter().map(|w| (w.rows * w.format.row_bytes(w.cols)) as u64).sum();
         // Keys and values are halves.
-        let cache = plan.caches.iter().map(|c| 4 * (c.width() * context) as u64).sum();
+        let cache = plan.caches.iter().map(|c| 4 * (c.width() * c.kept(context)) as u64).sum();
         Self {
             error: None,
             unfused: unfused_because(&plan),

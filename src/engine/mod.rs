@@ -202,9 +202,12 @@ impl Session {
         &mut *self.backend
     }
 
-    /// Forgets the tokens from `n` on.
-    pub fn truncate(&mut self, n: usize) {
-        self.tokens.truncate(n);
+    /// Forgets the tokens from `n` on, or all where the caches of windows no longer have what the next token sees
+    /// ([`Backend::resumes`]); returns how many are left.
+    pub fn truncate(&mut self, n: usize) -> usize {
+        let n = n.min(self.tokens.len());
+        self.tokens.truncate(if self.backend.resumes(n) { n } else { 0 });
+        self.tokens.len()
     }
 
     /// Forgets the sequence.

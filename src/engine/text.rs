@@ -169,7 +169,7 @@ impl<'t> Generator<'t> {
         let held = session.tokens().iter().zip(prompt).take_while(|(a, b)| a == b).count();
         // The last token is computed in any case: its logits are wanted.
         let held = held.min(prompt.len() - 1);
-        session.truncate(held);
+        let held = session.truncate(held);
         let progress = session.begin(&prompt[held..])?;
         self.prompt_computed = session.tokens().len() - held;
         Ok(progress)

@@ -354,7 +354,7 @@ impl Maker<'_> {
         self.rotate(layer, c.head_dim, [queries, keys]);
         // A window that holds the whole context is none.
         let window = self.d.layers[layer].window.filter(|window| *window < self.context);
-        let cache = self.b.cache(CacheSpec { kv_heads: c.head_count_kv, head_dim: c.head_dim, window });
+        let cache = self.b.cache(CacheSpec { kv_heads: c.head_count_kv, head_dim: c.head_dim, window, ring: None });
         self.b.step("kv_cache", Op::KvStore(ops::KvStore { k: keys, v, cache }));
         let sinks = match self.d.sinks {
             true => Some(self.required(&format!("blk.{layer}.attn_sinks.weight"), 1, c.head_count)?),
@@ -410,7 +410,7 @@ impl Maker<'_> {
         let parts = [("attn_k_b", [l.rank, plain], q_latent)];
         self.expert_products(layer, heads, (q_plain, "attn_q.plain_part"), None, &parts)?;
         let q = self.columns("attn_q.latent", heads, all(q_latent, 0, l.rank), Some(all(q_turned, 0, l.rope)));
-        let cache = self.b.cache(CacheSpec { kv_heads: 1, head_dim: l.rank + l.rope, window: None });
+        let cache = self.b.cache(CacheSpec { kv_heads: 1, head_dim: l.rank + l.rope, window: None, ring: None });
         self.b.step("kv_cache", Op::KvStore(ops::KvStore { k, v: k, cache }));
         let att = self.b.buffer("attention", heads * (l.rank + l.rope));
         let scoring = Scoring { divisor: self.d.divisor, cap: None, sinks: None };

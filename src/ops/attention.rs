@@ -52,7 +52,8 @@ impl Scoring {
 }
 
 /// One head of one row: `q` and `out` of `head_dim` elements, `count` positions up to the row's own, `scores` scratch of at least
-/// `count`. The caches are `[position][kv_heads * head_dim]`. `sinks` has a score for each head, or none.
+/// `count`. The caches are `[position][kv_heads * head_dim]`, from the tile on that the row sees ([`Params::first`]). `sinks` has a score
+/// for each head, or none.
 pub fn cpu(
     p: &Params,
     head: usize,
@@ -69,14 +70,14 @@ pub fn cpu(
     let at = head / (p.heads / p.kv_heads) as usize * head_dim;
     let (first, start) = p.first(count);
     let scores = &mut scores[..count - start];
-    for (position, score) in (start..).zip(&mut *scores) {
-        let k = &k_cache[position * width + at..][..head_dim];
+    for (k, score) in k_cache.chunks(width).zip(&mut *scores) {
+        let k = &k[at..][..head_dim];
         let products = q.iter().zip(k).map(|(&q, &k)| r13(flush(q, ACTIVATION_FLOOR)) * f16_value(u32::from(k)));
         *score = s8::sum(products) * p.scale;
     }
     let inverse = weigh(p, start, first, sinks.get(head).copied(), scores);
     for (d, out) in out.iter_mut().enumerate() {
-        let v = v_cache[start * width + at + d..].iter().step_by(width);
+        let v = v_cache[at + d..].iter().step_by(width);
         let products = scores.iter().zip(v).map(|(&w, &v)| w * f16_value(u32::from(v)));
         *out = settle(s8::elements_from(start / 32, products) * inverse);
     }
@@ -151,7 +152,7 @@ impl Operation for Attention {
     }
 
     fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
-        let (CacheSpec { kv_heads, head_dim, window }, heads) = (shapes.cache(self.cache)?, self.heads);
+        let (CacheSpec { kv_heads, head_dim, window, .. }, heads) = (shapes.cache(self.cache)?, self.heads);
         ensure!(
             kv_heads > 0 && heads > 0 && heads % kv_heads == 0,
             "shares {kv_heads} keys among {heads} heads"
@@ -229,12 +230,12 @@ impl Whole for Attention {
         for (kv_heads, group, head_dim, position) in
             [(1, 1, 2, 37), (1, 4, 32, 37), (2, 3, 30, 37), (3, 3, 64, 37), (4, 8, 64, 5), (1, 2, 2, 2100)]
         {
-            let spec = CacheSpec { kv_heads, head_dim, window: None };
+            let spec = CacheSpec { kv_heads, head_dim, window: None, ring: None };
             all.extend(example(floats, kv_heads * group, spec, Scoring::usual(head_dim), position));
         }
         // Windows, one of them longer than the cache; scores that are capped; a score without a value.
         for (window, cap, sinks) in [(Some(9), None, false), (Some(300), Some(30.0), true), (None, Some(2.5), true)] {
-            let spec = CacheSpec { kv_heads: 2, head_dim: 34, window };
+            let spec = CacheSpec { kv_heads: 2, head_dim: 34, window, ring: None };
             let scoring = Scoring { divisor: 3.0, cap, sinks: sinks.then_some(WeightId(0)) };
             all.extend(example(floats, 4, spec, scoring, 290));
         }
@@ -254,7 +255,9 @@ fn example(floats: Floats<'_>, heads: usize, spec: CacheSpec, scoring: Scoring, 
     let (mut expected, mut scores) = (vec![0.0; q.len()], vec![0.0; context]);
     let p = Params::new(heads, spec, scoring, context);
     for (i, (q, out)) in q.chunks(spec.head_dim).zip(expected.chunks_mut(spec.head_dim)).enumerate() {
-        cpu(&p, i % heads, position + i / heads + 1, q, &k, &v, &sinks, &mut scores, out);
+        let count = position + i / heads + 1;
+        let seen = p.first(count).1 * spec.width();
+        cpu(&p, i % heads, count, q, &k[seen..], &v[seen..], &sinks, &mut scores, out);
     }
     let cached = [&k, &v].map(|rows| kv_store::cache_from_rows(rows, spec.width()));
     let mut scene = Scene { cache: Some((spec, cached)), scores: rows * heads * context, ..Scene::default() };
@@ -262,7 +265,7 @@ fn example(floats: Floats<'_>, heads: usize, spec: CacheSpec, scoring: Scoring, 
         scene.vector(&sinks)?;
     }
     let (q, out) = (scene.floats(width, &q), scene.floats(width, &vec![0.0; rows * width]));
-    let CacheSpec { kv_heads, head_dim, window } = spec;
+    let CacheSpec { kv_heads, head_dim, window, .. } = spec;
     let window = window.map_or_else(String::new, |window| format!(", window {window}"));
     let shape = format!("[{rows}, {heads} heads on {kv_heads}, {head_dim}] at position {position}{window}");
     let op = Attention { q, out, cache: CacheId(0), heads, scoring };

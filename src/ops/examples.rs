@@ -272,5 +272,5 @@ pub fn scoring(number: u32, kv_heads: usize, head_dim: usize, context: usize) ->
     let cap = [None, Some(30.0), Some(0.5)][(number / 4 % 3) as usize];
     let sinks = (number / 12).is_multiple_of(2).then_some(WeightId(0));
     let divisor = if number.is_multiple_of(5) { 3.0 } else { (head_dim as f64).sqrt() };
-    (CacheSpec { kv_heads, head_dim, window }, Scoring { divisor, cap, sinks })
+    (CacheSpec { kv_heads, head_dim, window, ring: None }, Scoring { divisor, cap, sinks })
 }

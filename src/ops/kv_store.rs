@@ -99,7 +99,7 @@ impl Whole for KvStore {
     fn examples(floats: Floats<'_>) -> Vec<Example> {
         let mut all = Vec::new();
         for (kv_heads, head_dim, position) in [(1, 2, 37), (3, 30, 37), (4, 64, 5), (1, 2, 2100)] {
-            let (rows, spec) = (2, CacheSpec { kv_heads, head_dim, window: None });
+            let (rows, spec) = (2, CacheSpec { kv_heads, head_dim, window: None, ring: None });
             let width = spec.width();
             let kinds = [Operand::Keys(CacheId(0)), Operand::Values(CacheId(0))];
             let x = kinds.map(|_| floats(rows * width));

@@ -28,7 +28,13 @@ pub struct CacheSpec {
     pub head_dim: usize,
     /// How many positions a row sees, its own among them; `None` for all.
     pub window: Option<usize>,
+    /// Tiles of [`TILE`] positions that the cache has, where fewer than a context has take turns: a new tile replaces the oldest. `None`
+    /// where each has its own place, which is how a model makes a plan; a backend says otherwise once its sizes are known.
+    pub ring: Option<usize>,
 }
+
+/// Positions that a GPU's cache has together, and that sums of attention take at once.
+pub const TILE: usize = 32;
 
 /// A table of RoPE angles.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +56,16 @@ impl CacheSpec {
     /// The first position that is seen from another.
     pub fn first_seen(&self, position: usize) -> usize {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    /// Where a cache keeps a position.
+    pub fn place(&self, position: usize) -> usize {
+        self.ring.map_or(position, |tiles| position % (TILE * tiles))
+    }
+
+    /// Positions that a cache keeps of a context.
+    pub fn kept(&self, context: usize) -> usize {
+        self.ring.map_or(context, |tiles| TILE * tiles)
     }
 
     /// Elements per position of the keys, and of the values.

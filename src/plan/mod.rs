@@ -8,7 +8,7 @@ use crate::numerics::Precision;
 use crate::ops;
 
 pub use crate::ops::shapes::{
-    Angles, AnglesId, Buffer, BufferId, BufferKind, CacheId, CacheSpec, Shapes, Weight, WeightId,
+    Angles, AnglesId, Buffer, BufferId, BufferKind, CacheId, CacheSpec, Shapes, TILE, Weight, WeightId,
 };
 pub use crate::ops::{Op, Words};
 pub use check::PlanError;

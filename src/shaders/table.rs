@@ -328,6 +328,7 @@ static PARTS: &[Part] = &[
     one!("order"),
     one!("product"),
     one!("lanes"),
+    one!("pending"),
     one!("plain"),
     one!("cache"),
     one!("halves"),

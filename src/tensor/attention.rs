@@ -24,7 +24,7 @@ const OUT: BufferId = BufferId(3);
 
 impl Attention {
     fn spec(&self) -> CacheSpec {
-        CacheSpec { kv_heads: self.kv_heads, head_dim: self.dim, window: None }
+        CacheSpec { kv_heads: self.kv_heads, head_dim: self.dim, window: None, ring: None }
     }
 
     fn op(&self) -> ops::Attention {

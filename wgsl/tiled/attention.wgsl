@@ -1,7 +1,8 @@
-// Causal attention for many rows: a workgroup takes one head and 32 rows, and reads the cache in tiles of 32 positions.
+// Causal attention for many rows: a workgroup takes one head and 32 rows, and reads the cache in tiles of 32 positions. Where it has no
+// memory for whole heads, it takes them in parts of 64 dimensions.
 // A first pass over the keys finds each row's largest score, a second one weighs the values. Tiles are taken lane by lane
 // of S8, and the lanes in the order 0 4 2 6 1 5 3 7, so that the tree of their sums needs three pending values.
-// needs: order, cache, heads, lanes
+// needs: order, cache, heads, lanes, pending
 
 struct Params {
   heads: u32, // query heads
@@ -17,7 +18,10 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> out4: array<vec4<f32>>;
 
 override THREADS: u32 = 128u; // always 128
-override TILE: u32 = 32u * (QUADS + 1u); // rows are padded so that neighbours lie in other banks
+override PART_QUADS: u32 = QUADS; // of a part: all up to 32, or 16 of up to 64
+override PARTS: u32 = QUADS / PART_QUADS;
+override TILE: u32 = 32u * (PART_QUADS + 1u); // rows are padded so that neighbours lie in other banks
+const SLOTS = 16u; // pending sums of a thread: quads of four rows, four times
 var<workgroup> queries: array<vec4<f32>, TILE>;
 var<workgroup> tile: array<vec4<f32>, TILE>; // keys, then values
 var<workgroup> weights: array<f32, 1056>; // [row][position], padded
@@ -38,7 +42,7 @@ fn block_scores(r: u32, p: u32, b: u32) -> Scores {
   var b0 = none; var b1 = none; var b2 = none; var b3 = none; // at p + 16
   var c0 = none; var c1 = none; var c2 = none; var c3 = none; // lanes 4 … 7 at p
   var d0 = none; var d1 = none; var d2 = none; var d3 = none; // at p + 16
-  let row = QUADS + 1u;
+  let row = PART_QUADS + 1u;
   for (var j = 0u; j < 8u; j += 2u) {
     let q = r * row + 8u * b + j;
     let k = p * row + 8u * b + j;
@@ -82,29 +86,59 @@ fn scored4(product: vec4<f32>) -> vec4<f32> {
   return flush4(capped, ACTIVATION_FLOOR);
 }
 
-// The scores: S8 over up to four blocks, whose other lanes are 0.
-fn scores(r: u32, p: u32) -> Scores {
-  var even = block_scores(r, p, 0u);
-  if QUADS > 16u {
-    let s = block_scores(r, p, 2u);
-    even = Scores(add4(even.a, s.a), add4(even.b, s.b));
+fn plus(a: Scores, b: Scores) -> Scores { return Scores(add4(a.a, b.a), add4(a.b, b.b)); }
+
+// Sums of lanes of S8 over the blocks of a head: of lanes 0 and 4, and so on. A lane has one block at most, as heads have eight.
+struct Lanes {
+  l0: Scores,
+  l1: Scores,
+  l2: Scores,
+  l3: Scores,
+}
+
+// Adds a part's blocks: all of a head's, or two.
+fn with_part(sums: Lanes, part: u32, r: u32, p: u32) -> Lanes {
+  var l = sums;
+  let first = block_scores(r, p, 0u);
+  if PARTS == 1u {
+    l.l0 = first;
+    if PART_QUADS > 16u { l.l0 = plus(first, block_scores(r, p, 2u)); }
+    if PART_QUADS > 8u { l.l1 = block_scores(r, p, 1u); }
+    if PART_QUADS > 24u { l.l1 = plus(l.l1, block_scores(r, p, 3u)); }
+    return l;
   }
-  if QUADS > 8u {
-    var odd = block_scores(r, p, 1u);
-    if QUADS > 24u {
-      let s = block_scores(r, p, 3u);
-      odd = Scores(add4(odd.a, s.a), add4(odd.b, s.b));
-    }
-    even = Scores(add4(even.a, odd.a), add4(even.b, odd.b));
+  let second = block_scores(r, p, 1u);
+  if (part & 1u) == 0u {
+    l.l0 = plus(l.l0, first);
+    l.l1 = plus(l.l1, second);
+  } else {
+    l.l2 = plus(l.l2, first);
+    l.l3 = plus(l.l3, second);
   }
-  return Scores(scored4(even.a), scored4(even.b));
+  return l;
+}
+
+fn no_lanes() -> Lanes {
+  let none = Scores(vec4(0.0), vec4(0.0));
+  return Lanes(none, none, none, none);
+}
+
+fn scores(l: Lanes) -> Scores {
+  var s = l.l0;
+  if PARTS > 1u { s = plus(s, l.l2); }
+  if PART_QUADS > 8u {
+    var odd = l.l1;
+    if PARTS > 1u { odd = plus(odd, l.l3); }
+    s = plus(s, odd);
+  }
+  return Scores(scored4(s.a), scored4(s.b));
 }
 
 // One lane of S8 over the tile's positions: four dimensions of the four rows.
 fn lane_sum(r: u32, quad: u32, lane: u32) -> Quads {
   var sum = Quads(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
   for (var p = lane; p < 32u; p += 8u) {
-    let v = tile[p * (QUADS + 1u) + quad];
+    let v = tile[p * (PART_QUADS + 1u) + quad];
     let w = r * 33u + p;
     sum.t0 = add_exact4(sum.t0, vec4(weights[w]), v);
     sum.t1 = add_exact4(sum.t1, vec4(weights[w + 264u]), v);
@@ -145,7 +179,7 @@ fn merged_total(i: u32, sum0: f32) -> f32 {
   return 0.0;
 }
 
-// Words of 32 positions of keys or values on their way: up to four times eight elements of a thread.
+// Words of a part of 32 positions of keys or values on their way: up to four times eight elements of a thread.
 struct Words {
   a: vec4<u32>,
   b: vec4<u32>,
@@ -159,34 +193,52 @@ fn place(i: u32, t: u32, last: u32, at: u32) -> u32 {
 fn fetch_keys(thread: u32, t: u32, last: u32, at: u32) -> Words {
   var w: Words;
   w.a = k4[place(thread, t, last, at)];
-  if QUADS > 8u { w.b = k4[place(thread + THREADS, t, last, at)]; }
-  if QUADS > 16u { w.c = k4[place(thread + 2u * THREADS, t, last, at)]; }
-  if QUADS > 24u { w.d = k4[place(thread + 3u * THREADS, t, last, at)]; }
+  if PART_QUADS > 8u { w.b = k4[place(thread + THREADS, t, last, at)]; }
+  if PART_QUADS > 16u { w.c = k4[place(thread + 2u * THREADS, t, last, at)]; }
+  if PART_QUADS > 24u { w.d = k4[place(thread + 3u * THREADS, t, last, at)]; }
   return w;
 }
 fn fetch_values(thread: u32, t: u32, last: u32, at: u32) -> Words {
   var w: Words;
   w.a = v4[place(thread, t, last, at)];
-  if QUADS > 8u { w.b = v4[place(thread + THREADS, t, last, at)]; }
-  if QUADS > 16u { w.c = v4[place(thread + 2u * THREADS, t, last, at)]; }
-  if QUADS > 24u { w.d = v4[place(thread + 3u * THREADS, t, last, at)]; }
+  if PART_QUADS > 8u { w.b = v4[place(thread + THREADS, t, last, at)]; }
+  if PART_QUADS > 16u { w.c = v4[place(thread + 2u * THREADS, t, last, at)]; }
+  if PART_QUADS > 24u { w.d = v4[place(thread + 3u * THREADS, t, last, at)]; }
   return w;
 }
 fn put(i: u32, words: vec4<u32>) {
-  let at = i % 32u * (QUADS + 1u) + i / 32u * 2u;
+  let at = i % 32u * (PART_QUADS + 1u) + i / 32u * 2u;
   tile[at] = f16x4(words.x, words.y);
   tile[at + 1u] = f16x4(words.z, words.w);
 }
 fn put_all(thread: u32, w: Words) {
   put(thread, w.a);
-  if QUADS > 8u { put(thread + THREADS, w.b); }
-  if QUADS > 16u { put(thread + 2u * THREADS, w.c); }
-  if QUADS > 24u { put(thread + 3u * THREADS, w.d); }
+  if PART_QUADS > 8u { put(thread + THREADS, w.b); }
+  if PART_QUADS > 16u { put(thread + 2u * THREADS, w.c); }
+  if PART_QUADS > 24u { put(thread + 3u * THREADS, w.d); }
+}
+
+// Rounds a part of the queries; row `first` of the batch is the first of `rows`.
+fn put_queries(thread: u32, head: u32, first: u32, rows: u32, part: u32) {
+  for (var i = thread; i < 32u * PART_QUADS; i += THREADS) {
+    let row = first + min(i / PART_QUADS, rows - 1u);
+    let quad = i % PART_QUADS;
+    queries[i / PART_QUADS * (PART_QUADS + 1u) + quad] = query(q4[(row * params.heads + head) * QUADS + part * PART_QUADS + quad]);
+  }
 }
 
 fn store(row: u32, rows: u32, at: u32, sum: vec4<f32>) {
   if row >= rows { return; }
   out4[row * params.heads * QUADS + at] = settle4(mul4(sum, vec4(recip(totals[row]))));
+}
+
+// The quad of the four rows of a thread, where heads have it.
+fn store_rows(r: u32, rows: u32, quad: u32, at: u32, sums: Quads) {
+  if quad >= QUADS { return; }
+  store(r, rows, at, sums.t0);
+  store(r + 8u, rows, at, sums.t1);
+  store(r + 16u, rows, at, sums.t2);
+  store(r + 24u, rows, at, sums.t3);
 }
 
 @compute @workgroup_size(THREADS)
@@ -200,10 +252,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   // Tiles are counted from the first eight that the first row sees.
   let start = first_eight(seen) / 32u;
   let tiles = last / 32u + 1u - start;
-  for (var i = thread; i < 32u * QUADS; i += THREADS) {
-    let row = first + min(i / QUADS, rows - 1u);
-    queries[i / QUADS * (QUADS + 1u) + i % QUADS] = query(q4[(row * params.heads + head) * QUADS + i % QUADS]);
-  }
+  if PARTS == 1u { put_queries(thread, head, first, rows, 0u); }
   var sink = 0.0;
   if SINKS != 0u { sink = sink_score(sinks[head]); }
   if thread < 32u { atomicStore(&top_keys[thread], select(0u, key(sink), SINKS != 0u)); }
@@ -215,12 +264,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let sees_first = vec4(first_seen(at_row.x), first_seen(at_row.y), first_seen(at_row.z), first_seen(at_row.w)) - vec4(32u * start);
   var tops = vec4(0u);
   var words = fetch_keys(thread, start, last, kv_at);
+  let part_eights = PART_QUADS / 2u;
   for (var t = 0u; t < tiles; t++) {
-    workgroupBarrier();
-    put_all(thread, words);
-    words = fetch_keys(thread, start + min(t + 1u, tiles - 1u), last, kv_at);
-    workgroupBarrier();
-    let s = scores(r, p);
+    var lanes = no_lanes();
+    for (var part = 0u; part < PARTS; part++) {
+      workgroupBarrier();
+      put_all(thread, words);
+      if PARTS > 1u { put_queries(thread, head, first, rows, part); }
+      let is_last = part + 1u == PARTS;
+      let next = select(t, min(t + 1u, tiles - 1u), is_last);
+      words = fetch_keys(thread, start + next, last, kv_at + select(part + 1u, 0u, is_last) * part_eights);
+      workgroupBarrier();
+      lanes = with_part(lanes, part, r, p);
+    }
+    let s = scores(lanes);
     let a = vec4(key(s.a.x), key(s.a.y), key(s.a.z), key(s.a.w));
     let b = vec4(key(s.b.x), key(s.b.y), key(s.b.z), key(s.b.w));
     let at_a = vec4(32u * t + p);
@@ -237,17 +294,29 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                  unkey(atomicLoad(&top_keys[r + 16u])), unkey(atomicLoad(&top_keys[r + 24u])));
 
   let none = Quads(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
-  var sums = none; // of quad p
-  var more = none; // of quad p + 16
+  // Of quad p, p + 16, and so on.
+  var sums0 = none;
+  var sums1 = none;
+  var sums2 = none;
+  var sums3 = none;
   var total = 0.0;
   words = fetch_keys(thread, start, last, kv_at);
   for (var order = 0u; order < 8u; order++) {
     for (var t = lane_at(order); t < tiles; t += 8u) {
-      workgroupBarrier();
-      put_all(thread, words);
-      words = fetch_values(thread, start + t, last, kv_at);
-      workgroupBarrier();
-      let s = scores(r, p);
+      var lanes = no_lanes();
+      for (var part = 0u; part < PARTS; part++) {
+        workgroupBarrier();
+        put_all(thread, words);
+        if PARTS > 1u { put_queries(thread, head, first, rows, part); }
+        if part + 1u < PARTS {
+          words = fetch_keys(thread, start + t, last, kv_at + (part + 1u) * part_eights);
+        } else {
+          words = fetch_values(thread, start + t, last, kv_at);
+        }
+        workgroupBarrier();
+        lanes = with_part(lanes, part, r, p);
+      }
+      let s = scores(lanes);
       let at = r * 33u + p;
       for (var i = 0u; i < 4u; i++) {
         var a = 0.0;
@@ -258,16 +327,30 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         weights[at + 264u * i] = a;
         weights[at + 264u * i + 16u] = b;
       }
-      workgroupBarrier();
-      put_all(thread, words);
-      words = fetch_keys(thread, start + after(Place(t, order), tiles).b, last, kv_at);
-      workgroupBarrier();
-      if thread < 32u { total = add(total, weight_sum(thread)); }
-      if p < QUADS { sums = both(sums, weighted(r, p)); }
-      if p + 16u < QUADS { more = both(more, weighted(r, p + 16u)); }
+      for (var part = 0u; part < PARTS; part++) {
+        workgroupBarrier();
+        put_all(thread, words);
+        if part + 1u < PARTS {
+          words = fetch_values(thread, start + t, last, kv_at + (part + 1u) * part_eights);
+        } else {
+          words = fetch_keys(thread, start + after(Place(t, order), tiles).b, last, kv_at);
+        }
+        workgroupBarrier();
+        if part == 0u && thread < 32u { total = add(total, weight_sum(thread)); }
+        if p < PART_QUADS {
+          let w = weighted(r, p);
+          if part == 0u { sums0 = both(sums0, w); }
+          if PARTS > 1u && part == 1u { sums1 = both(sums1, w); }
+          if PARTS > 2u && part == 2u { sums2 = both(sums2, w); }
+          if PARTS > 3u && part == 3u { sums3 = both(sums3, w); }
+        }
+        if PARTS == 1u && p + 16u < PART_QUADS { sums1 = both(sums1, weighted(r, p + 16u)); }
+      }
     }
-    sums = merged_quads(order, 0u, sums);
-    if QUADS > 16u { more = merged_quads(order, 4u, more); }
+    sums0 = merged_quads(order, 0u, sums0);
+    if QUADS > 16u { sums1 = merged_quads(order, 4u, sums1); }
+    if QUADS > 32u { sums2 = merged_quads(order, 8u, sums2); }
+    if QUADS > 48u { sums3 = merged_quads(order, 12u, sums3); }
     total = merged_total(order, total);
   }
   if thread < 32u {
@@ -276,16 +359,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   workgroupBarrier();
   let at = first * params.heads * QUADS + head * QUADS + p;
-  if p < QUADS {
-    store(r, rows, at, sums.t0);
-    store(r + 8u, rows, at, sums.t1);
-    store(r + 16u, rows, at, sums.t2);
-    store(r + 24u, rows, at, sums.t3);
-  }
-  if p + 16u < QUADS {
-    store(r, rows, at + 16u, more.t0);
-    store(r + 8u, rows, at + 16u, more.t1);
-    store(r + 16u, rows, at + 16u, more.t2);
-    store(r + 24u, rows, at + 16u, more.t3);
-  }
+  store_rows(r, rows, p, at, sums0);
+  if QUADS > 16u { store_rows(r, rows, p + 16u, at + 16u, sums1); }
+  if QUADS > 32u { store_rows(r, rows, p + 32u, at + 32u, sums2); }
+  if QUADS > 48u { store_rows(r, rows, p + 48u, at + 48u, sums3); }
 }

@@ -1,8 +1,9 @@
 // The matrix product for many activation rows and weights that are plain numbers: tiles of 64 rows of both, a chunk of 32
 // columns at a time. A thread makes four rows of four tokens. Chunks are taken in the order of wgsl/tiled/matmul.wgsl, and so
 // are the lanes of S8 in a chunk.
-// needs: plain format, product, plain, lanes
+// needs: plain format, product, plain, lanes, pending
 
+const SLOTS = 4u; // pending sums of a thread
 override THREADS: u32 = 256u; // always 256
 const WIDE = 17u; // of 64 floats, in vec4, padded so that neighbours lie in other banks
 

@@ -1,8 +1,9 @@
 // The matrix product for many activation rows: tiles of 64 rows and 16 * DEEP weight rows in workgroup memory.
 // A thread makes 4 activation rows times DEEP weight rows. Blocks are taken lane by lane of S8, and the lanes in the
 // order 0 4 2 6 1 5 3 7, so that the tree of their sums needs three pending values and no more.
-// needs: block format, product, dots, quads, lanes
+// needs: block format, product, dots, quads, lanes, pending
 
+const SLOTS = 8u; // pending sums of a thread
 override THREADS: u32 = 256u; // always 256
 override DEEP: u32 = 4u; // weight rows of a thread: 4 or 8
 const TOKENS = 64u;

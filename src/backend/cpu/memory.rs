@@ -3,7 +3,7 @@
 use super::super::{BackendError, Sizes};
 use super::panels::ROWS;
 use crate::memory;
-use crate::plan::{BufferKind, CacheSpec, Plan};
+use crate::plan::{BufferKind, Plan};
 
 /// Fails where buffers, cache and angles for these sizes, and the weights once more where they are repacked, do not fit.
 pub(super) fn check(plan: &Plan, sizes: Sizes, repacked: bool) -> Result<(), BackendError> {
@@ -30,9 +30,10 @@ fn needed(plan: &Plan, sizes: Sizes, repacked: bool) -> Option<u64> {
         // Integers have their sums beside them.
         add(sizes.rows(buffer), buffer.width, if matches!(buffer.kind, BufferKind::Float) { 4 } else { 3 })?;
     }
-    let positions = sizes.context.checked_next_multiple_of(ROWS)?;
     // Keys and values are halves; cosine and sine of each angle are floats.
-    add(positions, plan.caches.iter().map(CacheSpec::width).sum(), 4)?;
+    for cache in &plan.caches {
+        add(cache.kept(sizes.context).checked_next_multiple_of(ROWS)?, cache.width(), 4)?;
+    }
     add(sizes.context, plan.angles.iter().map(|a| a.frequencies.len()).sum(), 8)?;
     if repacked {
         for w in &plan.weights {

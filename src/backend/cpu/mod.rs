@@ -25,6 +25,7 @@ use panels::{Panels, ROWS};
 use pool::Disjoint;
 use products::{repack, same_activations};
 
+use super::kept::Kept;
 use super::{Backend, BackendError, Batch, Interrupt, Lane, Limits, Listener, Sampled, Sampling, Sizes, StepTime};
 use crate::host::Instant;
 use crate::numerics::{ActivationRow, Precision};
@@ -57,18 +58,39 @@ impl Plane {
     }
 }
 
-/// Keys and values as f16 bits, `[position, width]`.
+/// Keys and values as f16 bits, `[position, width]`, from position `first` on.
 #[derive(Debug)]
 struct Cache {
     k: Vec<u16>,
     v: Vec<u16>,
+    /// A multiple of [`TILE`](crate::plan::TILE).
+    first: usize,
     /// Whether keys are in tiles of 16 positions, for the vector paths.
     tiled: bool,
 }
 
-/// Where element `i` of a position's keys is in tiles: `[tile][element][position]`.
-fn tiled(position: usize, i: usize, width: usize) -> usize {
-    (position / ROWS * width + i) * ROWS + position % ROWS
+impl Cache {
+    /// Makes room at the end: drops the positions before `first`.
+    fn slide(&mut self, first: usize, width: usize) {
+        if first > self.first {
+            let dropped = (first - self.first) * width;
+            for cache in [&mut self.k, &mut self.v] {
+                let kept = dropped.min(cache.len())..;
+                cache.copy_within(kept, 0);
+            }
+        }
+        self.first = first;
+    }
+
+    /// Where a position's rows begin.
+    fn at(&self, position: usize, width: usize) -> usize {
+        (position - self.first) * width
+    }
+}
+
+/// Where element `i` of a row of keys is in tiles: `[tile][element][row]`.
+fn tiled(row: usize, i: usize, width: usize) -> usize {
+    (row / ROWS * width + i) * ROWS + row % ROWS
 }
 
 thread_local! {
@@ -85,6 +107,7 @@ pub struct Cpu {
     isa: Isa,
     memory: Memory,
     limits: Limits,
+    kept: Kept,
     interrupt: Interrupt,
 }
 
@@ -125,12 +148,13 @@ impl Cpu {
     /// If the plan cannot run, the processor lacks the path's instructions, or there is too little memory.
     pub fn with_isa(
         weights: &(impl WeightSource + Clone + 'static),
-        plan: Plan,
+        mut plan: Plan,
         sizes: Sizes,
         threads: usize,
         isa: Isa,
     ) -> Result<Self, BackendError> {
         plan.check()?;
+        sizes.fit(&mut plan);
         if !isa.is_available() {
             return Err(BackendError::Instructions { wanted: isa.name() });
         }
@@ -154,8 +178,8 @@ impl Cpu {
             })
             .collect();
         let cache = |spec: &CacheSpec| {
-            let empty = || vec![0; sizes.context.next_multiple_of(ROWS) * spec.width()];
-            Cache { k: empty(), v: empty(), tiled: isa != Isa::Scalar && spec.head_dim.is_multiple_of(ROWS) }
+            let empty = || vec![0; spec.kept(sizes.context).next_multiple_of(ROWS) * spec.width()];
+            Cache { k: empty(), v: empty(), first: 0, tiled: isa != Isa::Scalar && spec.head_dim.is_multiple_of(ROWS) }
         };
         let vectors = plan
             .weights
@@ -188,6 +212,7 @@ impl Cpu {
             isa,
             memory,
             limits,
+            kept: Kept::default(),
             interrupt: Interrupt::default(),
         })
     }
@@ -199,6 +224,11 @@ impl Cpu {
         F: FnMut(&Self, &[Step], usize),
     {
         batch.is_for(&self.limits)?;
+        self.kept.check(&self.plan.caches, batch.position())?;
+        self.kept.write(batch.position(), batch.position() + batch.rows());
+        for (cache, spec) in self.memory.caches.iter_mut().zip(&self.plan.caches) {
+            cache.slide(self.kept.first(spec), spec.width());
+        }
         let steps = std::mem::take(&mut self.plan.steps);
         let mut rest = &steps[..];
         let mut interrupted = Ok(());
@@ -239,18 +269,19 @@ impl Cpu {
             Op::Matmul(ops::Matmul { x, .. }) => self.matmuls(x, std::slice::from_ref(step), rows),
             Op::KvStore(ops::KvStore { k, v, cache }) => {
                 let width = self.plan.caches[cache.0].width();
-                let (n, to) = (rows * width, batch.position() * width);
+                let n = rows * width;
                 let [k, v] = [k, v].map(|b| match &m.buffers[b.0] {
                     Storage::Float(x) => &x[..n],
                     Storage::Quantized { .. } => &[],
                 });
                 let cache = &mut m.caches[cache.0];
+                let to = cache.at(batch.position(), width);
                 ops::kv_store::cpu(v, &mut cache.v[to..to + n]);
                 if !cache.tiled {
                     ops::kv_store::cpu(k, &mut cache.k[to..to + n]);
                     return;
                 }
-                for (row, k) in (batch.position()..).zip(k.chunks_exact(width)) {
+                for (row, k) in (batch.position() - cache.first..).zip(k.chunks_exact(width)) {
                     for (i, &k) in k.iter().enumerate() {
                         cache.k[tiled(row, i, width)] = crate::numerics::f16_bits(k) as u16;
                     }
@@ -322,7 +353,7 @@ impl Cpu {
         let (heads, head_dim) = (p.heads as usize, p.head_dim as usize);
         let mut result = self.memory.take_float(op.out);
         let (memory, isa) = (&self.memory, self.isa);
-        let cache = &memory.caches[op.cache.0];
+        let (cache, width) = (&memory.caches[op.cache.0], self.plan.caches[op.cache.0].width());
         let sinks = op.scoring.sinks.map_or(&[][..], |id| &memory.vectors[id.0]);
         // Heads that share keys and values go together where enough tasks are left.
         let group = heads / p.kv_heads as usize;
@@ -340,12 +371,14 @@ impl Cpu {
             // SAFETY: a task has its own heads of its own row.
             let out = unsafe { cells.slice(at.clone()) };
             let (count, q) = (position + row + 1, &memory.float(op.q)[at]);
+            let seen = cache.at(p.first(count).1, width);
+            let (k, v) = (&cache.k[seen..], &cache.v[seen..]);
             SCORES.with_borrow_mut(|scores| {
                 scores.resize(scores.len().max(room), 0.0);
                 if cache.tiled {
-                    simd::attention(isa, p, head, count, q, &cache.k, &cache.v, sinks, scores, out);
+                    simd::attention(isa, p, head, count, q, k, v, sinks, scores, out);
                 } else {
-                    ops::attention::cpu(p, head, count, q, &cache.k, &cache.v, sinks, scores, out);
+                    ops::attention::cpu(p, head, count, q, k, v, sinks, scores, out);
                 }
             });
         });
@@ -357,14 +390,15 @@ impl Cpu {
         let m = &self.memory;
         if let Op::KvStore(ops::KvStore { cache: id, .. }) = step.op {
             let (cache, width) = (&m.caches[id.0], self.plan.caches[id.0].width());
-            let positions = batch.position()..batch.position() + rows;
-            let place = |p: usize, i: usize| if cache.tiled { tiled(p, i, width) } else { p * width + i };
-            let k: Vec<u16> = positions
+            let first = batch.position() - cache.first;
+            let rows = first..first + rows;
+            let place = |row: usize, i: usize| if cache.tiled { tiled(row, i, width) } else { row * width + i };
+            let k: Vec<u16> = rows
                 .clone()
-                .flat_map(|p| (0..width).map(move |i| (p, i)))
-                .map(|(p, i)| cache.k[place(p, i)])
+                .flat_map(|row| (0..width).map(move |i| (row, i)))
+                .map(|(row, i)| cache.k[place(row, i)])
                 .collect();
-            let v = &cache.v[positions.start * width..positions.end * width];
+            let v = &cache.v[rows.start * width..rows.end * width];
             let pairs = |x: &[u16]| x.chunks(2).map(|p| u32::from(p[0]) | (u32::from(p[1]) << 16)).collect::<Vec<_>>();
             return [pairs(&k), pairs(v)].concat();
         }
@@ -481,6 +515,10 @@ impl Backend for Cpu {
 
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn resumes(&self, position: usize) -> bool {
+        self.kept.resumes(&self.plan.caches, position)
     }
 
     fn stop_on(&mut self, interrupt: Interrupt) {

@@ -39,10 +39,16 @@ impl Values {
     }
 }
 
+/// The tiles of a cache that take turns, as `wgsl/lib/cache.wgsl` has them: 0 where none do.
+pub(super) fn ring(spec: CacheSpec) -> u32 {
+    spec.ring.map_or(0, |tiles| tiles as u32)
+}
+
 /// A kernel over heads of a cache (`wgsl/lib/heads.wgsl`).
 pub(super) fn heads_kernel(shader: &'static Shader, spec: CacheSpec, scoring: Scoring) -> Kernel {
     Kernel::new(shader)
         .with("HEAD_DIM", spec.head_dim as u32)
+        .with("RING", ring(spec))
         .with("WINDOW", spec.window.map_or(0, |window| u32::try_from(window).unwrap_or(0)))
         .with("CAPPED", u32::from(scoring.cap.is_some()))
         .with("SINKS", u32::from(scoring.sinks.is_some()))

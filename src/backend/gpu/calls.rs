@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::attend::ring;
 use super::cut::{End, Experts, Gate, JoinSteps, Norm, Product};
 use super::device::Device;
 use super::lower::{Resources, shards};
@@ -114,7 +115,8 @@ pub(super) fn calls<'a>(
                 if neox && !call.slots.is_multiple_of(4) {
                     return Err("a workgroup takes no whole pairs of halves".to_owned());
                 }
-                call.kernel = call.kernel.with("ROTATES", rotates).with("NEOX", u32::from(neox));
+                call.kernel =
+                    call.kernel.with("ROTATES", rotates).with("NEOX", u32::from(neox)).with("RING", ring(spec));
                 call
             }
             End::Residual { .. } => {

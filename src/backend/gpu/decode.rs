@@ -10,7 +10,7 @@ use super::fused::{Fusing, Token};
 use super::group::Group;
 use super::lower::{Dispatch, Resources, ready};
 use super::timing::{KernelTime, times};
-use crate::backend::{BackendError, Counters, Lane, Sampled, Sampling};
+use crate::backend::{BackendError, Counters, Lane, Sampled, Sampling, kept};
 use crate::host::Instant;
 use crate::ops::draw;
 use crate::plan::Plan;
@@ -20,6 +20,10 @@ const TOKENS: usize = 8;
 
 /// Submissions under way.
 const AHEAD: usize = 2;
+
+/// Tokens that may be computed behind the last one told.
+pub(super) const WORKS_AHEAD: usize = AHEAD * TOKENS;
+const _: () = assert!(WORKS_AHEAD <= kept::AHEAD);
 
 /// Places for ids: those of all submissions under way, and the one before them.
 const IDS: usize = 32;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytemuck::bytes_of;
 
+use super::attend;
 use super::device::Device;
 use super::group::{Group, Kernels, Output, Place};
 use super::matrix::Halves;
@@ -14,7 +15,7 @@ use super::tiled::{self, Layout, Quantize};
 use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
 use crate::ops::{self, Operand, Part};
-use crate::plan::{BufferId, CacheId, CacheSpec, Op, Plan, WeightId};
+use crate::plan::{BufferId, CacheId, CacheSpec, Op, Plan, TILE, WeightId};
 
 /// A recorded dispatch.
 #[derive(Clone)]
@@ -123,17 +124,16 @@ impl Resources {
         position: usize,
         rows: usize,
     ) -> Result<Vec<u32>, BackendError> {
-        let kv_width = plan.caches[cache.0].width();
-        let word = |position, pair| ops::kv_store::cache_word(position, 2 * pair, kv_width);
-        // Whole tiles are read.
-        let first = position / 32 * 32;
-        let start = word(first, 0);
-        let words = ops::kv_store::cache_words(position + rows - first, kv_width);
+        let (spec, end) = (plan.caches[cache.0], position + rows);
+        let word = |place, pair| ops::kv_store::cache_word(place, 2 * pair, spec.width());
+        let words = ops::kv_store::cache_words(TILE, spec.width());
         let mut out = Vec::new();
         for cache in &self.caches[cache.0] {
-            let tiles = device.read(cache, 4 * start as u64, words)?;
-            for p in position..position + rows {
-                out.extend((0..kv_width / 2).map(|pair| tiles[word(p, pair) - start]));
+            for first in (position / TILE * TILE..end).step_by(TILE) {
+                let tile = device.read(cache, 4 * word(spec.place(first), 0) as u64, words)?;
+                for p in first.max(position)..end.min(first + TILE) {
+                    out.extend((0..spec.width() / 2).map(|pair| tile[word(p % TILE, pair)]));
+                }
             }
         }
         Ok(out)
@@ -237,7 +237,10 @@ impl<'a> Lowering<'a> {
                 Operand::Wanted => self.wanted,
             };
             let buffers: Vec<_> = call.operands.iter().map(bound).collect();
-            let kernel = Kernel { format: call.format, ..Kernel::new(call.shader) }.precise(call.precise);
+            let mut kernel = Kernel { format: call.format, ..Kernel::new(call.shader) }.precise(call.precise);
+            if let Some(cache) = op.appends_to().or(op.attends_to()) {
+                kernel = kernel.with("RING", attend::ring(plan.caches[cache.0]));
+            }
             let grid = Grid::Rows { x: call.groups, each: 1 };
             all.push(dispatch(self.device, kernel, self.state(op), &call.params, grid, &buffers)?);
         }

@@ -41,6 +41,7 @@ use lower::{Lowering, Resident, Resources, ready};
 use matrix::Halves;
 use weights::Uploads;
 
+use super::kept::Kept;
 use super::{
     Backend, BackendError, Batch, BatchError, Counters, Interrupt, Lane, Limits, Listener, Sampled, Sampling, Sizes,
     StepTime,
@@ -75,6 +76,7 @@ pub struct Gpu {
     /// Work counters for batched runs.
     counters: Counters,
     limits: Limits,
+    kept: Kept,
     interrupt: Interrupt,
 }
 
@@ -86,7 +88,7 @@ impl Gpu {
     pub fn new(
         mut device: Device,
         weights: &dyn WeightSource,
-        plan: Plan,
+        mut plan: Plan,
         mut sizes: Sizes,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, BackendError> {
@@ -97,6 +99,7 @@ impl Gpu {
             sizes.batch = (limit / row_bytes).max(1);
         }
         sizes.logits_rows = sizes.logits_rows.min(sizes.batch);
+        sizes.fit(&mut plan);
         let mut uploads = Uploads::default();
         let resources = allocate(&device, weights, &plan, sizes, &mut uploads)?;
         let mut lowering = Lowering {
@@ -132,6 +135,7 @@ impl Gpu {
             logits,
             counters: Counters::default(),
             limits,
+            kept: Kept::default(),
             interrupt: Interrupt::default(),
         };
         let batch = gpu.groups(sizes.batch, sizes.logits_rows).flat_map(|(group, rows)| group.at(0, rows));
@@ -163,7 +167,7 @@ impl Gpu {
     /// Runs a batch by the groups for its number of rows, and tells the listener those steps' outputs that they leave
     /// behind; `false` where that is one row and the groups for it were not asked for.
     pub fn listen_fused(&mut self, batch: Batch<'_>, listener: Listener<'_>) -> Result<bool, BackendError> {
-        batch.is_for(&self.limits)?;
+        self.begin(&batch)?;
         if batch.rows() > 1 {
             self.prepare(&batch);
             for (group, rows) in self.groups(batch.rows(), batch.wanted().len()) {
@@ -202,6 +206,14 @@ impl Gpu {
             Some(decoder) => decoder.dispatches(position),
             None => self.groups(1, 1).map(|(group, rows)| group.at(position, rows).len()).sum(),
         }
+    }
+
+    /// Checks a batch, and notes what of the caches it replaces.
+    fn begin(&mut self, batch: &Batch<'_>) -> Result<(), BackendError> {
+        batch.is_for(&self.limits)?;
+        self.kept.check(&self.plan.caches, batch.position())?;
+        self.kept.write(batch.position(), batch.position() + batch.rows());
+        Ok(())
     }
 
     /// Writes what the kernels of a batch read.
@@ -277,7 +289,7 @@ fn allocate(
     }
     let mut caches = Vec::new();
     for (i, cache) in plan.caches.iter().enumerate() {
-        let n = ops::kv_store::cache_words(sizes.context, cache.width());
+        let n = ops::kv_store::cache_words(cache.kept(sizes.context), cache.width());
         caches.push([words(&format!("keys of cache {i}"), n)?, words(&format!("values of cache {i}"), n)?]);
     }
     let (weights, vectors) = weights(device, source, plan, uploads)?;
@@ -375,10 +387,17 @@ impl Backend for Gpu {
         emit: &mut dyn FnMut(Sampled<'_>) -> bool,
     ) -> Result<(), BackendError> {
         lane.is_for(&self.limits)?;
+        self.kept.check(&self.plan.caches, lane.position())?;
         match &self.decoder {
             Some(decoder) if sampling.on_device() => {
-                let mut emit = |chosen: Sampled<'_>| emit(chosen) && !self.interrupt.is_requested();
-                decoder.run(&self.device, &lane, sampling, logits, &mut emit)?;
+                let mut told = 0;
+                let mut emit = |chosen: Sampled<'_>| {
+                    told += 1;
+                    emit(chosen) && !self.interrupt.is_requested()
+                };
+                let ran = decoder.run(&self.device, &lane, sampling, logits, &mut emit);
+                self.kept.write(lane.position(), lane.position() + lane.steps().min(told + decode::WORKS_AHEAD));
+                ran?;
                 self.interrupt.check()
             }
             _ => super::run_by_batches(self, lane, sampling, emit),
@@ -386,7 +405,7 @@ impl Backend for Gpu {
     }
 
     fn forward(&mut self, batch: Batch<'_>, listener: Option<Listener<'_>>) -> Result<&[f32], BackendError> {
-        batch.is_for(&self.limits)?;
+        self.begin(&batch)?;
         self.interrupt.check()?;
         let (n, rows) = (batch.rows(), batch.wanted().len());
         if let (Some(decoder), None, &[token], 1) = (&self.decoder, &listener, batch.ids(), rows) {
@@ -497,6 +516,10 @@ impl Backend for Gpu {
 
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn resumes(&self, position: usize) -> bool {
+        self.kept.resumes(&self.plan.caches, position)
     }
 
     fn stop_on(&mut self, interrupt: Interrupt) {

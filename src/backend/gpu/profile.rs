@@ -31,7 +31,7 @@ impl Timed<'_> {
 impl Gpu {
     /// Runs a batch one pass per step and times each.
     pub(super) fn time_steps(&mut self, batch: Batch<'_>) -> Result<Vec<StepTime>, BackendError> {
-        batch.is_for(&self.limits)?;
+        self.begin(&batch)?;
         let steps = self.timed(&batch);
         ready(steps.iter().flat_map(|s| s.dispatches))?;
         let mut times = Vec::with_capacity(steps.len());

@@ -2,6 +2,7 @@
 
 use bytemuck::bytes_of;
 
+use super::attend::ring;
 use super::cut::{HeadSteps, JoinSteps, Piece};
 use super::device::Device;
 use super::fused::Making;
@@ -21,8 +22,12 @@ pub(super) fn heads_kernel(device: &Device, plan: &Plan, h: &HeadSteps) -> Resul
     if has < HEADS_BUFFERS {
         return Err(format!("heads binds {HEADS_BUFFERS} buffers, the device allows {has}"));
     }
-    let threads = (plan.caches[h.cache.0].head_dim as u32).next_multiple_of(32).max(64);
-    let kernel = Kernel::new(&HEADS).with("THREADS", threads).with("NORM", u32::from(h.norms.is_some()));
+    let spec = plan.caches[h.cache.0];
+    let threads = (spec.head_dim as u32).next_multiple_of(32).max(64);
+    let kernel = Kernel::new(&HEADS)
+        .with("THREADS", threads)
+        .with("NORM", u32::from(h.norms.is_some()))
+        .with("RING", ring(spec));
     kernel.lacks(&device.limits).map_or(Ok(kernel), Err)
 }
 

@@ -19,6 +19,9 @@ pub(super) const MATMUL_ROWS: u32 = 64;
 /// Rows of a tile of attention.
 pub(super) const ATTENTION_ROWS: u32 = 32;
 
+/// Dimensions of a part of heads that attention does not take whole.
+const ATTENTION_PART: usize = 64;
+
 /// The kernel of a matrix product, and how many weight rows a workgroup takes; `None` where the format is plain numbers or
 /// the device has too little workgroup memory.
 pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, precise: bool) -> Option<(Kernel, u32)> {
@@ -43,10 +46,16 @@ pub(super) fn floats(device: &Device, format: &'static Format, cols: usize) -> O
 /// The kernel of attention and its parameters; `None` for sizes of heads that it does not take.
 pub(super) fn attention(device: &Device, plan: &Plan, op: &ops::Attention) -> Option<(Kernel, params::TiledAttention)> {
     let spec = plan.caches[op.cache.0];
-    let kernel = heads_kernel(&TILED_ATTENTION, spec, op.scoring);
-    if !spec.head_dim.is_multiple_of(32) || spec.head_dim > 128 || !kernel.fits(&device.limits) {
-        return None;
-    }
+    let whole = heads_kernel(&TILED_ATTENTION, spec, op.scoring);
+    let parts = heads_kernel(&TILED_ATTENTION, spec, op.scoring).with("PART_QUADS", ATTENTION_PART as u32 / 4);
+    let fits = |kernel: &Kernel, most: usize, part: usize| {
+        spec.head_dim <= most && spec.head_dim.is_multiple_of(part) && kernel.fits(&device.limits)
+    };
+    let kernel = match () {
+        () if fits(&whole, 2 * ATTENTION_PART, 32) => whole,
+        () if fits(&parts, 4 * ATTENTION_PART, ATTENTION_PART) => parts,
+        () => return None,
+    };
     let ops::attention::Params { heads, kv_heads, scale, cap, .. } = op.params(&plan.shapes(), 0);
     Some((kernel, params::TiledAttention { heads, kv_heads, scale, cap }))
 }

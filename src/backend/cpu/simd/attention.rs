@@ -41,14 +41,14 @@ pub fn attention(
     assert!(isa != Isa::Scalar && isa.is_available());
     assert!(q.len() == heads * head_dim && out.len() == q.len() && head_dim.is_multiple_of(16));
     assert!((1..=HEADS).contains(&heads) && head % group + heads <= group && at + head_dim <= width);
-    assert!(k_tiles.len() >= (start + room) * width && v_cache.len() >= count * width);
+    assert!(k_tiles.len() >= room * width && v_cache.len() >= (count - start) * width);
     let (scores, rounded) = scratch.split_at_mut(heads * room);
     let rounded = &mut rounded[..q.len()];
     vector::prepare(isa, q, true, rounded);
     // SAFETY: the path is available, and the caches hold every position asked for, as checked above.
     unsafe {
-        let keys = (k_tiles.as_ptr().add(start * width + at * ROWS), width * ROWS, room / ROWS);
-        let v = v_cache.as_ptr().add(start * width + at);
+        let keys = (k_tiles.as_ptr().add(at * ROWS), width * ROWS, room / ROWS);
+        let v = v_cache.as_ptr().add(at);
         each_isa!(isa, instructions => match heads {
             1 => instructions::scores::<1>(rounded, p.scale, keys, (scores, room)),
             2 => instructions::scores::<2>(rounded, p.scale, keys, (scores, room)),
