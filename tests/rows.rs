@@ -30,9 +30,24 @@ impl WeightSource for Made {
     fn release(&self, _: &Weight) {}
 }
 
+/// Heads of attention, and how they attend.
+#[derive(Clone, Copy, Debug)]
+struct Heads {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    window: Option<usize>,
+    cap: Option<f64>,
+    sinks: bool,
+}
+
+const PLAIN: Heads = Heads { heads: 4, kv_heads: 2, head_dim: 32, window: None, cap: None, sinks: false };
+
 /// A layer of llama: rows of one block of 256 and of nine, so that lanes of S8 have two, one and none.
-fn layer(format: &'static Format, precision: Precision) -> (Plan, Made) {
-    let (width, hidden, head_dim, heads) = (256, 2304, 32, 4);
+fn layer(format: &'static Format, precision: Precision, shape: Heads) -> (Plan, Made) {
+    let (width, hidden) = (256, 2304);
+    let Heads { heads, kv_heads, head_dim, window, cap, sinks } = shape;
+    let (q_width, kv_width) = (heads * head_dim, kv_heads * head_dim);
     let mut made = Made(HashMap::new());
     let mut random = Random(7);
     let mut plan = Builder::new(precision);
@@ -47,15 +62,16 @@ fn layer(format: &'static Format, precision: Precision) -> (Plan, Made) {
         plan.weight(Weight { name: name.to_owned(), format, first: 0, rows, cols })
     };
     let float = format_by_name("F32").unwrap();
-    let [x, n, att, branch] = ["x", "n", "att", "branch"].map(|b| plan.buffer(b, if b == "att" { 128 } else { width }));
-    let [q, k, v] = ["q", "k", "v"].map(|b| plan.buffer(b, if b == "q" { 128 } else { 64 }));
+    let [x, n, branch] = ["x", "n", "branch"].map(|b| plan.buffer(b, width));
+    let [q, att] = ["q", "att"].map(|b| plan.buffer(b, q_width));
+    let [k, v] = ["k", "v"].map(|b| plan.buffer(b, kv_width));
     let [gate, up, act] = ["gate", "up", "act"].map(|b| plan.buffer(b, hidden));
     let w = weight(&mut plan, "embedding", format, 40, width);
     plan.step("embedding", Op::Embedding(ops::Embedding { weight: w, out: x }));
     plan.layer(Some(0));
     let w = weight(&mut plan, "norm", float, 1, width);
     plan.step("norm", Op::RmsNorm(ops::RmsNorm { x, weight: w, out: n, eps: 1e-5 }));
-    let three = [("q", 128, q), ("k", 64, k), ("v", 64, v)];
+    let three = [("q", q_width, q), ("k", kv_width, k), ("v", kv_width, v)];
     let three =
         three.map(|(name, rows, out)| (name, weight(&mut plan, name, format, rows, width), None::<WeightId>, out));
     plan.matmuls(n, "attn", three);
@@ -64,13 +80,14 @@ fn layer(format: &'static Format, precision: Precision) -> (Plan, Made) {
     for (name, x) in [("q.rope", q), ("k.rope", k)] {
         plan.step(name, Op::Rope(ops::Rope { x, head_dim, angles, neox: false }));
     }
-    let cache = plan.cache(CacheSpec { kv_heads: 2, head_dim, window: None, ring: None });
+    let cache = plan.cache(CacheSpec { kv_heads, head_dim, window, ring: None });
     plan.step("cache", Op::KvStore(ops::KvStore { k, v, cache }));
-    let scoring = Scoring::usual(head_dim);
+    let sinks = sinks.then(|| weight(&mut plan, "sinks", float, 1, heads));
+    let scoring = Scoring { cap, sinks, ..Scoring::usual(head_dim) };
     plan.step("attend", Op::Attention(ops::Attention { q, out: att, cache, heads, scoring }));
     // Formats in blocks of 256 have no rows of 128.
-    let small = if format.block > 128 { format_by_name("Q4_0").unwrap() } else { format };
-    let w = weight(&mut plan, "out", small, width, 128);
+    let small = if q_width.is_multiple_of(format.block) { format } else { format_by_name("Q4_0").unwrap() };
+    let w = weight(&mut plan, "out", small, width, q_width);
     plan.matmuls(att, "out", vec![("out", w, None, branch)]);
     plan.step("out.add", Op::Add(ops::Add { x, b: branch }));
     let w = weight(&mut plan, "ffn_norm", float, 1, width);
@@ -98,7 +115,7 @@ fn logits(backend: &mut dyn Backend, rows: usize) -> Vec<u32> {
 }
 
 fn check(format: &'static Format, precision: Precision, counts: &[usize]) {
-    let (plan, made) = layer(format, precision);
+    let (plan, made) = layer(format, precision, PLAIN);
     let mut scalar = Cpu::with_isa(&made, plan.clone(), sizes(MOST, MOST), 2, Isa::Scalar).unwrap();
     let ids: Vec<u32> = (0..MOST as u32).map(|i| i * 7 % 40).collect();
     let mut expected = Vec::new();
@@ -141,5 +158,39 @@ fn every_number_of_rows_has_the_bits_of_rows_one_by_one() {
         ("F16", Precision::Fast),
     ] {
         check(format_by_name(format).unwrap(), precision, &edges);
+    }
+}
+
+/// Attention of a single token takes other kernels where the cache is long, and attention of many rows takes large heads in parts.
+#[test]
+fn long_caches_have_the_bits_of_the_cpu() {
+    const CONTEXT: usize = 1200;
+    let shapes = [
+        Heads { heads: 12, kv_heads: 1, ..PLAIN },
+        Heads { heads: 6, kv_heads: 2, head_dim: 256, sinks: true, ..PLAIN },
+        Heads { heads: 3, kv_heads: 3, head_dim: 192, cap: Some(20.0), ..PLAIN },
+        Heads { heads: 8, kv_heads: 2, head_dim: 128, window: Some(700), sinks: true, ..PLAIN },
+    ];
+    let _turn = turn();
+    for shape in shapes {
+        let (plan, made) = layer(format_by_name("Q4_0").unwrap(), Precision::Fast, shape);
+        let sizes = samebits::backend::Sizes { context: CONTEXT, batch: 40, logits_rows: 1 };
+        let mut cpu = Cpu::with_isa(&made, plan.clone(), sizes, 2, Isa::Scalar).unwrap();
+        let mut gpu = Gpu::new(device(), &made, plan, sizes, &mut |_| {}).unwrap();
+        assert_eq!(gpu.unfused_because(), None, "{shape:?}");
+        let mut position = 0;
+        // Batches of forty, and single tokens around the lengths where kernels change.
+        while position < CONTEXT {
+            let single = [255, 511, 512, 639, 1023, 1199].iter().any(|at| position.abs_diff(*at) < 3);
+            let next = [253, 509, 637, 1021, 1197, CONTEXT].into_iter().find(|at| *at > position).unwrap();
+            let rows = if single { 1 } else { (next - position).min(40) };
+            let ids: Vec<u32> = (position..position + rows).map(|i| (i * 7 + i / 40) as u32 % 40).collect();
+            let run = |backend: &mut dyn Backend| {
+                let batch = Batch::checked(&ids, position, Rows::Last, &backend.limits()).unwrap();
+                bits(backend.forward(batch, None).unwrap())
+            };
+            assert!(run(&mut cpu) == run(&mut gpu), "{shape:?}: {rows} rows at {position}");
+            position += rows;
+        }
     }
 }

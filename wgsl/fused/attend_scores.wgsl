@@ -1,4 +1,4 @@
-// Attention of a single row over a long cache, first of two: the scores of a tile of 32 positions.
+// Attention of a single row over a long cache, first of three: the scores of a tile of 32 positions.
 // A workgroup takes one tile of one KV head, for all query heads that share it.
 // needs: order, cache, heads
 
@@ -18,10 +18,22 @@ struct Params {
 override THREADS: u32 = 256u;
 override GROUP: u32 = 1u; // heads per KV head
 override QUERIES: u32 = GROUP * QUADS;
+override HALVES: bool = false; // whether keys are unpacked when they are used: half the memory
 override KEYS: u32 = 32u * (QUADS + 1u); // rows are padded so that neighbours lie in other banks
+override FLOATS: u32 = select(KEYS, 1u, HALVES);
+override PAIRS: u32 = select(1u, KEYS, HALVES);
 var<workgroup> query4: array<vec4<f32>, QUERIES>;
-var<workgroup> keys4: array<vec4<f32>, KEYS>;
+var<workgroup> keys4: array<vec4<f32>, FLOATS>;
+var<workgroup> packed: array<vec2<u32>, PAIRS>;
 var<workgroup> top_keys: array<atomic<u32>, GROUP>;
+
+fn put(at: u32, words: vec2<u32>) {
+  if HALVES { packed[at] = words; } else { keys4[at] = f16x4(words.x, words.y); }
+}
+fn key_quad(at: u32) -> vec4<f32> {
+  if HALVES { return f16x4(packed[at].x, packed[at].y); }
+  return keys4[at];
+}
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
@@ -38,8 +50,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let p = i % 32u;
     let e = i / 32u;
     let k = k4[cache_eight(first + min(p, n - 1u), kv_head * HEAD_DIM / 8u + e, eights)];
-    keys4[p * (QUADS + 1u) + 2u * e] = f16x4(k.x, k.y);
-    keys4[p * (QUADS + 1u) + 2u * e + 1u] = f16x4(k.z, k.w);
+    put(p * (QUADS + 1u) + 2u * e, k.xy);
+    put(p * (QUADS + 1u) + 2u * e + 1u, k.zw);
   }
   workgroupBarrier();
   for (var i = thread; i < GROUP * 32u; i += THREADS) {
@@ -52,8 +64,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         var hi = vec4(0.0);
         for (var j = 0u; j < 4u; j++) {
           let at = 8u * b + 2u * j;
-          lo = add_exact4(lo, query4[h * QUADS + at], keys4[p * (QUADS + 1u) + at]);
-          hi = add_exact4(hi, query4[h * QUADS + at + 1u], keys4[p * (QUADS + 1u) + at + 1u]);
+          lo = add_exact4(lo, query4[h * QUADS + at], key_quad(p * (QUADS + 1u) + at));
+          hi = add_exact4(hi, query4[h * QUADS + at + 1u], key_quad(p * (QUADS + 1u) + at + 1u));
         }
         sums = with_block(sums, b, s8_tree(lo, hi));
       }

@@ -40,9 +40,9 @@ pub(super) enum Grid {
     Fixed([u32; 2]),
     /// So many in two dimensions, and in the third one for each row of the batch.
     Each([u32; 2]),
-    /// One for every 32 positions of the cache that are seen, and so many in the second dimension.
+    /// One for every `each` tiles of 32 positions of the cache that are seen, and so many in the second dimension.
     #[allow(missing_docs)]
-    Tiles { spec: CacheSpec, y: u32 },
+    Tiles { spec: CacheSpec, each: u32, y: u32 },
 }
 
 impl Grid {
@@ -52,7 +52,9 @@ impl Grid {
             Self::Rows { x, each } => [x, (rows as u32).div_ceil(each), 1],
             Self::Fixed([x, y]) => [x, y, 1],
             Self::Each([x, y]) => [x, y, rows as u32],
-            Self::Tiles { spec, y } => [(position / 32 - spec.first_seen(position) / 32 + 1) as u32, y, 1],
+            Self::Tiles { spec, each, y } => {
+                [((position / TILE - spec.first_seen(position) / TILE + 1) as u32).div_ceil(each), y, 1]
+            }
         }
     }
 }
