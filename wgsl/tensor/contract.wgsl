@@ -14,8 +14,8 @@ struct Params {
   slot: u32, // where a fault is told
 }
 @group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(4) var<storage, read> a: array<f32>;
-@group(0) @binding(5) var<storage, read> b: array<f32>;
+@group(0) @binding(4) var<storage, read> a: array<u32>;
+@group(0) @binding(5) var<storage, read> b: array<u32>;
 @group(0) @binding(6) var<storage, read_write> out: array<u32>;
 
 const TILE = 64u;
@@ -114,10 +114,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var x = 0.0;
         var y = 0.0;
         if term < params.terms && first_row + r < params.rows {
-          x = flush(a[a_start + a_row(first_row + r)], CONTRACTION_FLOOR);
+          let at = a_start + a_row(first_row + r);
+          x = flush(bitcast<f32>(element(0u, a[word_at(0u, at)], at)), CONTRACTION_FLOOR);
         }
         if term < params.terms && first_column + r < params.columns {
-          y = flush(b[b_start + b_row(first_column + r)], CONTRACTION_FLOOR);
+          let at = b_start + b_row(first_column + r);
+          y = flush(bitcast<f32>(element(1u, b[word_at(1u, at)], at)), CONTRACTION_FLOOR);
         }
         a_tile[at(r / 4u, k)][r % 4u] = x;
         b_tile[at(r % 16u, k)][r / 16u] = y;

@@ -19,7 +19,10 @@ var<workgroup> places: array<u32, THREADS>;
 
 const NOWHERE = 0xffffffffu;
 
-fn term(base: u32, i: u32) -> u32 { return x[base + place(1u, i)]; }
+fn term(base: u32, i: u32) -> u32 {
+  let at = base + place(1u, i);
+  return element(0u, x[word_at(0u, at)], at);
+}
 
 // Whether `a` at place `i` is chosen before `b` at place `j`.
 fn before(a: u32, i: u32, b: u32, j: u32) -> bool {
