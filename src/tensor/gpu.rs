@@ -38,16 +38,8 @@ struct Input {
 /// A buffer of words, which is used again once nobody has it: drivers take a millisecond for a large one. Kernels write every word that
 /// they read, and run in order.
 pub(super) struct Room {
-    buffer: wgpu::Buffer,
+    pub buffer: wgpu::Buffer,
     free: Rc<RefCell<Free>>,
-}
-
-#[cfg(test)]
-impl Room {
-    /// Its size.
-    pub fn bytes(&self) -> u64 {
-        self.buffer.size()
-    }
 }
 
 /// Buffers that nobody has, by their size.

@@ -46,7 +46,7 @@ mod tests {
         let values = t.node.values.borrow();
         [
             values.words.as_ref().map_or(0, |words| 4 * words.len() as u64),
-            values.buffer.as_ref().map_or(0, |b| b.bytes()),
+            values.buffer.as_ref().map_or(0, |room| room.buffer.size()),
         ]
     }
 
