@@ -381,13 +381,18 @@ fn results_for_numpy() {
     std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("tensor.jsonl"), text).unwrap();
 }
 
+thread_local! {
+    /// One space for all cases of a property: lavapipe takes a while for every kernel.
+    static BOTH: Space = both();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     /// Einstein's sums of any text have the same bits on a GPU, or are refused.
     #[test]
     fn einsum_has_the_same_bits_on_a_gpu((text, shapes) in einsum_case()) {
-        let space = both();
+        let space = BOTH.with(Space::clone);
         let operands: Vec<Tensor> =
             shapes.iter().zip(1..).map(|(shape, seed)| space.random(shape, seed).unwrap()).collect();
         if let Ok(t) = space.einsum(&text, &operands.iter().collect::<Vec<_>>()) {
@@ -402,7 +407,7 @@ proptest! {
         starts in any::<[u8; 3]>(),
         backwards in any::<[bool; 3]>(),
     ) {
-        let space = both();
+        let space = BOTH.with(Space::clone);
         let wide: Vec<usize> = shape.iter().map(|n| n + 3).collect();
         let halves = space.random(&wide, 1).unwrap().sub(&space.scalar(0.5)).unwrap().half().unwrap();
         let floats = halves.float().unwrap();
