@@ -49,6 +49,8 @@ fn scripts_print_what_they_compute() {
         "i32 [3] [1, 2, 3]\n2\nhello!\n"
     );
     assert_eq!(out("let t = topk(tensor([3.0, 1.0, 2.0]), 2, 0); print(t[1]);", &[]), "i32 [2] [0, 2]\n");
+    let chain = "let a = ones([2, 2]); print(einsum(\"ab,bc,cd,de,ef->af\", [a, a, a, a, a]));";
+    assert_eq!(out(chain, &[]), "f32 [2, 2] [[16.0, 16.0],\n [16.0, 16.0]]\n");
     // A third as a half.
     assert_eq!(out("print(item(full([], 1.0) / 3));", &["--dtype", "f16"]), "0.333251953125\n");
 }
@@ -95,6 +97,27 @@ fn a_bad_script_is_one_line_with_its_place() {
     let deep = run("fn f(x) { f(x + 1) } f(0);", &[]).code(1);
     deep.stderr(is_match("^error: standard input:1:.*Stack overflow\n$").unwrap());
     common::samebits().args(["run", "no.rhai"]).assert().code(1).stderr(contains("cannot read no.rhai"));
+}
+
+/// A model is what `-m` takes: a file, or an alias of the configuration; and what is neither is the same error.
+#[test]
+fn models_have_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.toml");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/stories.gguf");
+    std::fs::write(&config, format!("[aliases]\nstories = {file:?}\n")).unwrap();
+    let load = |name: &str| {
+        let mut command = common::samebits();
+        command.args(["run", "-q", "--backend", "cpu", "-"]).env("SAMEBITS_CONFIG", &config);
+        command.write_stdin(format!("print(load_model({name:?}).get(\"general.architecture\"));")).assert()
+    };
+    load("stories").success().stdout("llama\n");
+    for name in ["story", "hf:nobody", "https://example.org/a.gguf"] {
+        let mut other = common::samebits();
+        let other = other.args(["tokenize", "-m", name, "x"]).env("SAMEBITS_CONFIG", &config).assert().failure();
+        let message = String::from_utf8(other.get_output().stderr.clone()).unwrap();
+        load(name).code(1).stderr(message.replace("error: ", "error: standard input:1:7: "));
+    }
 }
 
 /// A fault in the kernel of one op is found, at its line.

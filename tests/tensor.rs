@@ -381,17 +381,63 @@ fn results_for_numpy() {
     std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("tensor.jsonl"), text).unwrap();
 }
 
+thread_local! {
+    /// One space for all cases of a property: lavapipe takes a while for every kernel.
+    static BOTH: Space = both();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     /// Einstein's sums of any text have the same bits on a GPU, or are refused.
     #[test]
     fn einsum_has_the_same_bits_on_a_gpu((text, shapes) in einsum_case()) {
-        let space = both();
+        let space = BOTH.with(Space::clone);
         let operands: Vec<Tensor> =
             shapes.iter().zip(1..).map(|(shape, seed)| space.random(shape, seed).unwrap()).collect();
         if let Ok(t) = space.einsum(&text, &operands.iter().collect::<Vec<_>>()) {
             t.to_vec().unwrap();
+        }
+    }
+
+    /// Tensors of f16, through views that begin anywhere, have the same bits on a GPU, and give what f32 of the same numbers give.
+    #[test]
+    fn halves_have_the_same_bits_on_a_gpu(
+        shape in proptest::collection::vec(1usize..8, 1..4),
+        starts in any::<[u8; 3]>(),
+        backwards in any::<[bool; 3]>(),
+    ) {
+        let space = BOTH.with(Space::clone);
+        let wide: Vec<usize> = shape.iter().map(|n| n + 3).collect();
+        let halves = space.random(&wide, 1).unwrap().sub(&space.scalar(0.5)).unwrap().half().unwrap();
+        let floats = halves.float().unwrap();
+        prop_assert_eq!((halves.dtype(), floats.dtype()), (Dtype::F16, Dtype::F32));
+        let view = |t: &Tensor| {
+            let all = shape.iter().zip(starts).zip(backwards).enumerate();
+            all.fold(t.clone(), |t, (axis, ((n, start), back))| {
+                let start = (start % 4) as isize;
+                let part = t.slice(axis as isize, Some(start), Some(start + *n as isize), 1).unwrap();
+                if back { part.slice(axis as isize, None, None, -1).unwrap() } else { part }
+            })
+        };
+        let (x, y) = (view(&halves).transpose(0, -1).unwrap(), view(&floats).transpose(0, -1).unwrap());
+        type Op = fn(&Tensor) -> Result<Tensor, TensorError>;
+        let ops: [Op; 11] = [
+            |t| Ok(t.clone()),
+            |t| t.half(),
+            |t| t.neg(),
+            |t| t.add(t),
+            |t| t.less(&t.abs()?),
+            |t| t.sum(&[-1], false),
+            |t| t.argmax(0),
+            |t| t.cumsum(-1),
+            |t| Tensor::concat(&[t, t], 0),
+            |t| t.reshape(&[-1])?.matmul(&t.reshape(&[-1])?),
+            |t| t.take(&t.space().integers(&[2], &[0, -1])?, -1),
+        ];
+        for op in ops {
+            let (of_halves, of_floats) = (op(&x).unwrap(), op(&y).unwrap());
+            prop_assert_eq!(of_halves.words().unwrap(), of_floats.words().unwrap(), "{:?}", of_halves);
         }
     }
 }

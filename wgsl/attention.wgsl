@@ -1,6 +1,6 @@
 // Causal attention of one head and row over the cache; twin of src/ops/attention.rs.
 // A workgroup makes one head of one row: scores, their maximum, softmax weights, weighted values.
-// needs: cache
+// needs: cache, blocks
 
 struct Params {
   heads: u32, // query heads
@@ -21,7 +21,6 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> out: array<f32>;
 
 override THREADS: u32 = 64u;
-var<workgroup> shared_terms: array<f32, THREADS>;
 
 fn half_of(word: u32, element: u32) -> f32 { return f16_to_f32((word >> (16u * (element & 1u))) & 0xffffu); }
 
@@ -77,14 +76,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       top = max(top, t);
     }
   }
-  shared_terms[thread] = top;
+  terms[thread] = top;
   workgroupBarrier();
-  for (var i = 0u; i < THREADS; i++) { top = max(top, shared_terms[i]); }
+  for (var i = 0u; i < THREADS; i++) { top = max(top, terms[i]); }
   workgroupBarrier();
 
   // softmax weights, and their sum: tiles of 32 positions by S8, then S8 over the tiles
   let tiles = (count + 31u) / 32u;
-  var lane_sum = 0.0;
+  var lane = 0.0;
   for (var first = eight / 32u; first < tiles; first += THREADS) {
     let tile = first + thread;
     if tile < tiles {
@@ -98,19 +97,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         lo = add_lane(lo, i & 7u, w);
         hi = add_lane(hi, (i & 7u) - 4u, w);
       }
-      shared_terms[thread] = s8_tree(lo, hi);
+      terms[thread] = s8_tree(lo, hi);
     }
-    workgroupBarrier();
-    if thread < 8u {
-      for (var t = thread; t < min(THREADS, tiles - first); t += 8u) { lane_sum = add(lane_sum, shared_terms[t]); }
-    }
-    workgroupBarrier();
+    lane = with_blocks(lane, tiles - first, thread);
   }
-  if thread < 8u { shared_terms[thread] = lane_sum; }
   storageBarrier();
-  workgroupBarrier();
-  var total = s8_tree(vec4(shared_terms[0], shared_terms[1], shared_terms[2], shared_terms[3]),
-                      vec4(shared_terms[4], shared_terms[5], shared_terms[6], shared_terms[7]));
+  var total = total_of(lane, thread);
   if params.sinks != 0u { total = add(total, r13(exp2_(sub(sink, top)))); }
   let inverse = recip(total);
 

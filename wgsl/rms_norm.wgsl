@@ -1,4 +1,5 @@
 // out = x / rms(x) * weight; twin of src/ops/rms_norm.rs. A workgroup makes one head of a row.
+// needs: blocks
 
 struct Params {
   width: u32, // elements per head
@@ -12,7 +13,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
 override THREADS: u32 = 64u;
-var<workgroup> terms: array<f32, THREADS>;
 
 // S8 over the squares of one block of 32.
 fn block_term(row: u32, b: u32) -> f32 {
@@ -31,18 +31,12 @@ fn block_term(row: u32, b: u32) -> f32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let row = group.y * params.heads + group.x;
   let blocks = (params.width + 31u) / 32u;
-  var lane_sum = 0.0;
+  var lane = 0.0;
   for (var tile = 0u; tile < blocks; tile += THREADS) {
     if tile + thread < blocks { terms[thread] = block_term(row, tile + thread); }
-    workgroupBarrier();
-    if thread < 8u {
-      for (var b = thread; b < min(THREADS, blocks - tile); b += 8u) { lane_sum = add(lane_sum, terms[b]); }
-    }
-    workgroupBarrier();
+    lane = with_blocks(lane, blocks - tile, thread);
   }
-  if thread < 8u { terms[thread] = lane_sum; }
-  workgroupBarrier();
-  let total = s8_tree(vec4(terms[0], terms[1], terms[2], terms[3]), vec4(terms[4], terms[5], terms[6], terms[7]));
+  let total = total_of(lane, thread);
   let r = rsqrt(add(mul(total, params.inverse_width), params.eps));
   for (var i = thread; i < params.width; i += THREADS) {
     let v = flush(x[row * params.width + i], WEIGHT_FLOOR);

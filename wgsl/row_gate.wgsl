@@ -1,4 +1,5 @@
 // x = x * sigmoid(h . weight); twin of src/ops/row_gate.rs. A workgroup makes one row.
+// needs: blocks
 
 struct Params {
   width: u32, // elements per row of x
@@ -10,7 +11,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read> weight: array<f32>;
 
 override THREADS: u32 = 64u;
-var<workgroup> terms: array<f32, THREADS>;
 
 fn block_term(row: u32, b: u32) -> f32 {
   var lo = vec4(0.0);
@@ -28,18 +28,12 @@ fn block_term(row: u32, b: u32) -> f32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let row = group.y;
   let blocks = (params.gate_width + 31u) / 32u;
-  var lane_sum = 0.0;
+  var lane = 0.0;
   for (var tile = 0u; tile < blocks; tile += THREADS) {
     if tile + thread < blocks { terms[thread] = block_term(row, tile + thread); }
-    workgroupBarrier();
-    if thread < 8u {
-      for (var b = thread; b < min(THREADS, blocks - tile); b += 8u) { lane_sum = add(lane_sum, terms[b]); }
-    }
-    workgroupBarrier();
+    lane = with_blocks(lane, blocks - tile, thread);
   }
-  if thread < 8u { terms[thread] = lane_sum; }
-  workgroupBarrier();
-  let dot_ = s8_tree(vec4(terms[0], terms[1], terms[2], terms[3]), vec4(terms[4], terms[5], terms[6], terms[7]));
+  let dot_ = total_of(lane, thread);
   let gate = flush(sigmoid(dot_), WEIGHT_FLOOR);
   for (var i = thread; i < params.width; i += THREADS) {
     let at = row * params.width + i;

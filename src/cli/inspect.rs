@@ -138,7 +138,7 @@ impl Runs {
                 return Self { error, unfused: None, ignored: Vec::new(), memory: None, plan: None };
             }
         };
-        let weights = plan.weights.iter().map(|w| (w.rows * w.format.row_bytes(w.cols)) as u64).sum();
+        let weights = plan.weights.iter().map(|w| w.bytes() as u64).sum();
         // Keys and values are halves.
         let cache = plan.caches.iter().map(|c| 4 * (c.width() * c.kept(context)) as u64).sum();
         Self {

@@ -173,6 +173,18 @@ impl BackendName {
             Self::Dx12 => Ok(Some(Api::Dx12)),
         }
     }
+
+    /// The same for the library.
+    ///
+    /// # Errors
+    /// Where a GPU is chosen for the CPU.
+    pub fn wanted(self, device: Option<&str>) -> Result<Wanted, Usage> {
+        Ok(match self.api(device)? {
+            _ if self == Self::Auto => Wanted::Auto,
+            Some(api) => Wanted::Gpu(api),
+            None => Wanted::Cpu,
+        })
+    }
 }
 
 /// What a session is for.
@@ -207,13 +219,8 @@ impl RunArguments {
     /// # Errors
     /// Where a GPU is chosen for the CPU.
     pub fn options(&self, purpose: Purpose) -> Result<OpenOptions, Usage> {
-        let backend = match self.backend.api(self.device.as_deref())? {
-            _ if self.backend == BackendName::Auto => Wanted::Auto,
-            Some(api) => Wanted::Gpu(api),
-            None => Wanted::Cpu,
-        };
         Ok(OpenOptions {
-            backend,
+            backend: self.backend.wanted(self.device.as_deref())?,
             device: self.device.clone(),
             precision: self.precision.into(),
             context: self.context.map(|n| n as usize),
@@ -270,12 +277,12 @@ pub(super) fn open(
 ) -> Result<Box<dyn Backend>, Box<dyn Error>> {
     let options = a.options(purpose)?;
     let mut bar = ProgressBar::hidden();
-    Ok(engine::open(model, &plan, &options, &mut |fact| say(&fact, &mut bar, a))?)
+    Ok(engine::open(model, &plan, &options, &mut |fact| say(&fact, &mut bar, a.quiet, a.threads.is_some()))?)
 }
 
-/// Prints what happens while a backend is opened. What does not hold is said in any case: a device that computes something
-/// else is never used silently.
-fn say(fact: &Fact<'_>, bar: &mut ProgressBar, a: &RunArguments) {
+/// Prints what happens while a backend is opened; `threads`: whether a number of them was asked for. What does not hold is said in
+/// any case: a device that computes something else is never used silently.
+pub(super) fn say(fact: &Fact<'_>, bar: &mut ProgressBar, quiet: bool, threads: bool) {
     let deviates = |adapter: &str, failures: &[String]| {
         for failure in failures {
             warning!("{adapter} does not keep {VERSION}: {failure}");
@@ -294,8 +301,8 @@ fn say(fact: &Fact<'_>, bar: &mut ProgressBar, a: &RunArguments) {
             deviates(adapter, failures);
             warning!("its results are not those of other machines; `samebits verify` shows more");
         }
-        Fact::Taken { adapter, software, compiler } if !a.quiet => {
-            if a.threads.is_some() {
+        Fact::Taken { adapter, software, compiler } if !quiet => {
+            if threads {
                 warning!("-t has no effect: {adapter} computes, not the CPU");
             }
             if software {
@@ -305,9 +312,9 @@ fn say(fact: &Fact<'_>, bar: &mut ProgressBar, a: &RunArguments) {
                 note!("shaders: compiled by {compiler} at every start, as Direct3D 12 keeps none");
             }
         }
-        Fact::FewerThreads { asked, usable } if !a.quiet => fewer_threads(asked, usable),
+        Fact::FewerThreads { asked, usable } if !quiet => fewer_threads(asked, usable),
         Fact::Uploads(bytes) => {
-            *bar = terminal::bar(a.quiet, Some(bytes), "uploading {bar:32} {bytes}/{total_bytes} {bytes_per_sec}");
+            *bar = terminal::bar(quiet, Some(bytes), "uploading {bar:32} {bytes}/{total_bytes} {bytes_per_sec}");
         }
         Fact::Uploaded(bytes) => bar.inc(bytes),
         Fact::Ready => bar.finish_and_clear(),

@@ -1,22 +1,26 @@
 //! `samebits run`.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::Outcome;
-use super::error::{Failure, Interrupted, Usage};
+use super::error::{Failure, Interrupted};
 use super::hint::Hinted;
-use super::load::PrecisionName;
+use super::load::{BackendName, PrecisionName, say};
 use super::signals;
 use super::terminal::{note, print, print_json, warning};
 use super::text::{STDIN, read};
 use super::values::not_empty;
-use crate::backend::BackendError;
-use crate::backend::gpu::{AdapterOptions, Api, disk};
+use super::{Outcome, hub};
+use crate::engine::{self, Fact, OpenOptions};
+use crate::gguf::Gguf;
+use crate::quant::FORMATS;
 use crate::script::{Options, Script, ScriptError};
-use crate::tensor::{Place, Space, Step, TensorError};
+use crate::tensor::{Place, Space, Step};
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -28,8 +32,8 @@ pub(super) struct Arguments {
     arguments: Vec<String>,
     /// Where ops run: auto takes a real GPU if there is one, otherwise the CPU; both runs every op on the CPU and on a GPU, and ends
     /// at the first whose bits differ
-    #[arg(long, value_enum, default_value_t = BackendName::Auto)]
-    backend: BackendName,
+    #[arg(long, default_value = "auto", value_parser = side())]
+    backend: Side,
     /// Adapter by its number or part of its name in `samebits devices`
     #[arg(long, value_name = "N|NAME", value_parser = not_empty)]
     device: Option<String>,
@@ -56,15 +60,18 @@ pub(super) struct Arguments {
     quiet: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum BackendName {
-    Auto,
-    Cpu,
-    Gpu,
-    Vulkan,
-    Metal,
-    Dx12,
+/// Where ops run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    One(BackendName),
     Both,
+}
+
+/// Reads the name of a backend, or `both`.
+fn side() -> impl TypedValueParser<Value = Side> {
+    let names = BackendName::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+    let parser = PossibleValuesParser::new(names.chain([PossibleValue::new("both")]));
+    parser.map(|name| BackendName::from_str(&name, false).map_or(Side::Both, Side::One))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -78,32 +85,21 @@ enum ReferenceName {
     F64,
 }
 
-/// The space that is asked for.
+/// The space that is asked for; the adapter is chosen as for models, and tested for weights of every format.
 fn space(a: &Arguments) -> Result<Space, Box<dyn std::error::Error>> {
-    if a.backend == BackendName::Cpu && a.device.is_some() {
-        return Err(Usage::DeviceOfCpu.into());
-    }
-    let api = match a.backend {
-        BackendName::Vulkan => Api::Vulkan,
-        BackendName::Metal => Api::Metal,
-        BackendName::Dx12 => Api::Dx12,
-        _ => Api::Any,
+    let (backend, both) = match a.backend {
+        Side::One(backend) => (backend, false),
+        Side::Both => (BackendName::Gpu, true),
     };
-    let hardware_only = a.backend == BackendName::Auto && a.device.is_none();
-    let options = AdapterOptions { api, device: a.device.clone(), hardware_only, cache: disk::folder() };
-    let space = match a.backend {
-        BackendName::Cpu => Space::cpu()?,
-        BackendName::Both => Space::both(&options)?,
-        BackendName::Auto if a.device.is_none() => match Space::gpu(&options) {
-            Ok(space) => space,
-            Err(TensorError::Backend(BackendError::NoAdapter(_))) => Space::cpu()?,
-            Err(error) => {
-                warning!("no GPU is used: {}; the CPU is used instead", Hinted(&error));
-                Space::cpu()?
-            }
-        },
-        _ => Space::gpu(&options)?,
+    let device = a.device.clone();
+    let options = OpenOptions { backend: backend.wanted(device.as_deref())?, device, ..OpenOptions::default() };
+    let mut hear = |fact: Fact<'_>| {
+        // A software adapter beside the CPU is what was asked for.
+        let quiet = a.quiet || both;
+        say(&fact, &mut ProgressBar::hidden(), quiet, false);
     };
+    let space = engine::on_adapter(&options, FORMATS, |device, _| Space::on(device, both), &mut hear)?;
+    let space = space.map_or_else(Space::cpu, Ok)?;
     Ok(if a.reference.is_some() { space.with_reference()? } else { space })
 }
 
@@ -113,14 +109,16 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     let space = space(a)?;
     if !a.quiet {
         let device = space.device().unwrap_or_else(|| "the CPU".to_owned());
-        let and = if a.backend == BackendName::Both { "the CPU and " } else { "" };
+        let and = if a.backend == Side::Both { "the CPU and " } else { "" };
         note!("ops run on {and}{device}");
         if a.reference.is_some() && a.runs > 1 {
             warning!("--reference prints the errors of the first of {} runs", a.runs);
         }
     }
     let signal = signals::watch();
+    let quiet = a.quiet;
     let options = Options {
+        open_model: Rc::new(move |name| open_model(name, quiet).map_err(|error| Hinted(&*error).to_string())),
         precision: a.precision.into(),
         halves: a.dtype == DtypeName::F16,
         limit: a.limit,
@@ -139,7 +137,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
             ScriptError::Print(error) => error,
         }
     };
-    let eager = steps || a.backend == BackendName::Both;
+    let eager = steps || a.backend == Side::Both;
     let script = Script::new(&text, &space, &options, eager, move |line| {
         if to_stderr {
             note!("{line}");
@@ -172,6 +170,11 @@ pub(super) fn run(a: &Arguments) -> Outcome {
         note!("{} runs of {} ops: the same bits", a.runs, first.len());
     }
     Ok(())
+}
+
+/// Opens what `-m` of other commands takes.
+fn open_model(name: &str, quiet: bool) -> Result<Gguf, Box<dyn std::error::Error>> {
+    Ok(Gguf::open(&hub::resolve(name.as_ref(), quiet)?)?)
 }
 
 fn short(place: Option<Place>) -> String {

@@ -21,7 +21,7 @@ use crate::plan::{Step, Words};
 use lookup::Lookup;
 
 pub use lookup::Drafts;
-pub use open::{Fact, OpenOptions, Refusal, Wanted, open, usable};
+pub use open::{Fact, OpenOptions, Refusal, Wanted, on_adapter, open, usable};
 pub use perplexity::{Perplexity, perplexity};
 pub use stops::Stops;
 pub use text::{Generator, Request, Text, Token};

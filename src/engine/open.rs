@@ -8,6 +8,7 @@ use crate::backend::{Backend, BackendError, Sizes};
 use crate::model::Model;
 use crate::numerics::Precision;
 use crate::plan::Plan;
+use crate::quant::Format;
 use crate::verify::selftest;
 
 use super::lookup::MOST;
@@ -130,48 +131,66 @@ pub fn open(
     options: &OpenOptions,
     hear: &mut dyn FnMut(Fact<'_>),
 ) -> Result<Box<dyn Backend>, BackendError> {
-    let auto = options.backend == Wanted::Auto;
-    let api = match options.backend {
-        Wanted::Auto => Some(Api::Any),
-        Wanted::Gpu(api) => Some(api),
-        Wanted::Cpu => None,
+    let mut formats: Vec<_> = plan.weights.iter().filter(|w| w.rows > 1).map(|w| w.format).collect();
+    formats.sort_by_key(|f| f.name);
+    formats.dedup_by_key(|f| f.name);
+    let make = |device: Device, hear: &mut dyn FnMut(Fact<'_>)| {
+        let sizes = options.sizes(model, is_software(&device.info));
+        on_gpu(device, model, plan.clone(), sizes, hear)
     };
-    if let Some(api) = api {
-        let hardware_only = auto && options.device.is_none();
-        let choice =
-            AdapterOptions { api, device: options.device.clone(), hardware_only, cache: options.cache.clone() };
-        let found = match candidates(&choice) {
-            Err(BackendError::NoAdapter(_)) if hardware_only => Vec::new(),
-            found => found?,
-        };
-        let take = |candidate: &Candidate, hear: &mut dyn FnMut(Fact<'_>)| {
-            let mut device = candidate.open().map_err(Refusal::Fails)?;
-            let adapter = described(&device);
-            match failures(&mut device, plan) {
-                failures if failures.is_empty() => {}
-                failures if auto => return Err(Refusal::Deviates(failures)),
-                failures => hear(Fact::Deviates { adapter: &adapter, failures: &failures }),
-            }
-            let (software, compiler) = (is_software(&device.info), device.compiler.clone());
-            hear(Fact::Taken { adapter: &device.info.name, software, compiler: compiler.name() });
-            on_gpu(device, model, plan.clone(), options.sizes(model, software), hear).map_err(Refusal::Fails)
-        };
-        if !auto {
-            return match take(&found[0], hear) {
-                Ok(gpu) => Ok(Box::new(gpu)),
-                Err(Refusal::Fails(error)) => Err(error),
-                Err(Refusal::Deviates(failures)) => unreachable!("only auto refuses for {failures:?}"),
-            };
-        }
-        if let Some(gpu) = first(&found, Candidate::name, take, hear)? {
-            return Ok(Box::new(gpu));
-        }
+    if let Some(gpu) = on_adapter(options, &formats, make, hear)? {
+        return Ok(Box::new(gpu));
     }
     let (sizes, isa, threads) = (options.sizes(model, false), Isa::from_environment()?, usable(options.threads));
     if let Some(asked) = options.threads.filter(|asked| *asked > threads) {
         hear(Fact::FewerThreads { asked, usable: threads });
     }
     Ok(Box::new(Cpu::with_isa(model, plan.clone(), sizes, threads, isa)?))
+}
+
+/// What `make` makes of the device of the adapter that is wanted, by the rules of [`open`]; `None` for the CPU. `formats` are those whose
+/// weights it will read.
+///
+/// # Errors
+/// As [`open`].
+pub fn on_adapter<T>(
+    options: &OpenOptions,
+    formats: &[&'static Format],
+    mut make: impl FnMut(Device, &mut dyn FnMut(Fact<'_>)) -> Result<T, BackendError>,
+    hear: &mut dyn FnMut(Fact<'_>),
+) -> Result<Option<T>, BackendError> {
+    let auto = options.backend == Wanted::Auto;
+    let api = match options.backend {
+        Wanted::Auto => Api::Any,
+        Wanted::Gpu(api) => api,
+        Wanted::Cpu => return Ok(None),
+    };
+    let hardware_only = auto && options.device.is_none();
+    let choice = AdapterOptions { api, device: options.device.clone(), hardware_only, cache: options.cache.clone() };
+    let found = match candidates(&choice) {
+        Err(BackendError::NoAdapter(_)) if hardware_only => return Ok(None),
+        found => found?,
+    };
+    let mut take = |candidate: &Candidate, hear: &mut dyn FnMut(Fact<'_>)| {
+        let mut device = candidate.open().map_err(Refusal::Fails)?;
+        let adapter = described(&device);
+        match failures(&mut device, formats) {
+            failures if failures.is_empty() => {}
+            failures if auto => return Err(Refusal::Deviates(failures)),
+            failures => hear(Fact::Deviates { adapter: &adapter, failures: &failures }),
+        }
+        let (software, compiler) = (is_software(&device.info), device.compiler.clone());
+        hear(Fact::Taken { adapter: &device.info.name, software, compiler: compiler.name() });
+        make(device, hear).map_err(Refusal::Fails)
+    };
+    if auto {
+        return first(&found, Candidate::name, take, hear);
+    }
+    match take(&found[0], hear) {
+        Ok(made) => Ok(Some(made)),
+        Err(Refusal::Fails(error)) => Err(error),
+        Err(Refusal::Deviates(failures)) => unreachable!("only auto refuses for {failures:?}"),
+    }
 }
 
 /// CPU threads: those asked for, but no more than this process may use at once, as others would only wait. Without a wish one for
@@ -207,11 +226,8 @@ fn described(device: &Device) -> String {
 }
 
 /// What does not hold on a device. A self-test that cannot run does not hold.
-fn failures(device: &mut Device, plan: &Plan) -> Vec<String> {
-    let mut formats: Vec<_> = plan.weights.iter().filter(|w| w.rows > 1).map(|w| w.format).collect();
-    formats.sort_by_key(|f| f.name);
-    formats.dedup_by_key(|f| f.name);
-    selftest::cached_failures(device, &formats).unwrap_or_else(|e| vec![format!("the self-test cannot run: {e}")])
+fn failures(device: &mut Device, formats: &[&'static Format]) -> Vec<String> {
+    selftest::cached_failures(device, formats).unwrap_or_else(|e| vec![format!("the self-test cannot run: {e}")])
 }
 
 fn on_gpu(
@@ -221,7 +237,7 @@ fn on_gpu(
     sizes: Sizes,
     hear: &mut dyn FnMut(Fact<'_>),
 ) -> Result<Gpu, BackendError> {
-    hear(Fact::Uploads(plan.weights.iter().map(|w| (w.rows * w.format.row_bytes(w.cols)) as u64).sum()));
+    hear(Fact::Uploads(plan.weights.iter().map(|w| w.bytes() as u64).sum()));
     let gpu = Gpu::new(device, model, plan, sizes, &mut |n| hear(Fact::Uploaded(n)));
     hear(Fact::Ready);
     gpu

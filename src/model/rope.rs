@@ -61,8 +61,7 @@ pub(super) fn scaled(
 
 /// The table of a base, without any scaling.
 pub(super) fn unscaled(config: &Config, base: f64) -> Angles {
-    let dims = config.rope_dimensions;
-    Angles::new((0..dims / 2).map(|i| libm::pow(base, -2.0 * i as f64 / dims as f64)).collect())
+    Angles::of(base, config.rope_dimensions)
 }
 
 /// Stretches a table as `rope.scaling` says.

@@ -1,7 +1,8 @@
 //! Products with the matrices of the chosen experts: `y[row, slot, n] = Σ w[e, n, k] x[row, (slot,) k] (+ bias[e, n])` with the expert
 //! `e` that the slot's route names. Only the chosen experts' weights are read.
 
-use super::examples::{Activations, Example, Floats, Matrix, Scene, bits, columns};
+use super::quantize_activations::Activations;
+use super::examples::{Example, Floats, Matrix, Scene, bits, columns};
 use super::float64::{Memory64, dot};
 use super::shapes::{BufferId, BufferKind, Shapes, WeightId, ensure, same};
 use super::{Call, Operand, Operation, Part, Whole, matmul, matmul::ROWS, quantize_activations};

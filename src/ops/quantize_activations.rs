@@ -1,11 +1,11 @@
 //! Activations to integers with a scale per block, for the integer matrix products.
 
-use super::examples::{Activations, Example, Floats, Scene};
+use super::examples::{Example, Floats, Scene, bits};
 use super::float64::Memory64;
 use super::shapes::{BufferId, BufferKind, Shapes, ensure, same};
 use super::{Call, Operand, Operation, Part, Whole, Words};
-use crate::quant::{CHUNK, FORMATS};
-use crate::numerics::{Precision, quantize_block};
+use crate::numerics::{ActivationRow, Precision, quantize_block};
+use crate::quant::{CHUNK, FORMATS, Format};
 pub use crate::shaders::{QUANTIZE_ACTIVATIONS as SHADER, params::QuantizeActivations as Params};
 
 impl Params {
@@ -33,6 +33,60 @@ pub fn cpu(block: usize, precision: Precision, x: &[f32], hi: &mut [i8], lo: &mu
     for (i, (x, hi)) in x.chunks(block).zip(hi.chunks_mut(block)).enumerate() {
         let lo = if lo.is_empty() { &mut [][..] } else { &mut lo[i * block..i * block + x.len()] };
         scale[i] = quantize_block(x, precision, hi, lo);
+    }
+}
+
+/// Rows of activations as products with a format read them, `[rows, cols]`.
+pub(crate) struct Activations {
+    pub x: Vec<f32>,
+    pub cols: usize,
+    pub block: Option<usize>,
+    hi: Vec<i8>,
+    lo: Vec<i8>,
+    scale: Vec<f32>,
+}
+
+impl Activations {
+    pub fn new(x: Vec<f32>, cols: usize, format: &Format, precision: Precision) -> Self {
+        let block = format.activation_block();
+        let precise = block.is_some() && precision == Precision::Precise;
+        let (mut hi, mut lo) = (vec![0i8; x.len()], vec![0i8; if precise { x.len() } else { 0 }]);
+        let mut scale = vec![0.0; block.map_or(0, |block| x.len() / block)];
+        if let Some(block) = block {
+            cpu(block, precision, &x, &mut hi, &mut lo, &mut scale);
+        }
+        Self { x, cols, block, hi, lo, scale }
+    }
+
+    /// What a buffer of them holds.
+    pub fn kind(&self) -> BufferKind {
+        self.block.map_or(BufferKind::Float, BufferKind::Quantized)
+    }
+
+    /// The words of a buffer of them.
+    pub fn words(&self, precision: Precision) -> Vec<u32> {
+        let Some(block) = self.block else { return bits(&self.x) };
+        let (cols, stride) = (self.cols, stride(self.cols, block, precision));
+        let mut words = Vec::new();
+        for t in 0..self.x.len() / cols {
+            for plane in [&self.hi, &self.lo] {
+                let row = plane.get(t * cols..(t + 1) * cols).unwrap_or_default();
+                words.extend(row.chunks(4).map(|q| u32::from_le_bytes([q[0], q[1], q[2], q[3]].map(|q| q as u8))));
+            }
+            words.extend(self.scale[t * cols / block..(t + 1) * cols / block].iter().map(|s| s.to_bits()));
+            words.resize((t + 1) * stride, 0);
+        }
+        words
+    }
+
+    /// The elements from `at` on, so many as a row of a matrix has; of integers from a whole block on.
+    pub fn row(&self, at: usize, cols: usize) -> ActivationRow<'_> {
+        let Some(block) = self.block else { return ActivationRow::Float(&self.x[at..at + cols]) };
+        ActivationRow::Quantized {
+            scale: &self.scale[at / block..(at + cols) / block],
+            lo: self.lo.get(at..at + cols).filter(|lo| !lo.is_empty()),
+            hi: &self.hi[at..at + cols],
+        }
     }
 }
 

@@ -50,6 +50,11 @@ impl Angles {
     pub fn new(frequencies: Vec<f64>) -> Self {
         Self { frequencies, magnitude: 1.0 }
     }
+
+    /// The table of a base for heads of `dims` elements: `base^(-2i / dims)` for pair `i`.
+    pub fn of(base: f64, dims: usize) -> Self {
+        Self::new((0..dims / 2).map(|i| libm::pow(base, -2.0 * i as f64 / dims as f64)).collect())
+    }
 }
 
 impl CacheSpec {
@@ -109,6 +114,13 @@ pub struct Weight {
     pub rows: usize,
     /// Elements per row.
     pub cols: usize,
+}
+
+impl Weight {
+    /// Bytes of its rows.
+    pub fn bytes(&self) -> usize {
+        self.rows * self.format.row_bytes(self.cols)
+    }
 }
 
 /// The shapes of a plan.

@@ -45,31 +45,9 @@ enum Number {
 type One = fn(&Tensor) -> Result<Tensor, TensorError>;
 type Pair = fn(&Tensor, &Tensor) -> Result<Tensor, TensorError>;
 
-/// A function of two tensors, or of a tensor and a number on either side.
-fn pair(engine: &mut Engine, host: &Rc<Host>, name: &str, f: Pair) {
-    let h = Rc::clone(host);
-    engine.register_fn(name, move |c: NativeCallContext, a: Tensor, b: Tensor| h.op(c.call_position(), || f(&a, &b)));
-    let h = Rc::clone(host);
-    engine.register_fn(name, move |c: NativeCallContext, a: Tensor, b: INT| {
-        h.op(c.call_position(), || f(&a, &number(&a, &Number::Int(b))))
-    });
-    let h = Rc::clone(host);
-    engine.register_fn(name, move |c: NativeCallContext, a: Tensor, b: FLOAT| {
-        h.op(c.call_position(), || f(&a, &number(&a, &Number::Float(b))))
-    });
-    let h = Rc::clone(host);
-    engine.register_fn(name, move |c: NativeCallContext, a: INT, b: Tensor| {
-        h.op(c.call_position(), || f(&number(&b, &Number::Int(a)), &b))
-    });
-    let h = Rc::clone(host);
-    engine.register_fn(name, move |c: NativeCallContext, a: FLOAT, b: Tensor| {
-        h.op(c.call_position(), || f(&number(&b, &Number::Float(a)), &b))
-    });
-}
-
 /// Registers functions of a host: the place of the call, the host, and what the script gives.
 macro_rules! functions {
-    ($engine:ident, $host:ident; $($name:literal => |$at:ident, $h:ident $(, $a:ident: $t:ty)*| $body:expr;)*) => {$(
+    ($engine:ident, $host:ident; $($name:expr => |$at:ident, $h:ident $(, $a:ident: $t:ty)*| $body:expr;)*) => {$(
         let host = Rc::clone($host);
         $engine.register_fn($name, move |context: NativeCallContext $(, $a: $t)*| {
             let ($at, $h) = (context.call_position(), &host);
@@ -78,6 +56,17 @@ macro_rules! functions {
     )*};
 }
 pub(super) use functions;
+
+/// A function of two tensors, or of a tensor and a number on either side.
+fn pair(engine: &mut Engine, host: &Rc<Host>, name: &str, f: Pair) {
+    functions! { engine, host;
+        name => |at, h, a: Tensor, b: Tensor| h.op(at, || f(&a, &b));
+        name => |at, h, a: Tensor, b: INT| h.op(at, || f(&a, &number(&a, &Number::Int(b))));
+        name => |at, h, a: Tensor, b: FLOAT| h.op(at, || f(&a, &number(&a, &Number::Float(b))));
+        name => |at, h, a: INT, b: Tensor| h.op(at, || f(&number(&b, &Number::Int(a)), &b));
+        name => |at, h, a: FLOAT, b: Tensor| h.op(at, || f(&number(&b, &Number::Float(a)), &b));
+    }
+}
 
 pub(super) fn register(engine: &mut Engine, host: &Rc<Host>) {
     engine.register_type_with_name::<Tensor>("tensor");
@@ -100,8 +89,7 @@ pub(super) fn register(engine: &mut Engine, host: &Rc<Host>) {
         ("int", Tensor::int),
     ];
     for (name, f) in unary {
-        let h = Rc::clone(host);
-        engine.register_fn(name, move |c: NativeCallContext, x: Tensor| h.op(c.call_position(), || f(&x)));
+        functions! { engine, host; name => |at, h, x: Tensor| h.op(at, || f(&x)); }
     }
     let pairs: [(&str, Pair); 14] = [
         ("+", Tensor::add),
@@ -183,6 +171,15 @@ fn flatten(array: &Array, depth: usize, shape: &mut Vec<usize>, numbers: &mut Ve
     Ok(())
 }
 
+/// The tensors of a list.
+fn tensors(op: &str, list: Array, at: Position) -> Given<Vec<Tensor>> {
+    let tensor = |value: Dynamic| {
+        let name = value.type_name();
+        value.try_cast::<Tensor>().ok_or_else(|| raised(format!("{op}: a {name} is no tensor"), at))
+    };
+    list.into_iter().map(tensor).collect()
+}
+
 fn views(engine: &mut Engine, host: &Rc<Host>) {
     functions! { engine, host;
         "reshape" => |at, h, x: Tensor, shape: Array| { let shape = integers(&shape, at)?; h.op(at, || x.reshape(&shape)) };
@@ -204,11 +201,7 @@ fn views(engine: &mut Engine, host: &Rc<Host>) {
         "flip" => |at, h, x: Tensor, axis: INT| h.op(at, || x.slice(axis as isize, None, None, -1));
         "select" => |at, h, x: Tensor, axis: INT, index: INT| h.op(at, || x.select(axis as isize, index as isize));
         "concat" => |at, h, parts: Array, axis: INT| {
-            let tensors = parts.into_iter().map(|part| {
-                let name = part.type_name();
-                part.try_cast::<Tensor>().ok_or_else(|| raised(format!("concat: a {name} is no tensor"), at))
-            });
-            let tensors = tensors.collect::<Given<Vec<_>>>()?;
+            let tensors = tensors("concat", parts, at)?;
             h.op(at, || Tensor::concat(&tensors.iter().collect::<Vec<_>>(), axis as isize))
         };
     }
@@ -223,19 +216,15 @@ fn along_axes(engine: &mut Engine, host: &Rc<Host>) {
     let reductions: [(&str, Over); 4] =
         [("sum", Tensor::sum), ("mean", Tensor::mean), ("max", Tensor::max), ("min", Tensor::min)];
     for (name, f) in reductions {
-        let h = Rc::clone(host);
-        engine.register_fn(name, move |c: NativeCallContext, x: Tensor| h.op(c.call_position(), || f(&x, &[], false)));
+        functions! { engine, host; name => |at, h, x: Tensor| h.op(at, || f(&x, &[], false)); }
         for (suffix, keep) in [("", false), ("_keep", true)] {
-            let name = format!("{name}{suffix}");
-            let h = Rc::clone(host);
-            engine.register_fn(&name, move |c: NativeCallContext, x: Tensor, axis: INT| {
-                h.op(c.call_position(), || f(&x, &[axis as isize], keep))
-            });
-            let h = Rc::clone(host);
-            engine.register_fn(&name, move |c: NativeCallContext, x: Tensor, axes: Array| {
-                let axes = integers(&axes, c.call_position())?;
-                h.op(c.call_position(), || f(&x, &axes, keep))
-            });
+            functions! { engine, host;
+                format!("{name}{suffix}") => |at, h, x: Tensor, axis: INT| h.op(at, || f(&x, &[axis as isize], keep));
+                format!("{name}{suffix}") => |at, h, x: Tensor, axes: Array| {
+                    let axes = integers(&axes, at)?;
+                    h.op(at, || f(&x, &axes, keep))
+                };
+            }
         }
     }
     functions! { engine, host;
@@ -271,6 +260,10 @@ fn layers(engine: &mut Engine, host: &Rc<Host>) {
         };
         "einsum" => |at, h, text: &str, a: Tensor, b: Tensor, c: Tensor, d: Tensor| {
             h.op(at, || h.space.einsum(text, &[&a, &b, &c, &d]))
+        };
+        "einsum" => |at, h, text: &str, operands: Array| {
+            let operands = tensors("einsum", operands, at)?;
+            h.op(at, || h.space.einsum(text, &operands.iter().collect::<Vec<_>>()))
         };
         "linear" => |at, h, x: Tensor, weight: Tensor| h.op(at, || x.linear(&weight, h.precision));
         "quantize" => |at, h, x: Tensor, format: &str| {

@@ -14,11 +14,17 @@ use rhai::{Dynamic, Engine, EvalAltResult, Position, Scope};
 use thiserror::Error;
 
 use crate::backend::Interrupt;
+use crate::gguf::Gguf;
 use crate::numerics::Precision;
 use crate::tensor::{Dtype, Place, Space, Step, Tensor, TensorError};
 
+/// Opens a model by its name, or says why there is none.
+pub type OpenModel = Rc<dyn Fn(&str) -> Result<Gguf, String>>;
+
 /// How a script runs.
 pub struct Options {
+    /// What `load_model` does.
+    pub open_model: OpenModel,
     /// Precision of products with the matrices of models.
     pub precision: Precision,
     /// Whether results of f32 are rounded to f16.
@@ -61,6 +67,7 @@ struct Host {
     space: Space,
     precision: Precision,
     halves: bool,
+    open_model: OpenModel,
     /// Whether every op runs at once.
     eager: bool,
     print: Print,
@@ -157,6 +164,7 @@ impl Script {
             space: space.clone(),
             precision: options.precision,
             halves: options.halves,
+            open_model: Rc::clone(&options.open_model),
             eager,
             print: Box::new(print),
             unprinted: RefCell::default(),

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -66,8 +65,8 @@ impl Opened {
 pub(super) fn register(engine: &mut Engine, host: &Rc<Host>) {
     engine.register_type_with_name::<Opened>("model");
     functions! { engine, host;
-        "load_model" => |at, _h, path: &str| {
-            let gguf = Gguf::open(Path::new(path)).map_err(|e| raised(e.to_string(), at))?;
+        "load_model" => |at, h, name: &str| {
+            let gguf = (h.open_model)(name).map_err(|message| raised(message, at))?;
             Given::Ok(Opened { gguf: Arc::new(gguf), tensors: Rc::default() })
         };
         "load_model" => |at, _h| {

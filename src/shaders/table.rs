@@ -347,6 +347,7 @@ static PARTS: &[Part] = &[
     one!("quads"),
     one!("lanewise"),
     one!("strided"),
+    one!("blocks"),
     Part { name: "term", plain: &[part!("term_float")], block: &[part!("dots"), part!("term_block")] },
     Part { name: "weight", plain: &[part!("weight_float")], block: &[part!("weight_block")] },
     Part {

@@ -210,7 +210,9 @@ impl Primitive for Contract {
             [0, 1, 2, 3].map(|i: usize| axes[i].first().map_or(0, |(_, stride)| *stride as u32));
         let general = axes.iter().any(|axes| axes.len() > 1);
         let params = Params { batches: params_batches, rows, columns, terms, a_row, a_term, b_row, b_term, slot };
-        let kernel = Kernel::new(&SHADER);
+        // Lanes of S8 that get no block change nothing; a kernel without them has more registers for others.
+        let lanes = k.div_ceil(BLOCK).next_power_of_two().min(8) as u32;
+        let kernel = Kernel::new(&SHADER).with("LANES", lanes);
         let views = [&a.batch, &a.rows, &a.terms, &b.batch, &b.rows, &b.terms];
         vec![Dispatch {
             kernel: if general { kernel.with("GENERAL", 1) } else { kernel },

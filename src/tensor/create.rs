@@ -20,7 +20,7 @@ impl Space {
         if shape.len() > MAX_AXES {
             return Err(TensorError::shape(format!("{shape:?} has more than {MAX_AXES} axes")));
         }
-        self.0.check_size("tensor", shape)?;
+        self.0.check_size("tensor", dtype, shape)?;
         if count(shape) != Some(words.len()) {
             return Err(TensorError::shape(format!("{} elements do not make {shape:?}", words.len())));
         }
@@ -69,7 +69,7 @@ impl Space {
     /// # Errors
     /// If there are too many.
     pub fn arange(&self, n: usize) -> Result<Tensor, TensorError> {
-        self.0.check_size("arange", &[n])?;
+        self.0.check_size("arange", Dtype::I32, &[n])?;
         self.constant((0..n as u32).collect(), &[n], Dtype::I32)
     }
 
@@ -78,7 +78,7 @@ impl Space {
     /// # Errors
     /// If the shape is too large.
     pub fn random(&self, shape: &[usize], seed: u64) -> Result<Tensor, TensorError> {
-        self.0.check_size("random", shape)?;
+        self.0.check_size("random", Dtype::F32, shape)?;
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut number = || ((random.next_u32() >> 8) as f32 * f32::from_bits((127 - 24) << 23)).to_bits();
         let n = count(shape).unwrap_or(0);
@@ -121,7 +121,8 @@ impl Tensor {
         if self.view.offset == 0 && self.view.is_contiguous() && self.view.len() == self.node.len() {
             return Ok(self.with(View::whole(self.shape())));
         }
-        Node::of(Map(Function::Copy), vec![self.clone()], self.shape().to_vec(), self.dtype())
+        let function = if self.dtype() == Dtype::F16 { Function::Half } else { Function::Copy };
+        Node::of(Map(function), vec![self.clone()], self.shape().to_vec(), self.dtype())
     }
 
     /// The same elements, in row-major order, in another shape. One axis may be -1: it takes what is left.
@@ -219,7 +220,7 @@ impl Tensor {
         if shape.len() > MAX_AXES {
             return Err(TensorError::shape(format!("{shape:?} has more than {MAX_AXES} axes")));
         }
-        self.node.machine.check_size("broadcast_to", shape)?;
+        self.node.machine.check_size("broadcast_to", self.dtype(), shape)?;
         Ok(self.with(self.view.broadcast_to(shape)?))
     }
 
@@ -271,7 +272,8 @@ impl Tensor {
             }
             shape[axis] += n.unwrap_or(0);
         }
-        Node::of(Concat { axis }, tensors.iter().map(|t| (*t).clone()).collect(), shape, first.dtype())
+        let operands = tensors.iter().map(|t| (*t).clone()).collect();
+        Node::of(Concat { axis }, operands, shape, first.computed())?.stored_as(first.dtype())
     }
 
     /// Its numbers in a weight format, for [`Self::linear`]; `[.., cols]`.

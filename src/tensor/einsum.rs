@@ -236,7 +236,7 @@ impl Indexed {
             Tensor { view: t.view(&indices, &lengths(&indices)), ..t.tensor.clone() }
         };
         let (a, b) = (operand(&self, &rows), operand(&other, &columns));
-        let (a, b) = (a.float()?, b.float()?);
+        let (a, b) = (a.real()?, b.real()?);
         let op = Contract { name: "einsum", batch: batch.len(), rows: rows.len(), columns: columns.len() };
         let tensor = Node::of(op, vec![a, b], lengths(&order), Dtype::F32)?;
         Ok(Self { tensor, indices: order })

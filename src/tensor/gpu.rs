@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use bytemuck::bytes_of;
 
-use super::TensorError;
 use super::graph::{Node, Pending, Place};
 use super::op::{Bound, Dispatch, Fault};
 use super::weight::Weight;
+use super::{Dtype, TensorError};
 use crate::backend::BackendError;
 use crate::backend::gpu::{Device, Pipeline};
+#[cfg(feature = "cli")]
+use crate::backend::gpu::{Kernel, Recorded};
 use crate::shaders::params::State;
 
 /// Ops that run before somebody looks for faults.
@@ -27,10 +29,16 @@ struct Ready {
     groups: [u32; 3],
 }
 
+/// An operand: its buffer, and whether it holds f16, two to a word.
+struct Input {
+    buffer: wgpu::Buffer,
+    halves: bool,
+}
+
 /// A buffer of words, which is used again once nobody has it: drivers take a millisecond for a large one. Kernels write every word that
 /// they read, and run in order.
 pub(super) struct Room {
-    buffer: wgpu::Buffer,
+    pub buffer: wgpu::Buffer,
     free: Rc<RefCell<Free>>,
 }
 
@@ -68,28 +76,66 @@ pub(super) struct Gpu {
     /// Matrices in the layout of kernels, with what keeps their addresses.
     matrices: HashMap<*const Weight, (Arc<Weight>, wgpu::Buffer)>,
     free: Rc<RefCell<Free>>,
+    /// What each kernel read and left when it ran first, where that is wanted.
+    #[cfg(feature = "cli")]
+    recorded: Option<Vec<Recorded>>,
 }
 
 impl Gpu {
-    pub fn new(device: Device) -> Result<Self, TensorError> {
+    pub fn new(device: Device) -> Result<Self, BackendError> {
         let faults = device.upload("faults", &[0; 4 * MOST])?;
         let (ops, ready, states, matrices) = (Vec::new(), Vec::new(), HashMap::new(), HashMap::new());
-        Ok(Self { device, faults, ops, ready, states, matrices, free: Rc::default() })
+        Ok(Self {
+            device,
+            faults,
+            ops,
+            ready,
+            states,
+            matrices,
+            free: Rc::default(),
+            #[cfg(feature = "cli")]
+            recorded: None,
+        })
     }
 
-    /// Bytes that the device binds at once.
-    fn limit(&self) -> u64 {
-        self.device.limits.max_storage_buffer_binding_size.min(self.device.limits.max_buffer_size)
+    /// Keeps what each kernel reads and leaves when it runs first from now on; gives what was kept.
+    #[cfg(feature = "cli")]
+    pub fn record_kernels(&mut self) -> Vec<Recorded> {
+        self.recorded.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Runs the last dispatch by itself where its kernel is to be recorded, and is not yet.
+    #[cfg(feature = "cli")]
+    fn record_last(&mut self, kernel: &Kernel, params: Vec<u8>, buffers: &[wgpu::Buffer]) -> Result<(), TensorError> {
+        let name = kernel.name();
+        let unknown = |known: &&Vec<Recorded>| known.iter().all(|r| r.kernel.name() != name);
+        let Some(last) = self.recorded.as_ref().filter(unknown).and_then(|_| self.ready.pop()) else {
+            return Ok(());
+        };
+        self.submit()?;
+        // Binding 1 holds the parameters.
+        let storage = || buffers.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, buffer)| buffer);
+        let contents = |device: &Device| {
+            storage().map(|b| device.read(b, 0, (b.size() / 4) as usize)).collect::<Result<Vec<_>, _>>()
+        };
+        let (groups, before) = (last.groups, contents(&self.device)?);
+        self.ready.push(last);
+        self.submit()?;
+        let after = contents(&self.device)?;
+        if let Some(all) = &mut self.recorded {
+            all.push(Recorded { kernel: kernel.clone(), groups, params, before, after });
+        }
+        Ok(())
     }
 
     /// Fails if a tensor is larger than what the device binds.
-    pub fn check_size(&self, name: &str, shape: &[usize], elements: usize) -> Result<(), TensorError> {
-        let limit = self.limit();
-        if 4 * elements as u64 > limit {
+    pub fn check_size(&self, name: &str, shape: &[usize], words: usize) -> Result<(), TensorError> {
+        let limit = self.device.largest_buffer();
+        if 4 * words as u64 > limit {
             let device = &self.device.info.name;
             return Err(TensorError::TooLarge(format!(
                 "{name}: {shape:?} has {} bytes; {device} binds {limit} at most",
-                4 * elements
+                4 * words
             )));
         }
         Ok(())
@@ -102,8 +148,8 @@ impl Gpu {
         }
         let slot = self.ops.len() as u32;
         self.ops.push((node.name, node.place));
-        let out = self.room(node.name, node.len())?;
-        let inputs: Vec<_> = pending.inputs.iter().map(|t| self.buffer(&t.node)).collect::<Result<_, _>>()?;
+        let out = self.room(node.name, node.dtype.words(node.len()))?;
+        let inputs: Vec<_> = pending.inputs.iter().map(|t| self.input(&t.node)).collect::<Result<_, _>>()?;
         let views: Vec<_> = pending.inputs.iter().map(|t| &t.view).collect();
         let scratch = pending.op.scratch(&views, &node.shape);
         let scratch: Vec<_> = scratch.into_iter().map(|words| self.room("scratch", words)).collect::<Result<_, _>>()?;
@@ -122,7 +168,7 @@ impl Gpu {
         let bytes = 4 * words as u64;
         // Sizes that differ little are one.
         let size = if bytes < 1 << 16 { bytes.next_power_of_two().max(256) } else { bytes.next_multiple_of(1 << 16) };
-        let size = size.min(self.limit()).max(bytes);
+        let size = size.min(self.device.largest_buffer()).max(bytes);
         let known = {
             let mut free = self.free.borrow_mut();
             let known = free.buffers.get_mut(&size).and_then(Vec::pop);
@@ -145,14 +191,23 @@ impl Gpu {
     fn prepare(
         &mut self,
         dispatch: Dispatch,
-        inputs: &[wgpu::Buffer],
+        inputs: &[Input],
         scratch: &[Room],
         out: &Room,
     ) -> Result<(), TensorError> {
-        let pipeline = self.device.pipeline(&dispatch.kernel)?;
+        let inputs_of = |binding: &Bound| if let Bound::Input(i) = binding { Some(&inputs[*i]) } else { None };
+        let halves = dispatch
+            .bindings
+            .iter()
+            .filter_map(inputs_of)
+            .zip(0..)
+            .map(|(input, i)| u32::from(input.halves) << i)
+            .sum();
+        let kernel = if halves > 0 { dispatch.kernel.with("HALVES", halves) } else { dispatch.kernel };
+        let pipeline = self.device.pipeline(&kernel)?;
         let limit = self.device.limits.max_compute_workgroups_per_dimension;
         if dispatch.groups.iter().any(|n| *n > limit) {
-            let name = dispatch.kernel.name();
+            let name = kernel.name();
             return Err(TensorError::TooLarge(format!(
                 "{name} needs {:?} workgroups, {limit} at most",
                 dispatch.groups
@@ -164,7 +219,7 @@ impl Gpu {
             buffers.push(match binding {
                 Bound::Words(words) => self.device.upload("constants", bytemuck::cast_slice(&words))?,
                 Bound::Faults => self.faults.clone(),
-                Bound::Input(i) => inputs[i].clone(),
+                Bound::Input(i) => inputs[i].buffer.clone(),
                 Bound::Scratch(i) => scratch[i].buffer.clone(),
                 Bound::Matrix(weight) => self.matrix(&weight)?,
                 Bound::Out => out.buffer.clone(),
@@ -172,6 +227,8 @@ impl Gpu {
         }
         let bindings = self.device.bind(&pipeline, &buffers.iter().collect::<Vec<_>>());
         self.ready.push(Ready { pipeline, bindings, groups: dispatch.groups });
+        #[cfg(feature = "cli")]
+        self.record_last(&kernel, dispatch.params, &buffers)?;
         Ok(())
     }
 
@@ -193,16 +250,17 @@ impl Gpu {
         Ok(buffer)
     }
 
-    /// The buffer of a computed node or of a constant.
-    fn buffer(&self, node: &Node) -> Result<wgpu::Buffer, TensorError> {
+    /// A computed node or a constant.
+    fn input(&self, node: &Node) -> Result<Input, TensorError> {
+        let halves = node.dtype == Dtype::F16;
         if let Some(room) = &node.values.borrow().buffer {
-            return Ok(room.buffer.clone());
+            return Ok(Input { buffer: room.buffer.clone(), halves });
         }
-        let words = node.words()?;
+        let words = node.stored()?;
         // A write comes before all that is recorded, so it must not meet a buffer that was used before.
         let buffer = self.device.upload(node.name, bytemuck::cast_slice(&words))?;
         node.values.borrow_mut().buffer = Some(Room { buffer: buffer.clone(), free: Rc::clone(&self.free) });
-        Ok(buffer)
+        Ok(Input { buffer, halves })
     }
 
     /// Gives the device what is recorded.

@@ -39,9 +39,9 @@ pub(super) struct Pending {
 /// The elements of a node, wherever they are.
 #[derive(Default)]
 pub(super) struct Values {
-    /// As words in the host's memory: what the CPU has computed, or a constant.
+    /// As words in the host's memory: what the CPU has computed, or a constant; as they are stored ([`Dtype::words`]).
     pub words: Option<Rc<Vec<u32>>>,
-    /// On the GPU.
+    /// The same on the GPU.
     pub buffer: Option<Room>,
     /// In double precision.
     pub double: Option<Rc<Vec<f64>>>,
@@ -79,7 +79,7 @@ impl Node {
         if inputs.iter().any(|t| !Rc::ptr_eq(&t.node.machine, &machine)) {
             return Err(TensorError::shape(format!("{}: operands of two spaces", op.name())));
         }
-        machine.check_size(op.name(), &shape)?;
+        machine.check_size(op.name(), dtype, &shape)?;
         let depth = inputs.iter().map(|t| t.node.depth + 1).max().unwrap_or(0);
         let (name, place) = (op.name(), machine.place.get());
         let pending = RefCell::new(Some(Pending { op: Box::new(op), inputs }));
@@ -94,7 +94,7 @@ impl Node {
 
     /// A constant.
     pub fn constant(machine: &Rc<Machine>, words: Vec<u32>, shape: &[usize], dtype: Dtype) -> Tensor {
-        let values = Values { words: Some(Rc::new(words)), ..Values::default() };
+        let values = Values { words: Some(Rc::new(dtype.packed(words))), ..Values::default() };
         Self::leaf(machine, values, None, shape, dtype)
     }
 

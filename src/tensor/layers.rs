@@ -79,12 +79,9 @@ impl Tensor {
                 first + rows
             )));
         }
-        // The frequencies that models take (`model/rope.rs`).
-        let frequency = |pair: usize| libm::pow(base, -2.0 * pair as f64 / dim as f64);
-        let angles = Angles::new((0..dim / 2).map(frequency).collect());
         let op = Rope { x: BufferId(0), head_dim: dim, angles: AnglesId(0), neox };
         let flat = self.reshape(&[rows as isize, (heads * dim) as isize])?;
-        let turned = flat.rows(Op::Rope(op), 0, None, Some(angles), first)?;
+        let turned = flat.rows(Op::Rope(op), 0, None, Some(Angles::of(base, dim)), first)?;
         turned.reshape(&[rows as isize, heads as isize, dim as isize])
     }
 

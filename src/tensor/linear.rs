@@ -6,9 +6,10 @@ use super::op::{Bound, Dispatch, Domain, Fault, Input, Primitive};
 use super::view::View;
 use super::weight::Weight;
 use crate::backend::gpu::Kernel;
-use crate::numerics::{ActivationRow, Precision};
+use crate::numerics::Precision;
+use crate::ops::quantize_activations::{self, Activations};
 use crate::ops::shapes::{Buffer, BufferId, BufferKind, Shapes, WeightId};
-use crate::ops::{self, Matmul, Operation, Part, QuantizeActivations, matmul, quantize_activations};
+use crate::ops::{self, Matmul, Operation, Part, QuantizeActivations, matmul};
 use crate::plan;
 use crate::quant::DOT_ROWS;
 
@@ -49,22 +50,8 @@ impl Primitive for Linear {
     fn cpu(&self, inputs: &[Input<'_, u32>], _: &[usize], out: &mut [u32], domain: Domain<'_>) -> Result<(), Fault> {
         let Weight { format, rows: n, cols, .. } = *self.weight;
         let x: Vec<f32> = inputs[0].elements().map(f32::from_bits).collect();
-        let block = format.activation_block();
-        let precise = self.precision == Precision::Precise;
-        let (mut hi, mut lo) = (vec![0i8; x.len()], vec![0i8; if precise { x.len() } else { 0 }]);
-        let mut scale = vec![0.0; block.map_or(0, |block| x.len() / block)];
-        if let Some(block) = block {
-            quantize_activations::cpu(block, self.precision, &x, &mut hi, &mut lo, &mut scale);
-        }
-        let row = |i: usize| match block {
-            None => ActivationRow::Float(&x[i * cols..][..cols]),
-            Some(block) => ActivationRow::Quantized {
-                scale: &scale[i * cols / block..][..cols / block],
-                hi: &hi[i * cols..][..cols],
-                lo: precise.then(|| &lo[i * cols..][..cols]),
-            },
-        };
-        let activations: Vec<_> = (0..x.len() / cols).map(row).collect();
+        let x = Activations::new(x, cols, format, self.precision);
+        let activations: Vec<_> = (0..x.x.len()).step_by(cols).map(|at| x.row(at, cols)).collect();
         // A task makes one row of the matrix for all rows of activations.
         let columns: Vec<Mutex<Vec<f32>>> = (0..n).map(|_| Mutex::default()).collect();
         domain.pool.run(n, |row| {

@@ -10,6 +10,7 @@ use super::graph::{Node, Pending, Place, Values};
 use super::op::{Domain, Fault, Input};
 use super::view::count;
 use super::{Dtype, MAX_AXES, Mismatch, TensorError};
+use crate::backend::BackendError;
 use crate::backend::cpu::{Isa, Pool, physical_cores};
 use crate::backend::gpu::Device;
 use crate::memory;
@@ -61,13 +62,13 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub fn new(on_cpu: bool, device: Option<Device>, double: bool) -> Result<Self, TensorError> {
+    pub fn new(on_cpu: bool, device: Option<Device>) -> Result<Self, BackendError> {
         let cpu = match on_cpu {
             true => Some(RefCell::new(Cpu { pool: Pool::new(physical_cores()), isa: Isa::from_environment()? })),
             false => None,
         };
         let gpu = device.map(Gpu::new).transpose()?.map(RefCell::new);
-        Ok(Self { cpu, gpu, double, place: Cell::new(None), listener: RefCell::new(None) })
+        Ok(Self { cpu, gpu, double: false, place: Cell::new(None), listener: RefCell::new(None) })
     }
 
     /// The same with double precision beside it.
@@ -76,7 +77,7 @@ impl Machine {
     }
 
     /// Fails if a tensor of this shape is too large for here.
-    pub fn check_size(&self, name: &str, shape: &[usize]) -> Result<(), TensorError> {
+    pub fn check_size(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<(), TensorError> {
         if shape.len() > MAX_AXES {
             return Err(TensorError::TooLarge(format!("{name}: {shape:?} has more than {MAX_AXES} axes")));
         }
@@ -85,7 +86,7 @@ impl Machine {
             return Err(TensorError::TooLarge(format!("{name}: {shape:?} has more than 2^31 elements")));
         };
         if let Some(gpu) = &self.gpu {
-            gpu.borrow().check_size(name, shape, elements)?;
+            gpu.borrow().check_size(name, shape, dtype.words(elements))?;
         }
         Ok(())
     }
@@ -104,7 +105,6 @@ impl Machine {
 
     /// Runs an op whose operands are computed.
     pub fn run(&self, node: &Node, pending: &Pending) -> Result<(), TensorError> {
-        let fail = |fault| TensorError::Fault { op: node.name, fault, place: node.place };
         let mut values = Values::default();
         if node.len() == 0 {
             values.words = Some(Rc::default());
@@ -120,11 +120,9 @@ impl Machine {
                     .collect();
                 let cpu = &mut *cpu.borrow_mut();
                 let domain = Domain { pool: &mut cpu.pool, isa: cpu.isa };
-                pending.op.cpu(&inputs, &node.shape, &mut out, domain).map_err(fail)?;
-                if node.dtype != Dtype::I32 && out.iter().any(|word| !f32::from_bits(*word).is_finite()) {
-                    return Err(fail(Fault::NotFinite));
-                }
-                values.words = Some(Rc::new(out));
+                pending.op.cpu(&inputs, &node.shape, &mut out, domain).map_err(|fault| node.failed(fault))?;
+                node.check_finite(&out)?;
+                values.words = Some(Rc::new(node.dtype.packed(out)));
             }
             if let Some(gpu) = &self.gpu {
                 values.buffer = Some(gpu.borrow_mut().record(node, pending)?);
@@ -142,8 +140,7 @@ impl Machine {
         let operands: Vec<_> = pending.inputs.iter().map(|t| t.node.doubles()).collect::<Result<_, _>>()?;
         let inputs = pending.inputs.iter().zip(&operands);
         let inputs: Vec<_> = inputs.map(|(t, double)| Input { view: &t.view, buffer: double.as_slice() }).collect();
-        let fail = |fault| TensorError::Fault { op: node.name, fault, place: node.place };
-        pending.op.double(&inputs, &node.shape, &mut out).map_err(fail)?;
+        pending.op.double(&inputs, &node.shape, &mut out).map_err(|fault| node.failed(fault))?;
         Ok(Rc::new(out))
     }
 
@@ -156,7 +153,8 @@ impl Machine {
         let words = node.words()?;
         if both && node.len() > 0 {
             let on_gpu = node.gpu_words()?;
-            if *words != on_gpu {
+            if *node.stored()? != on_gpu {
+                let on_gpu = node.dtype.unpacked(&on_gpu, node.len());
                 return Err(TensorError::Differs(Box::new(Mismatch::new(node, &words, &on_gpu))));
             }
         }
@@ -197,8 +195,26 @@ fn error64(dtype: Dtype, words: &[u32], double: &[f64]) -> Error64 {
 }
 
 impl Node {
-    /// The words of a computed node or of a constant, wherever they are.
+    /// Fails if one of these elements is infinite or not a number.
+    pub fn check_finite(&self, words: &[u32]) -> Result<(), TensorError> {
+        if self.dtype == Dtype::I32 || words.iter().all(|word| f32::from_bits(*word).is_finite()) {
+            return Ok(());
+        }
+        Err(self.failed(Fault::NotFinite))
+    }
+
+    fn failed(&self, fault: Fault) -> TensorError {
+        TensorError::Fault { op: self.name, fault, place: self.place }
+    }
+
+    /// The words of the elements of a computed node or of a constant.
     pub fn words(&self) -> Result<Rc<Vec<u32>>, TensorError> {
+        let stored = self.stored()?;
+        if self.dtype == Dtype::F16 { Ok(Rc::new(self.dtype.unpacked(&stored, self.len()))) } else { Ok(stored) }
+    }
+
+    /// The words that they are stored in, wherever they are.
+    pub fn stored(&self) -> Result<Rc<Vec<u32>>, TensorError> {
         if let Some(words) = &self.values.borrow().words {
             return Ok(Rc::clone(words));
         }
@@ -210,7 +226,7 @@ impl Node {
 
     fn gpu_words(&self) -> Result<Vec<u32>, TensorError> {
         match (&self.machine.gpu, &self.values.borrow().buffer) {
-            (Some(gpu), Some(buffer)) => gpu.borrow_mut().read(buffer, self.len()),
+            (Some(gpu), Some(buffer)) => gpu.borrow_mut().read(buffer, self.dtype.words(self.len())),
             _ => Ok(Vec::new()),
         }
     }

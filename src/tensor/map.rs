@@ -1,6 +1,6 @@
 //! Functions of elements, and the layout of their results.
 
-use super::op::{Bound, Dispatch, Domain, Fault, Input, Primitive, grid};
+use super::op::{Bound, Dispatch, Domain, Fault, Input, Primitive, grid, stored};
 use super::view::View;
 use crate::backend::gpu::Kernel;
 use crate::numerics::{exp, f16_bits, f16_value, gelu, settle, sigmoid, silu, tanh};
@@ -111,11 +111,6 @@ functions! {
     Where "where" 3, |[c, a, b]| Ok(if c != 0 { a } else { b }), |[c, a, b]| if c != 0.0 { a } else { b };
 }
 
-/// The word of a result as it is stored.
-fn stored(x: f32) -> Result<u32, Fault> {
-    if x.is_finite() { Ok(settle(x).to_bits()) } else { Err(Fault::NotFinite) }
-}
-
 fn truncate(x: f32) -> Result<u32, Fault> {
     if x.abs() < 2_147_483_648.0 { Ok(x as i32 as u32) } else { Err(Fault::OutOfRange) }
 }
@@ -176,6 +171,7 @@ pub(super) struct Map(pub Function);
 /// The dispatch of a function, whose results go to the places of a view.
 fn dispatch(function: Function, operands: &[(usize, &View)], out: &View, slot: u32) -> Option<Dispatch> {
     let count = out.len() as u32;
+    let words = if function == Function::Half { count.div_ceil(2) } else { count };
     let operand = |i: usize| operands.get(i).or(operands.first()).copied();
     let operands = [operand(0)?, operand(1)?, operand(2)?];
     let views: Vec<u32> = operands.iter().map(|o| o.1).chain([out]).flat_map(View::words).collect();
@@ -183,7 +179,7 @@ fn dispatch(function: Function, operands: &[(usize, &View)], out: &View, slot: u
     Some(Dispatch {
         kernel: Kernel::new(&SHADER).with("FUNCTION", function as u32),
         params: bytemuck::bytes_of(&Params { count, slot }).to_vec(),
-        groups: grid(count.div_ceil(THREADS)),
+        groups: grid(words.div_ceil(THREADS)),
         bindings: [Bound::Words(views), Bound::Faults].into_iter().chain(buffers).collect(),
         rows: 1,
         position: 0,

@@ -23,7 +23,7 @@ macro_rules! floats {
             /// # Errors
             /// If its space has no room for the result.
             pub fn $name(&self) -> Result<Self, TensorError> {
-                self.float()?.map(F::$function)
+                self.real()?.map(F::$function)
             }
         )*}
     };
@@ -91,7 +91,22 @@ pairs! {
 
 impl Tensor {
     fn map(&self, function: Function) -> Result<Self, TensorError> {
-        Node::of(Map(function), vec![self.clone()], self.shape().to_vec(), self.dtype())
+        Node::of(Map(function), vec![self.clone()], self.shape().to_vec(), self.computed())
+    }
+
+    /// The type that ops give for this one: f16 is computed with as f32.
+    pub(super) fn computed(&self) -> Dtype {
+        if self.dtype() == I32 { I32 } else { F32 }
+    }
+
+    /// What kernels of f32 read: f32 and f16 as they are.
+    pub(super) fn real(&self) -> Result<Self, TensorError> {
+        if self.dtype() == F16 { Ok(self.clone()) } else { self.float() }
+    }
+
+    /// A result of ops that change no number, in the type that these have.
+    pub(super) fn stored_as(self, dtype: Dtype) -> Result<Self, TensorError> {
+        if dtype == F16 { self.half() } else { Ok(self) }
     }
 
     /// As f32.
@@ -106,12 +121,12 @@ impl Tensor {
         }
     }
 
-    /// Rounded to f16, half to even.
+    /// Rounded to f16, half to even, and stored in two bytes each.
     ///
     /// # Errors
     /// If its space has no room for the result.
     pub fn half(&self) -> Result<Self, TensorError> {
-        Node::of(Map(F::Half), vec![self.float()?], self.shape().to_vec(), F16)
+        Node::of(Map(F::Half), vec![self.real()?], self.shape().to_vec(), F16)
     }
 
     /// As i32, rounded towards 0.
@@ -130,7 +145,7 @@ impl Tensor {
     /// # Errors
     /// If its space has no room for the result.
     pub fn neg(&self) -> Result<Self, TensorError> {
-        self.map(if self.dtype() == I32 { F::NegInt } else { F::Neg })
+        self.map(if self.dtype() == I32 { F::NegInt } else { F::Neg })?.stored_as(self.dtype())
     }
 
     /// The magnitudes.
@@ -138,7 +153,7 @@ impl Tensor {
     /// # Errors
     /// If its space has no room for the result.
     pub fn abs(&self) -> Result<Self, TensorError> {
-        self.map(if self.dtype() == I32 { F::AbsInt } else { F::Abs })
+        self.map(if self.dtype() == I32 { F::AbsInt } else { F::Abs })?.stored_as(self.dtype())
     }
 
     fn pair(&self, other: &Self, float: Function, integer: Function) -> Result<Self, TensorError> {
@@ -156,7 +171,7 @@ impl Tensor {
             true => (integer, I32),
             false => (float, if compares { I32 } else { F32 }),
         };
-        let operand = |t: &Self| if integers { t.broadcast_to(&shape) } else { t.float()?.broadcast_to(&shape) };
+        let operand = |t: &Self| if integers { t.broadcast_to(&shape) } else { t.real()?.broadcast_to(&shape) };
         Node::of(Map(function), vec![operand(self)?, operand(other)?], shape.clone(), dtype)
     }
 
@@ -165,7 +180,7 @@ impl Tensor {
     /// # Errors
     /// If the shapes do not fit.
     pub fn div(&self, other: &Self) -> Result<Self, TensorError> {
-        self.float()?.pair(&other.float()?, F::Div, F::Div)
+        self.real()?.pair(&other.real()?, F::Div, F::Div)
     }
 
     /// To the power of a whole number, by squares: `x^13 = x · x^4 · x^8`.
@@ -174,7 +189,7 @@ impl Tensor {
     /// If its space has no room for the result.
     pub fn powi(&self, n: i32) -> Result<Self, TensorError> {
         let exponent = self.space().integer(n).broadcast_to(self.shape())?;
-        Node::of(Map(F::Power), vec![self.float()?, exponent], self.shape().to_vec(), F32)
+        Node::of(Map(F::Power), vec![self.real()?, exponent], self.shape().to_vec(), F32)
     }
 
     /// The elements of `a` where this is not 0, those of `b` elsewhere. Shapes are broadcast.
@@ -184,10 +199,9 @@ impl Tensor {
     pub fn select_from(&self, a: &Self, b: &Self) -> Result<Self, TensorError> {
         let shape = broadcast(self.shape(), &broadcast(a.shape(), b.shape())?)?;
         let (a, b) = if a.dtype() == b.dtype() { (a.clone(), b.clone()) } else { (a.float()?, b.float()?) };
-        let dtype = a.dtype();
         let operands = [self, &a, &b].map(|t| t.broadcast_to(&shape));
         let operands = operands.into_iter().collect::<Result<Vec<_>, _>>()?;
-        Node::of(Map(F::Where), operands, shape, dtype)
+        Node::of(Map(F::Where), operands, shape, a.computed())?.stored_as(a.dtype())
     }
 
     fn axes(&self, axes: &[isize]) -> Result<Vec<usize>, TensorError> {
@@ -254,7 +268,7 @@ impl Tensor {
         if terms == 0 {
             return Err(TensorError::shape(format!("mean of no elements: {:?}", self.shape())));
         }
-        self.float()?.sum(axes, keep)?.div(&self.space().scalar(terms as f32))
+        self.real()?.sum(axes, keep)?.div(&self.space().scalar(terms as f32))
     }
 
     /// The place of the largest element along an axis, as i32; of equal ones the first.
@@ -354,7 +368,7 @@ impl Tensor {
         }
         let (length, stride) = (self.shape()[at], self.view.strides[at]);
         let operands = vec![first.broadcast_to(&shape)?, places.broadcast_to(&shape)?];
-        Node::of(Gather { length, stride }, operands, shape, self.dtype())
+        Node::of(Gather { length, stride }, operands, shape, self.computed())?.stored_as(self.dtype())
     }
 
     /// 1 at the place that each element says, 0 elsewhere, along a new last axis of `n`; f32.
@@ -392,7 +406,7 @@ impl Tensor {
         let y = right.broadcast_to(&[&batch[..], &[*l, *n]].concat())?.transpose(-1, -2)?;
         let shape = [&batch[..], &[*m, *n]].concat();
         let op = Contract { name: "matmul", batch: batch.len(), rows: 1, columns: 1 };
-        let product = Node::of(op, vec![x.float()?, y.float()?], shape, F32)?;
+        let product = Node::of(op, vec![x.real()?, y.real()?], shape, F32)?;
         let product = if b.len() == 1 { product.squeeze(-1)? } else { product };
         if a.len() == 1 { product.squeeze(if b.len() == 1 { -1 } else { -2 }) } else { Ok(product) }
     }

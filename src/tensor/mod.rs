@@ -26,6 +26,7 @@ mod einsum;
 mod gather;
 mod gpu;
 mod graph;
+mod half;
 mod layers;
 mod linear;
 mod machine;
@@ -62,7 +63,7 @@ pub use view::{MAX_AXES, View};
 pub enum Dtype {
     /// f32.
     F32,
-    /// Numbers that an f16 can hold; each is kept as an f32.
+    /// f16: stored in two bytes, computed with as f32.
     F16,
     /// i32; comparisons give 0 and 1.
     I32,
@@ -203,7 +204,7 @@ impl Space {
     /// # Errors
     /// If `SAMEBITS_CPU` asks for instructions that this processor does not have.
     pub fn cpu() -> Result<Self, TensorError> {
-        Ok(Self(Rc::new(Machine::new(true, None, false)?)))
+        Ok(Self(Rc::new(Machine::new(true, None)?)))
     }
 
     /// Ops run on a GPU.
@@ -211,7 +212,7 @@ impl Space {
     /// # Errors
     /// If there is none, or it does not open.
     pub fn gpu(options: &AdapterOptions) -> Result<Self, TensorError> {
-        Ok(Self(Rc::new(Machine::new(false, Some(Device::open(options)?), false)?)))
+        Ok(Self::on(Device::open(options)?, false)?)
     }
 
     /// Ops run on the CPU and on a GPU, one by one, and fail where their bits differ.
@@ -219,7 +220,15 @@ impl Space {
     /// # Errors
     /// As [`Self::cpu`] and [`Self::gpu`].
     pub fn both(options: &AdapterOptions) -> Result<Self, TensorError> {
-        Ok(Self(Rc::new(Machine::new(true, Some(Device::open(options)?), false)?)))
+        Ok(Self::on(Device::open(options)?, true)?)
+    }
+
+    /// Ops run on an opened device, and beside it on the CPU if `both` is set, as [`Self::both`] has it.
+    ///
+    /// # Errors
+    /// As [`Self::cpu`]; if the device has no memory left.
+    pub fn on(device: Device, both: bool) -> Result<Self, BackendError> {
+        Ok(Self(Rc::new(Machine::new(both, Some(device))?)))
     }
 
     /// The same with every op in double precision beside it, on results in double precision. Only tensors made afterwards belong to it.
@@ -254,6 +263,12 @@ impl Space {
     #[cfg(feature = "cli")]
     pub(crate) fn kernels(&self) -> Vec<crate::backend::gpu::Kernel> {
         self.0.gpu.as_ref().map_or_else(Vec::new, |gpu| gpu.borrow().device.kernels())
+    }
+
+    /// Records from now on what each kernel of the GPU reads and leaves when it runs first; gives what was recorded before.
+    #[cfg(feature = "cli")]
+    pub(crate) fn record_kernels(&self) -> Vec<crate::backend::gpu::Recorded> {
+        self.0.gpu.as_ref().map_or_else(Vec::new, |gpu| gpu.borrow_mut().record_kernels())
     }
 
     /// The GPU's name, if there is one.
@@ -291,16 +306,14 @@ impl Tensor {
         Space(Rc::clone(&self.node.machine))
     }
 
-    /// The elements in row-major order, as words: the bits of f32, or i32.
+    /// The elements in row-major order, as words: the bits of f32, also of an f16, or i32.
     ///
     /// # Errors
     /// What went wrong with an op that had to run for it.
     pub fn words(&self) -> Result<Vec<u32>, TensorError> {
         self.node.compute()?;
         let words = self.node.words()?;
-        if self.node.dtype != Dtype::I32 && words.iter().any(|word| !f32::from_bits(*word).is_finite()) {
-            return Err(TensorError::Fault { op: self.node.name, fault: Fault::NotFinite, place: self.node.place });
-        }
+        self.node.check_finite(&words)?;
         Ok(op::Input { view: &self.view, buffer: &words }.elements().collect())
     }
 

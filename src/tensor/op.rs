@@ -8,6 +8,7 @@ use super::view::{Places, View};
 use super::weight::Weight;
 use crate::backend::cpu::{Isa, Pool};
 use crate::backend::gpu::Kernel;
+use crate::numerics::settle;
 
 /// An operation.
 pub(super) trait Primitive: fmt::Debug {
@@ -54,6 +55,11 @@ impl Fault {
             _ => Some(Self::OutOfRange),
         }
     }
+}
+
+/// The word of a result as it is stored (`wgsl/lib/strided.wgsl`).
+pub(super) fn stored(x: f32) -> Result<u32, Fault> {
+    if x.is_finite() { Ok(settle(x).to_bits()) } else { Err(Fault::NotFinite) }
 }
 
 /// An operand.

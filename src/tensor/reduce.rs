@@ -1,9 +1,9 @@
 //! Sums, largest and smallest elements, and their places, over some axes.
 
-use super::op::{Bound, Dispatch, Domain, Fault, Input, Primitive, grid};
+use super::op::{Bound, Dispatch, Domain, Fault, Input, Primitive, grid, stored};
 use super::view::View;
 use crate::backend::gpu::Kernel;
-use crate::numerics::{s8, settle};
+use crate::numerics::s8;
 use crate::shaders::{TENSOR_REDUCE as SHADER, params::TensorReduce as Params};
 
 /// What becomes of the elements; the numbers are those of `wgsl/tensor/reduce.wgsl`.
@@ -63,13 +63,7 @@ impl Primitive for Reduce {
             let elements = x.through(&terms).elements();
             *out = match (self.reduction, self.integer) {
                 (Reduction::Sum, true) => elements.fold(0, u32::wrapping_add),
-                (Reduction::Sum, false) => {
-                    let sum = settle(s8::sum(elements.map(f32::from_bits)));
-                    if !sum.is_finite() {
-                        return Err(Fault::NotFinite);
-                    }
-                    sum.to_bits()
-                }
+                (Reduction::Sum, false) => stored(s8::sum(elements.map(f32::from_bits)))?,
                 (_, true) => self.word(elements, |word| word as i32),
                 (_, false) => self.word(elements, f32::from_bits),
             };

@@ -1,9 +1,8 @@
 //! Running sums along the last axis.
 
-use super::op::{Bound, Dispatch, Domain, Fault, Input, Primitive, grid};
+use super::op::{Bound, Dispatch, Domain, Fault, Input, Primitive, grid, stored};
 use super::view::View;
 use crate::backend::gpu::Kernel;
-use crate::numerics::settle;
 use crate::ops::THREADS;
 use crate::shaders::{TENSOR_SCAN as SHADER, params::TensorScan as Params};
 
@@ -41,8 +40,7 @@ impl Primitive for Scan {
             if self.integer {
                 return Ok(sum.wrapping_add(term));
             }
-            let sum = settle(f32::from_bits(sum) + f32::from_bits(term));
-            if sum.is_finite() { Ok(sum.to_bits()) } else { Err(Fault::NotFinite) }
+            stored(f32::from_bits(sum) + f32::from_bits(term))
         })
     }
 

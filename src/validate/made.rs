@@ -202,7 +202,7 @@ impl Dispatched {
         Self { kernel: case.kernel, shape: case.shape, groups: case.groups, params: case.params, buffers }
     }
 
-    /// One of a model: the adapter's result, which `samebits verify` compares with the CPU's, is what must come out.
+    /// One of a model, or of tensors: the adapter's result, which `samebits verify` compares with the CPU's, is what must come out.
     fn of_model(recorded: Recorded, shape: String) -> Self {
         let Recorded { kernel, groups, params, before, after } = recorded;
         let buffers = before.into_iter().zip(after.into_iter().map(Some)).collect();
@@ -217,7 +217,7 @@ const ROWS: [usize; 3] = [1, 3, 37];
 const FAR: usize = 2100;
 
 /// Dispatches of every kernel: the cases of every op, those of a small model in every format, and those of `models`, in both
-/// precisions, each kernel once, run on an adapter.
+/// precisions, each kernel once, run on an adapter; and the first of each kernel of tensors.
 ///
 /// # Errors
 /// If there is no adapter, or it fails.
@@ -263,6 +263,11 @@ pub fn dispatches(
             record(model, name, precision, 0, &ROWS)?;
         }
     }
+    let space = Space::gpu(options)?;
+    space.record_kernels();
+    tensors::verify(&space, 0)?;
+    let recorded = space.record_kernels().into_iter();
+    recorded.for_each(|r| hear(Dispatched::of_model(r, "tensors".to_owned())));
     Ok(())
 }
 

@@ -151,6 +151,45 @@ fn along_axes(o: &mut Operands<'_>, shape: &[usize]) -> Result<Vec<Tensor>, Tens
     Ok(all)
 }
 
+/// Everything that reads or keeps f16, through views that begin in the middle of a word and go backwards.
+fn halves(o: &mut Operands<'_>, shape: &[usize]) -> Result<Vec<Tensor>, TensorError> {
+    let mut wide = shape.to_vec();
+    wide.iter_mut().next_back().into_iter().for_each(|n| *n += 1);
+    let mut operand = || {
+        let whole = o.floats(&wide)?.half()?;
+        if shape.is_empty() { Ok(whole) } else { whole.slice(-1, None, Some(0), -1) }
+    };
+    let (x, y) = (operand()?, operand()?);
+    let floats = o.floats(shape)?;
+    let mut all = vec![
+        x.half()?,
+        x.float()?,
+        x.int()?,
+        x.neg()?,
+        x.abs()?,
+        x.sigmoid()?,
+        x.powi(2)?,
+        x.add(&y)?,
+        x.mul(&floats)?,
+        floats.less(&x)?,
+        x.select_from(&y, &x)?,
+        x.reshape(&[-1])?,
+    ];
+    for axis in 0..shape.len() as isize {
+        let n = shape[axis as usize];
+        all.extend([x.sum(&[axis], false)?, x.cumsum(axis)?, Tensor::concat(&[&x, &y], axis)?]);
+        if n > 0 {
+            let (values, places) = x.topk(n.div_ceil(2), axis)?;
+            all.extend([x.max(&[axis], false)?, x.argmin(axis)?, values, places]);
+            all.extend([x.take(&o.integers(&[3], n as u32)?, axis)?, x.mul(&o.space.scalar(1e-4))?.softmax(axis)?]);
+        }
+    }
+    if shape.len() > 1 {
+        all.extend([x.matmul(&y.transpose(-1, -2)?)?, floats.matmul(&y.transpose(-1, -2)?)?]);
+    }
+    Ok(all)
+}
+
 /// Products: `[m, k]` and `[k, n]` of sizes around those of tiles and blocks, batches, sums of several indices, diagonals.
 fn products(o: &mut Operands<'_>, _: &[usize]) -> Result<Vec<Tensor>, TensorError> {
     let mut all = Vec::new();
@@ -197,7 +236,7 @@ pub fn verify(space: &Space, seed: u64) -> Result<Vec<Verdict>, TensorError> {
     let heard = Rc::clone(&verdicts);
     space.listen(Some(Box::new(move |step| add(&mut heard.borrow_mut(), step.op, &step.shape))));
     let mut operands = Operands { space, random: Random(seed) };
-    let per_shape: [Case; 2] = [elementwise, along_axes];
+    let per_shape: [Case; 3] = [elementwise, along_axes, halves];
     let cases = per_shape.into_iter().flat_map(|case| SHAPES.map(|shape| (case, shape)));
     let outcome = cases
         .chain([(products as Case, SHAPES[0]), (layers, SHAPES[0])])

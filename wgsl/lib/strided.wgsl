@@ -1,7 +1,9 @@
-// Views of buffers, twin of src/tensor/view.rs, and how results are stored: no number that is not finite remains unseen.
+// Views of buffers, twin of src/tensor/view.rs, what operands hold, and how results are stored: no number that is not finite remains unseen.
 
 @group(0) @binding(2) var<storage, read> views: array<u32>; // of each view: axes, offset; of each axis, the last first: length, stride
 @group(0) @binding(3) var<storage, read_write> faults: array<atomic<u32>>;
+
+override HALVES: u32 = 0u; // bit i is 1: operand i holds f16, two to a word
 
 const VIEW_WORDS = 18u;
 const GRID_WIDTH = 32768u; // workgroups in a row of the grid
@@ -20,6 +22,13 @@ fn place(view: u32, index: u32) -> u32 {
     rest /= n;
   }
   return sum + rest * views[at + 1u + 2u * axes];
+}
+
+// Which word of operand i the element at a place is in; and the element, once the word is known: the bits of an f16 as those of an f32.
+fn word_at(i: u32, place: u32) -> u32 { return place >> ((HALVES >> i) & 1u); }
+fn element(i: u32, word: u32, place: u32) -> u32 {
+  if ((HALVES >> i) & 1u) == 0u { return word; }
+  return bitcast<u32>(f16_to_f32((word >> ((place & 1u) * 16u)) & 0xffffu));
 }
 
 // The number of a workgroup.

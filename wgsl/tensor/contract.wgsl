@@ -14,8 +14,8 @@ struct Params {
   slot: u32, // where a fault is told
 }
 @group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(4) var<storage, read> a: array<f32>;
-@group(0) @binding(5) var<storage, read> b: array<f32>;
+@group(0) @binding(4) var<storage, read> a: array<u32>;
+@group(0) @binding(5) var<storage, read> b: array<u32>;
 @group(0) @binding(6) var<storage, read_write> out: array<u32>;
 
 const TILE = 64u;
@@ -23,6 +23,7 @@ const BLOCK = 32u;
 const CONTRACTION_FLOOR = 0x1p-50f;
 override THREADS: u32 = 256u;
 override QUADS: u32 = 512u; // TILE * BLOCK / 4
+override LANES: u32 = 8u; // of S8 over blocks: 1, 2, 4 or all 8; the others have no terms
 override GENERAL: u32 = 0u; // 1: rows or terms are several axes, so that no stride leads from one to the next
 var<workgroup> a_tile: array<vec4<f32>, QUADS>;
 var<workgroup> b_tile: array<vec4<f32>, QUADS>;
@@ -45,6 +46,28 @@ fn a_row(row: u32) -> u32 { if GENERAL != 0u { return place(1u, row); } return r
 fn a_term(term: u32) -> u32 { if GENERAL != 0u { return place(2u, term); } return term * params.a_term; }
 fn b_row(row: u32) -> u32 { if GENERAL != 0u { return place(4u, row); } return row * params.b_row; }
 fn b_term(term: u32) -> u32 { if GENERAL != 0u { return place(5u, term); } return term * params.b_term; }
+
+// A term of a row; 0 beyond the ends. What is read there is another element, as a branch would keep reads from waiting side by side.
+fn a_number(start: u32, row: u32, is_term: bool) -> f32 {
+  let at = start + a_row(min(row, params.rows - 1u));
+  let x = flush(bitcast<f32>(element(0u, a[word_at(0u, at)], at)), CONTRACTION_FLOOR);
+  return select(0.0, x, is_term && row < params.rows);
+}
+fn b_number(start: u32, row: u32, is_term: bool) -> f32 {
+  let at = start + b_row(min(row, params.columns - 1u));
+  let x = flush(bitcast<f32>(element(1u, b[word_at(1u, at)], at)), CONTRACTION_FLOOR);
+  return select(0.0, x, is_term && row < params.columns);
+}
+
+// A term of the four rows, or columns, that a thread computes with.
+fn a_quad(start: u32, row: u32, is_term: bool) -> vec4<f32> {
+  return vec4(a_number(start, row, is_term), a_number(start, row + 1u, is_term),
+              a_number(start, row + 2u, is_term), a_number(start, row + 3u, is_term));
+}
+fn b_quad(start: u32, row: u32, is_term: bool) -> vec4<f32> {
+  return vec4(b_number(start, row, is_term), b_number(start, row + 16u, is_term),
+              b_number(start, row + 32u, is_term), b_number(start, row + 48u, is_term));
+}
 
 // The sum of the terms l, l + 8, ... of a block. It begins with the first product: 0 plus that differs in the sign of zero at most, which
 // no result has.
@@ -102,35 +125,34 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var pair = zeros();
   var half = zeros();
   var sum = zeros();
-  for (var step = 0u; step < 8u; step++) {
+  for (var i = 0u; i < LANES; i++) {
+    let step = i * (8u / LANES);
     sum = zeros();
     for (var block = ((step & 1u) << 2u) | (step & 2u) | (step >> 2u); block < blocks; block += 8u) {
-      workgroupBarrier();
       let k = thread % BLOCK;
       let term = block * BLOCK + k;
-      let a_start = a_base + a_term(term);
-      let b_start = b_base + b_term(term);
-      for (var r = thread / BLOCK; r < TILE; r += THREADS / BLOCK) {
-        var x = 0.0;
-        var y = 0.0;
-        if term < params.terms && first_row + r < params.rows {
-          x = flush(a[a_start + a_row(first_row + r)], CONTRACTION_FLOOR);
-        }
-        if term < params.terms && first_column + r < params.columns {
-          y = flush(b[b_start + b_row(first_column + r)], CONTRACTION_FLOOR);
-        }
-        a_tile[at(r / 4u, k)][r % 4u] = x;
-        b_tile[at(r % 16u, k)][r / 16u] = y;
-      }
+      let is_term = term < params.terms;
+      let a_start = a_base + a_term(min(term, params.terms - 1u));
+      let b_start = b_base + b_term(min(term, params.terms - 1u));
+      let quad = thread / BLOCK;
+      let a0 = a_quad(a_start, first_row + 4u * quad, is_term);
+      let a1 = a_quad(a_start, first_row + 4u * quad + 32u, is_term);
+      let b0 = b_quad(b_start, first_column + quad, is_term);
+      let b1 = b_quad(b_start, first_column + quad + 8u, is_term);
+      workgroupBarrier();
+      a_tile[at(quad, k)] = a0;
+      a_tile[at(quad + 8u, k)] = a1;
+      b_tile[at(quad, k)] = b0;
+      b_tile[at(quad + 8u, k)] = b1;
       workgroupBarrier();
       sum = plus(sum, block_sum(rows, columns));
     }
-    if (step & 1u) != 0u { sum = plus(single, sum); }
-    if (step & 3u) == 3u { sum = plus(pair, sum); }
-    if step == 7u { sum = plus(half, sum); }
-    if (step & 1u) == 0u { single = sum; }
-    if (step & 3u) == 1u { pair = sum; }
-    if step == 3u { half = sum; }
+    if (i & 1u) != 0u { sum = plus(single, sum); }
+    if (i & 3u) == 3u { sum = plus(pair, sum); }
+    if i == 7u { sum = plus(half, sum); }
+    if (i & 1u) == 0u { single = sum; }
+    if (i & 3u) == 1u { pair = sum; }
+    if i == 3u { half = sum; }
   }
   if in_range {
     let first = batch * params.rows * params.columns;

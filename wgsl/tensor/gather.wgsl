@@ -25,5 +25,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     atomicMax(&faults[params.slot], OUT_OF_RANGE);
     return;
   }
-  out[i] = x[place(0u, i) + u32(from_end) * params.stride];
+  let at = place(0u, i) + u32(from_end) * params.stride;
+  out[i] = element(0u, x[word_at(0u, at)], at);
 }

@@ -1,4 +1,4 @@
-// out = f(a, b, c) of each element; twin of src/tensor/map.rs. A thread makes one element.
+// out = f(a, b, c) of each element; twin of src/tensor/map.rs. A thread makes one word of the result: an element, or two f16.
 // needs: strided
 
 struct Params {
@@ -13,6 +13,7 @@ struct Params {
 
 override THREADS: u32 = 64u;
 override FUNCTION: u32 = 0u; // the place of the function in the table of src/tensor/map.rs
+const HALF = 13u; // the function whose results are f16
 
 // x / y, rounded to nearest even: three digits of eight bits by integer division.
 fn divide(x: f32, y: f32) -> f32 {
@@ -105,8 +106,6 @@ fn power(x: f32, n: i32) -> f32 {
   return product;
 }
 
-fn half(x: f32) -> f32 { return f16_to_f32(f16_bits(x)); }
-
 fn truncated(x: f32) -> u32 {
   if abs(x) >= 2147483648.0 {
     atomicMax(&faults[params.slot], OUT_OF_RANGE);
@@ -116,8 +115,10 @@ fn truncated(x: f32) -> u32 {
 }
 
 fn computed(i: u32) -> u32 {
-  let au = a[place(0u, i)];
-  let bu = b[place(1u, i)];
+  let a_at = place(0u, i);
+  let b_at = place(1u, i);
+  let au = element(0u, a[word_at(0u, a_at)], a_at);
+  let bu = element(1u, b[word_at(1u, b_at)], b_at);
   let x = bitcast<f32>(au);
   let y = bitcast<f32>(bu);
   let xi = bitcast<i32>(au);
@@ -135,7 +136,7 @@ fn computed(i: u32) -> u32 {
     case 10u: { return stored(tanh_(x)); }
     case 11u: { return stored(sigmoid(x)); }
     case 12u: { return stored(max(x, 0.0)); }
-    case 13u: { return stored(half(x)); }
+    case HALF: { return stored(f16_to_f32(f16_bits(x))); }
     case 14u: { return stored(nearest(xi)); }
     case 15u: { return truncated(x); }
     case 16u: { return stored(add(x, y)); }
@@ -158,7 +159,10 @@ fn computed(i: u32) -> u32 {
     case 33u: { return au * bu; }
     case 34u: { return bitcast<u32>(min(xi, yi)); }
     case 35u: { return bitcast<u32>(max(xi, yi)); }
-    case 36u: { return select(c[place(2u, i)], bu, au != 0u); }
+    case 36u: {
+      let c_at = place(2u, i);
+      return select(element(2u, c[word_at(2u, c_at)], c_at), bu, au != 0u);
+    }
     default: { return au; }
   }
 }
@@ -166,6 +170,12 @@ fn computed(i: u32) -> u32 {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let i = group_number(group) * THREADS + thread;
-  if i >= params.count { return; }
-  out[place(3u, i)] = computed(i);
+  if FUNCTION != HALF {
+    if i < params.count { out[place(3u, i)] = computed(i); }
+    return;
+  }
+  if 2u * i >= params.count { return; }
+  var halves = f16_bits(bitcast<f32>(computed(2u * i)));
+  if 2u * i + 1u < params.count { halves |= f16_bits(bitcast<f32>(computed(2u * i + 1u))) << 16u; }
+  out[i] = halves;
 }

@@ -21,16 +21,21 @@ fn ordered(word: u32) -> u32 {
   return select(word | 0x80000000u, ~word, (word >> 31u) != 0u);
 }
 
+fn key(number: u32) -> u32 {
+  let at = place(0u, number);
+  return ordered(element(0u, x[word_at(0u, at)], at));
+}
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let number = group_number(group) * THREADS + thread;
   if number >= params.lines * params.length { return; }
   let line = number / params.length;
   let i = number % params.length;
-  let mine = ordered(x[place(0u, number)]);
+  let mine = key(number);
   var before = 0u;
   for (var j = 0u; j < params.length; j++) {
-    let other = ordered(x[place(0u, line * params.length + j)]);
+    let other = key(line * params.length + j);
     before += u32(other > mine || (other == mine && j < i));
   }
   if before < params.best { out[line * params.best + before] = i; }

@@ -1,6 +1,6 @@
 // out = the sum, the largest, the smallest, or the place of one of these, over some axes; twin of src/tensor/reduce.rs.
 // A workgroup makes one element.
-// needs: strided
+// needs: strided, blocks
 
 struct Params {
   count: u32, // elements of the result
@@ -19,7 +19,10 @@ var<workgroup> places: array<u32, THREADS>;
 
 const NOWHERE = 0xffffffffu;
 
-fn term(base: u32, i: u32) -> u32 { return x[base + place(1u, i)]; }
+fn term(base: u32, i: u32) -> u32 {
+  let at = base + place(1u, i);
+  return element(0u, x[word_at(0u, at)], at);
+}
 
 // Whether `a` at place `i` is chosen before `b` at place `j`.
 fn before(a: u32, i: u32, b: u32, j: u32) -> bool {
@@ -33,7 +36,7 @@ fn before(a: u32, i: u32, b: u32, j: u32) -> bool {
 // S8 over blocks of 32, each of them S8 over its elements.
 fn sum_of(base: u32, thread: u32) -> f32 {
   let blocks = (params.terms + 31u) / 32u;
-  var lane_sum = 0.0;
+  var lane = 0.0;
   for (var first = 0u; first < blocks; first += THREADS) {
     let block = first + thread;
     if block < blocks {
@@ -45,21 +48,11 @@ fn sum_of(base: u32, thread: u32) -> f32 {
         lo = add_lane(lo, i & 7u, t);
         hi = add_lane(hi, (i & 7u) - 4u, t);
       }
-      partial[thread] = bitcast<u32>(s8_tree(lo, hi));
+      terms[thread] = s8_tree(lo, hi);
     }
-    workgroupBarrier();
-    if thread < 8u {
-      for (var t = thread; t < min(THREADS, blocks - first); t += 8u) {
-        lane_sum = add(lane_sum, bitcast<f32>(partial[t]));
-      }
-    }
-    workgroupBarrier();
+    lane = with_blocks(lane, blocks - first, thread);
   }
-  if thread < 8u { partial[thread] = bitcast<u32>(lane_sum); }
-  workgroupBarrier();
-  return s8_tree(
-    bitcast<vec4<f32>>(vec4(partial[0], partial[1], partial[2], partial[3])),
-    bitcast<vec4<f32>>(vec4(partial[4], partial[5], partial[6], partial[7])));
+  return total_of(lane, thread);
 }
 
 // What every thread has seen, put together.

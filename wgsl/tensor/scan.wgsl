@@ -19,7 +19,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if line >= params.lines { return; }
   var sum = 0u;
   for (var i = 0u; i < params.length; i++) {
-    let term = x[place(0u, line * params.length + i)];
+    let at = place(0u, line * params.length + i);
+    let term = element(0u, x[word_at(0u, at)], at);
     if INTEGER != 0u {
       sum += term;
     } else {

@@ -31,8 +31,7 @@ const RUN: Duration = Duration::from_millis(30);
 pub fn read_bandwidth(device: &mut Device) -> Result<f64, BackendError> {
     let (wanted, warm_up) =
         if is_software(&device.info) { (BYTES_IN_SOFTWARE, Duration::ZERO) } else { (BYTES, WARM_UP) };
-    let limit = device.limits.max_storage_buffer_binding_size.min(device.limits.max_buffer_size);
-    let mut bytes = wanted.min(limit) / 16 * 16;
+    let mut bytes = wanted.min(device.largest_buffer()) / 16 * 16;
     let data = loop {
         match device.storage("bytes to read", bytes) {
             Err(BackendError::OutOfMemory { .. }) if bytes / 2 >= LEAST_BYTES => bytes /= 2,

@@ -407,10 +407,15 @@ impl Device {
         }
     }
 
+    /// Bytes of the largest buffer that kernels can bind.
+    pub fn largest_buffer(&self) -> u64 {
+        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
+    }
+
     /// A storage buffer of at least 16 bytes.
     pub fn buffer(&self, name: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, BackendError> {
         let size = bytes.max(16).next_multiple_of(16);
-        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        let limit = self.largest_buffer();
         if size > limit {
             let what = format!("a buffer of {size} bytes for {name} (its limit is {limit})");
             return Err(BackendError::OutOfMemory { device: self.info.name.clone(), what });

@@ -38,7 +38,7 @@ const RUN: usize = 64 << 10;
 
 /// The most bytes of weights in one buffer; 16 bytes per stream cover the alignment of stream starts.
 fn capacity(device: &Device) -> usize {
-    device.limits.max_storage_buffer_binding_size.min(device.limits.max_buffer_size).saturating_sub(64) as usize
+    device.largest_buffer().saturating_sub(64) as usize
 }
 
 /// What is to become the contents of a buffer.
@@ -83,11 +83,11 @@ impl Uploads {
     /// Buffers for matrices of one format and width, behind each other in one. Where they do not fit that, each gets its
     /// own.
     pub fn allocate(&mut self, device: &Device, matrices: &[&Weight]) -> Result<Vec<Vec<Shard>>, BackendError> {
-        let total: usize = matrices.iter().map(|w| w.rows * w.format.row_bytes(w.cols)).sum();
+        let total: usize = matrices.iter().map(|w| w.bytes()).sum();
         if matrices.len() == 1 || total > capacity(device) {
             return matrices.iter().map(|w| self.in_shards(device, w)).collect();
         }
-        let whole = |w: &&Weight| ((*w).clone(), 0..w.rows * w.format.row_bytes(w.cols));
+        let whole = |w: &&Weight| ((*w).clone(), 0..w.bytes());
         let (buffer, streams) = self.buffer(device, matrices.iter().map(whole).collect())?;
         let mut first = 0;
         let shard = |w: &&Weight| {
