@@ -8,7 +8,9 @@ fn tile_word(tile: u32, i: u32) -> u32 { return tiles[tile * (TOKENS + 2u) + i];
 fn tile_rows(tile: u32) -> u32 { return tile_word(tile, 1u); }
 fn slot_of(tile: u32, token: u32) -> u32 { return tile_word(tile, 2u + token); }
 // Row `n` of the tile's expert in the whole tensor.
-fn expert_row(tile: u32, n: u32) -> u32 { return tile_word(tile, 0u) * params.expert_rows + n; }
+fn expert_row(tile: u32, n: u32) -> u32 {
+  return tile_word(tile, 0u) * params.expert_rows + n;
+}
 
 fn is_void(tile: u32, n: u32, width: u32) -> bool {
   let row = expert_row(tile, n);
