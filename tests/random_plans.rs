@@ -258,8 +258,8 @@ impl Maker {
     /// Products of a row, or of one for each slot, with the matrices of chosen experts, or of all.
     fn expert_products(
         &mut self,
-        x: BufferId,
-        cols: usize,
+        at: &str,
+        (x, cols): (BufferId, usize),
         (experts, routes): (usize, Option<BufferId>),
         outs: &[(&'static str, usize, BufferId)],
     ) {
@@ -271,9 +271,12 @@ impl Maker {
             self.story.push(format!("{name} {}{}", format.name, if bias.is_some() { " + bias" } else { "" }));
             products.push((name, weight, bias, out));
         }
-        let inputs = self.plan.activations(x, "experts", products.iter().map(|p| p.1));
+        let inputs = self.plan.activations(x, at, products.iter().map(|p| p.1));
         for ((name, weight, bias, out), x) in products.into_iter().zip(inputs) {
-            self.plan.step(name, Op::ExpertMatmul(ops::ExpertMatmul { weight, experts, bias, x, routes, out }));
+            self.plan.step(
+                format!("{at}.{name}"),
+                Op::ExpertMatmul(ops::ExpertMatmul { weight, experts, bias, x, routes, out }),
+            );
         }
     }
 
@@ -283,8 +286,9 @@ impl Maker {
         let used = (1 + self.random.word() as usize % 4).min(experts);
         let hidden_width = self.pick(&[32, 48, 96, 256]);
         self.story.push(format!("{used} of {experts} experts of {hidden_width}"));
-        let n = self.normed("ffn", x, width, false);
-        let [scores, routes] = [experts, 2 * used].map(|n| self.plan.buffer(&format!("routes{n}"), n));
+        let n = self.normed("experts", x, width, false);
+        let scores = self.plan.buffer(&format!("scores{experts}"), experts);
+        let routes = self.plan.buffer(&format!("routes{used}"), 2 * used);
         self.products("router", n, width, &[("router", experts, scores)]);
         let weighing = self.pick(&[Weighing::All, Weighing::Normed, Weighing::Chosen]);
         let route = ops::Route { x: scores, out: routes, used, weighing, gating: Gating::BY_SCORE };
@@ -295,16 +299,16 @@ impl Maker {
         let down = self.plan.buffer(&format!("slots down{}", used * width), used * width);
         let branch = self.plan.buffer("branch", width);
         let chosen = (experts, Some(routes));
-        self.expert_products(n, width, chosen, &[("gate", hidden_width, gate), ("up", hidden_width, up)]);
+        self.expert_products("experts", (n, width), chosen, &[("gate", hidden_width, gate), ("up", hidden_width, up)]);
         self.plan.step("experts.act", Op::SiluMul(ops::SiluMul { a: gate, b: up, out: hidden }));
-        self.expert_products(hidden, hidden_width, chosen, &[("down", width, down)]);
+        self.expert_products("experts.act", (hidden, hidden_width), chosen, &[("down", width, down)]);
         self.plan.step("combine", Op::Combine(ops::Combine { x: down, routes, out: branch }));
         self.plan.step("experts.add", Op::Add(ops::Add { x, b: branch }));
         if self.chance(30) {
             self.story.push("and all of two".to_owned());
             let all = self.plan.buffer(&format!("all{}", 2 * width), 2 * width);
-            self.expert_products(n, width, (2, None), &[("all", width, all)]);
-            self.expert_products(all, width, (2, None), &[("all.again", width / 2, branch)]);
+            self.expert_products("experts.all", (n, width), (2, None), &[("all", width, all)]);
+            self.expert_products("experts.again", (all, width), (2, None), &[("all.again", width / 2, branch)]);
             self.plan.step("all.add", Op::Add(ops::Add { x, b: branch }));
         }
     }

@@ -83,7 +83,8 @@ fn experts(format: &'static Format, precision: Precision) -> (Plan, Made) {
         plan.layer(Some(layer));
         let name = |part: &str| format!("{layer}.{part}");
         let count = biases.len();
-        let [scores, routes] = [count, 2 * used].map(|n| plan.buffer(&format!("routes{n}"), n));
+        let scores = plan.buffer(&format!("scores{count}"), count);
+        let routes = plan.buffer(&format!("routes{used}"), 2 * used);
         let [gate, up, act] = ["gate", "up", "act"].map(|b| plan.buffer(&format!("{b}{used}"), used * hidden));
         let down = plan.buffer(&format!("down{used}"), used * width);
         let w = maker.weight(&mut plan, &name("norm"), float, 1, width);

@@ -19,8 +19,8 @@ use crate::shaders::{EXPERT_TILES, TILED_EXPERT_FLOATS, TILED_EXPERTS, params};
 /// Slots of a tile, and how many an expert has on average from which on they are used: fewer rows run one by one.
 const SIZES: [(u32, usize); 2] = [(32, 2), (64, 64)];
 
-/// The same of plain numbers, whose kernel has one size.
-const PLAIN_SIZES: [(u32, usize); 1] = [(64, 2)];
+/// Slots of a tile of plain numbers.
+const PLAIN_SIZE: u32 = tiled::MATMUL_ROWS;
 
 /// Most experts that rows are sorted by.
 const EXPERTS: usize = 1024;
@@ -56,14 +56,14 @@ type Source = (Option<BufferId>, bool);
 #[derive(Default)]
 pub(super) struct Tiles {
     buffers: HashMap<(Source, Tiling), wgpu::Buffer>,
-    /// Those that a step before has made, from routes that were not written since.
-    made: Vec<(Source, Tiling)>,
+    /// Those that a step before has made, from routes that were not written since, with the average from which on it does.
+    made: Vec<(Source, Tiling, usize)>,
 }
 
 impl Tiles {
     /// Behind a step that writes `out`.
     pub fn written(&mut self, out: Option<BufferId>) {
-        self.made.retain(|((routes, _), _)| routes.is_none() || *routes != out);
+        self.made.retain(|((routes, _), ..)| routes.is_none() || *routes != out);
     }
 }
 
@@ -92,11 +92,12 @@ impl Lowering<'_> {
     ) -> Result<Kernels, BackendError> {
         let shapes = self.plan.shapes();
         let (used, format) = (op.used(&shapes), self.plan.weights[op.weight.0].format);
-        let sizes = if format.activation_block().is_some() { &SIZES[..] } else { &PLAIN_SIZES };
+        let plain = format.activation_block().is_none();
         let mut all = vec![(0, alone.to_vec())];
-        for &(size, each) in sizes {
+        for (size, each) in SIZES {
+            let size = if plain { PLAIN_SIZE } else { size };
             let tiling = Tiling { experts: op.experts as u32, used: used as u32, size };
-            if let Some(dispatches) = self.in_tiles(op, tiling, tiles)? {
+            if let Some(dispatches) = self.in_tiles(op, tiling, each, tiles)? {
                 // What comes before takes the rows up to these.
                 let first = (each * op.experts).div_ceil(used);
                 if let Some((most, _)) = all.last_mut() {
@@ -111,11 +112,13 @@ impl Lowering<'_> {
         Ok(Kernels::Few(all))
     }
 
-    /// The dispatches of a product in tiles, the first of which makes the tiles where no step before did; `None` where there is no kernel.
+    /// The dispatches of a product in tiles where experts have `each` slots and more, the first of which makes the tiles where no step before
+    /// did; `None` where there is no kernel.
     fn in_tiles(
         &mut self,
         op: &ops::ExpertMatmul,
         tiling: Tiling,
+        each: usize,
         tiles: &mut Tiles,
     ) -> Result<Option<Vec<Dispatch>>, BackendError> {
         let (plan, r) = (self.plan, self.resources);
@@ -134,7 +137,7 @@ impl Lowering<'_> {
         {
             return Ok(None);
         }
-        let (list, make) = self.tiles(op, tiling, tiles)?;
+        let (list, make) = self.tiles(op, tiling, each, tiles)?;
         let mut all: Vec<_> = make.into_iter().collect();
         let (weight, op) = (op.weight, Op::ExpertMatmul(op.clone()));
         for shard in shards(r, weight) {
@@ -152,22 +155,23 @@ impl Lowering<'_> {
         &mut self,
         op: &ops::ExpertMatmul,
         tiling: Tiling,
+        each: usize,
         tiles: &mut Tiles,
     ) -> Result<(wgpu::Buffer, Option<Dispatch>), BackendError> {
         let wanted = self.plan.buffers[op.out.0].wanted;
-        let key = ((op.routes, wanted), tiling);
-        let list = match tiles.buffers.get(&key) {
+        let source = (op.routes, wanted);
+        let list = match tiles.buffers.get(&(source, tiling)) {
             Some(list) => list.clone(),
             None => {
                 let list = self.device.storage("tiles of experts", 4 * tiling.words(self.resources.sizes.batch))?;
-                tiles.buffers.insert(key, list.clone());
+                tiles.buffers.insert((source, tiling), list.clone());
                 list
             }
         };
-        if tiles.made.contains(&key) {
+        if tiles.made.contains(&(source, tiling, each)) {
             return Ok((list, None));
         }
-        tiles.made.push(key);
+        tiles.made.push((source, tiling, each));
         let Tiling { experts, used, size } = tiling;
         let p = params::ExpertTiles { experts, used, size, all: u32::from(op.routes.is_none()) };
         let routes = op.routes.map_or(&self.resources.none, |routes| &self.rows[routes.0]);
