@@ -90,24 +90,21 @@ impl Lowering<'_> {
         alone: &[Dispatch],
         tiles: &mut Tiles,
     ) -> Result<Kernels, BackendError> {
-        let shapes = self.plan.shapes();
-        let (used, format) = (op.used(&shapes), self.plan.weights[op.weight.0].format);
-        let plain = format.activation_block().is_none();
-        let mut all = vec![(0, alone.to_vec())];
-        for (size, each) in SIZES {
-            let size = if plain { PLAIN_SIZE } else { size };
-            let tiling = Tiling { experts: op.experts as u32, used: used as u32, size };
-            if let Some(dispatches) = self.in_tiles(op, tiling, each, tiles)? {
-                // What comes before takes the rows up to these.
-                let first = (each * op.experts).div_ceil(used);
-                if let Some((most, _)) = all.last_mut() {
-                    *most = first - 1;
+        let (used, experts) = (op.used(&self.plan.shapes()), op.experts);
+        let plain = self.plan.weights[op.weight.0].format.activation_block().is_none();
+        let first = |each: usize| (each * experts).div_ceil(used);
+        let mut all = vec![(first(SIZES[0].1) - 1, alone.to_vec())];
+        for (i, (size, each)) in SIZES.into_iter().enumerate() {
+            // Steps that share tiles have the same ranges of rows, whatever sizes fit the device.
+            let most = SIZES.get(i + 1).map_or(usize::MAX, |next| first(next.1) - 1);
+            let mut made = None;
+            for size in if plain { [PLAIN_SIZE; 2] } else { [size, SIZES[0].0] } {
+                if made.is_none() {
+                    let tiling = Tiling { experts: experts as u32, used: used as u32, size };
+                    made = self.in_tiles(op, tiling, each, tiles)?;
                 }
-                all.push((0, dispatches));
             }
-        }
-        if let Some((most, _)) = all.last_mut() {
-            *most = usize::MAX;
+            all.push((most, made.unwrap_or_else(|| alone.to_vec())));
         }
         Ok(Kernels::Few(all))
     }
