@@ -16,6 +16,7 @@ use samebits::backend::{Backend, Batch, Rows};
 use samebits::numerics::Precision;
 use samebits::ops;
 use samebits::ops::attention::Scoring;
+use samebits::ops::route::{Gating, Weighing};
 use samebits::plan::{
     Angles, AnglesId, BufferId, Builder, CacheId, CacheSpec, Op, Plan, Step, Weight, WeightId, WeightSource,
 };
@@ -253,6 +254,66 @@ impl Maker {
     }
 }
 
+impl Maker {
+    /// Products of a row, or of one for each slot, with the matrices of chosen experts, or of all.
+    fn expert_products(
+        &mut self,
+        at: &str,
+        (x, cols): (BufferId, usize),
+        (experts, routes): (usize, Option<BufferId>),
+        outs: &[(&'static str, usize, BufferId)],
+    ) {
+        let mut products = Vec::new();
+        for &(name, rows, out) in outs {
+            let format = self.format(cols);
+            let weight = self.weight(name, format, experts * rows, cols);
+            let bias = self.chance(40).then(|| self.vector(&format!("{name}.bias"), experts * rows));
+            self.story.push(format!("{name} {}{}", format.name, if bias.is_some() { " + bias" } else { "" }));
+            products.push((name, weight, bias, out));
+        }
+        let inputs = self.plan.activations(x, at, products.iter().map(|p| p.1));
+        for ((name, weight, bias, out), x) in products.into_iter().zip(inputs) {
+            self.plan.step(
+                format!("{at}.{name}"),
+                Op::ExpertMatmul(ops::ExpertMatmul { weight, experts, bias, x, routes, out }),
+            );
+        }
+    }
+
+    /// A feed-forward layer of experts that each row chooses, or of all.
+    fn experts(&mut self, x: BufferId, width: usize) {
+        let experts = self.pick(&[2, 3, 5, 8]);
+        let used = (1 + self.random.word() as usize % 4).min(experts);
+        let hidden_width = self.pick(&[32, 48, 96, 256]);
+        self.story.push(format!("{used} of {experts} experts of {hidden_width}"));
+        let n = self.normed("experts", x, width, false);
+        let scores = self.plan.buffer(&format!("scores{experts}"), experts);
+        let routes = self.plan.buffer(&format!("routes{used}"), 2 * used);
+        self.products("router", n, width, &[("router", experts, scores)]);
+        let weighing = self.pick(&[Weighing::All, Weighing::Normed, Weighing::Chosen]);
+        let route = ops::Route { x: scores, out: routes, used, weighing, gating: Gating::BY_SCORE };
+        self.plan.step("route", Op::Route(route));
+        let slots = used * hidden_width;
+        let [gate, up, hidden] =
+            ["gate", "up", "hidden"].map(|b| self.plan.buffer(&format!("slots {b}{slots}"), slots));
+        let down = self.plan.buffer(&format!("slots down{}", used * width), used * width);
+        let branch = self.plan.buffer("branch", width);
+        let chosen = (experts, Some(routes));
+        self.expert_products("experts", (n, width), chosen, &[("gate", hidden_width, gate), ("up", hidden_width, up)]);
+        self.plan.step("experts.act", Op::SiluMul(ops::SiluMul { a: gate, b: up, out: hidden }));
+        self.expert_products("experts.act", (hidden, hidden_width), chosen, &[("down", width, down)]);
+        self.plan.step("combine", Op::Combine(ops::Combine { x: down, routes, out: branch }));
+        self.plan.step("experts.add", Op::Add(ops::Add { x, b: branch }));
+        if self.chance(30) {
+            self.story.push("and all of two".to_owned());
+            let all = self.plan.buffer(&format!("all{}", 2 * width), 2 * width);
+            self.expert_products("experts.all", (n, width), (2, None), &[("all", width, all)]);
+            self.expert_products("experts.again", (all, width), (2, None), &[("all.again", width / 2, branch)]);
+            self.plan.step("all.add", Op::Add(ops::Add { x, b: branch }));
+        }
+    }
+}
+
 /// A plan of random layers, its weights, and what it is.
 fn random_plan(seed: u64) -> (Plan, Made, String) {
     let (mut m, _) = Maker::new(seed);
@@ -272,6 +333,9 @@ fn random_plan(seed: u64) -> (Plan, Made, String) {
         }
         if m.chance(85) {
             m.feed_forward(x, width);
+        }
+        if m.chance(40) {
+            m.experts(x, width);
         }
     }
     m.plan.layer(None);

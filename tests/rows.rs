@@ -13,7 +13,8 @@ use samebits::backend::{Backend, Batch, Rows};
 use samebits::numerics::Precision;
 use samebits::ops;
 use samebits::ops::attention::Scoring;
-use samebits::plan::{Angles, Builder, CacheSpec, Op, Plan, Weight, WeightId, WeightSource};
+use samebits::ops::route::{Gating, Weighing};
+use samebits::plan::{Angles, BufferId, Builder, CacheSpec, Op, Plan, Weight, WeightId, WeightSource};
 use samebits::quant::{FORMATS, Format, format_by_name};
 
 const MOST: usize = 70;
@@ -30,6 +31,102 @@ impl WeightSource for Made {
     fn release(&self, _: &Weight) {}
 }
 
+/// Makes weights at random.
+struct Maker {
+    made: Made,
+    random: Random,
+}
+
+impl Maker {
+    fn weight(
+        &mut self,
+        plan: &mut Builder,
+        name: &str,
+        format: &'static Format,
+        rows: usize,
+        cols: usize,
+    ) -> WeightId {
+        let high = if rows == 1 { 1 } else { -1 - cols.ilog2() as i32 / 2 };
+        let values = self.random.floats(rows * cols, high - 4, high);
+        self.given(plan, name, format, cols, &values)
+    }
+
+    fn given(
+        &mut self,
+        plan: &mut Builder,
+        name: &str,
+        format: &'static Format,
+        cols: usize,
+        values: &[f32],
+    ) -> WeightId {
+        let rows = values.len() / cols;
+        let mut raw = vec![0; rows * format.row_bytes(cols)];
+        for (x, raw) in values.chunks(cols).zip(raw.chunks_mut(format.row_bytes(cols))) {
+            format.quantize(x, raw);
+        }
+        self.made.0.insert(name.to_owned(), raw);
+        plan.weight(Weight { name: name.to_owned(), format, first: 0, rows, cols })
+    }
+}
+
+/// Layers of experts. In the first, everybody chooses one of them and nobody another; in the second, both are chosen by all. Behind
+/// each is a product with the matrices of all, one after the other.
+fn experts(format: &'static Format, precision: Precision) -> (Plan, Made) {
+    let (width, hidden) = (256, 768);
+    let mut maker = Maker { made: Made(HashMap::new()), random: Random(11) };
+    let mut plan = Builder::new(precision);
+    let float = format_by_name("F32").unwrap();
+    let [x, n, branch, also] = ["x", "n", "branch", "also"].map(|b| plan.buffer(b, width));
+    let w = maker.weight(&mut plan, "embedding", format, 40, width);
+    plan.step("embedding", Op::Embedding(ops::Embedding { weight: w, out: x }));
+    for (layer, biases, used) in [(0, &[3.0, 0.0, 0.0, 0.5, -3.0][..], 3), (1, &[0.0, 0.25], 2)] {
+        plan.layer(Some(layer));
+        let name = |part: &str| format!("{layer}.{part}");
+        let count = biases.len();
+        let scores = plan.buffer(&format!("scores{count}"), count);
+        let routes = plan.buffer(&format!("routes{used}"), 2 * used);
+        let [gate, up, act] = ["gate", "up", "act"].map(|b| plan.buffer(&format!("{b}{used}"), used * hidden));
+        let down = plan.buffer(&format!("down{used}"), used * width);
+        let w = maker.weight(&mut plan, &name("norm"), float, 1, width);
+        plan.step("norm", Op::RmsNorm(ops::RmsNorm { x, weight: w, out: n, eps: 1e-5 }));
+        let w = maker.weight(&mut plan, &name("router"), float, count, width);
+        let b = maker.given(&mut plan, &name("router.bias"), float, count, biases);
+        plan.matmuls(n, "router", vec![("router", w, Some(b), scores)]);
+        let (weighing, gating) = (Weighing::Normed, Gating::BY_SCORE);
+        plan.step("route", Op::Route(ops::Route { x: scores, out: routes, used, weighing, gating }));
+        let products = |maker: &mut Maker, plan: &mut Builder, x, from: &str, cols, parts: &[(&str, usize, _)]| {
+            let made = |(part, rows, out): &(&str, usize, BufferId)| {
+                let w = maker.weight(plan, &name(part), format, count * rows, cols);
+                let bias =
+                    (layer == 0).then(|| maker.weight(plan, &name(&format!("{part}.bias")), float, 1, count * rows));
+                (w, bias, *out)
+            };
+            let made: Vec<_> = parts.iter().map(made).collect();
+            let inputs = plan.activations(x, from, made.iter().map(|m| m.0));
+            for (((weight, bias, out), x), (part, ..)) in made.into_iter().zip(inputs).zip(parts) {
+                let op = ops::ExpertMatmul { weight, experts: count, bias, x, routes: Some(routes), out };
+                plan.step(*part, Op::ExpertMatmul(op));
+            }
+        };
+        products(&mut maker, &mut plan, n, "experts", width, &[("gate", hidden, gate), ("up", hidden, up)]);
+        plan.step("act", Op::SiluMul(ops::SiluMul { a: gate, b: up, out: act }));
+        products(&mut maker, &mut plan, act, "act", hidden, &[("down", width, down)]);
+        plan.step("combine", Op::Combine(ops::Combine { x: down, routes, out: branch }));
+        plan.step("add", Op::Add(ops::Add { x, b: branch }));
+        let weight = maker.weight(&mut plan, &name("all"), format, width, width);
+        let input = plan.activations(n, "all", [weight])[0];
+        let op = ops::ExpertMatmul { weight, experts: 4, bias: None, x: input, routes: None, out: also };
+        plan.step("all", Op::ExpertMatmul(op));
+        plan.step("all.add", Op::Add(ops::Add { x, b: also }));
+    }
+    plan.layer(None);
+    let (last, logits) = (plan.wanted_buffer("last", width), plan.wanted_buffer("logits", 40));
+    plan.step("rows", Op::Gather(ops::Gather { x, out: last }));
+    let w = maker.weight(&mut plan, "head", format, 40, width);
+    plan.matmuls(last, "head", vec![("logits", w, None, logits)]);
+    (plan.finish(logits).unwrap(), maker.made)
+}
+
 /// Heads of attention, and how they attend.
 #[derive(Clone, Copy, Debug)]
 struct Heads {
@@ -43,24 +140,18 @@ struct Heads {
 
 const PLAIN: Heads = Heads { heads: 4, kv_heads: 2, head_dim: 32, window: None, cap: None, sinks: false };
 
+fn layer(format: &'static Format, precision: Precision) -> (Plan, Made) {
+    layer_with(format, precision, PLAIN)
+}
+
 /// A layer of llama: rows of one block of 256 and of nine, so that lanes of S8 have two, one and none.
-fn layer(format: &'static Format, precision: Precision, shape: Heads) -> (Plan, Made) {
+fn layer_with(format: &'static Format, precision: Precision, shape: Heads) -> (Plan, Made) {
     let (width, hidden) = (256, 2304);
     let Heads { heads, kv_heads, head_dim, window, cap, sinks } = shape;
     let (q_width, kv_width) = (heads * head_dim, kv_heads * head_dim);
-    let mut made = Made(HashMap::new());
-    let mut random = Random(7);
+    let mut maker = Maker { made: Made(HashMap::new()), random: Random(7) };
     let mut plan = Builder::new(precision);
-    let mut weight = |plan: &mut Builder, name: &str, format: &'static Format, rows: usize, cols: usize| -> WeightId {
-        let high = if rows == 1 { 1 } else { -1 - cols.ilog2() as i32 / 2 };
-        let mut raw = vec![0; rows * format.row_bytes(cols)];
-        let values = random.floats(rows * cols, high - 4, high);
-        for (x, raw) in values.chunks(cols).zip(raw.chunks_mut(format.row_bytes(cols))) {
-            format.quantize(x, raw);
-        }
-        made.0.insert(name.to_owned(), raw);
-        plan.weight(Weight { name: name.to_owned(), format, first: 0, rows, cols })
-    };
+    let mut weight = |plan: &mut Builder, name: &str, format, rows, cols| maker.weight(plan, name, format, rows, cols);
     let float = format_by_name("F32").unwrap();
     let [x, n, branch] = ["x", "n", "branch"].map(|b| plan.buffer(b, width));
     let [q, att] = ["q", "att"].map(|b| plan.buffer(b, q_width));
@@ -104,7 +195,7 @@ fn layer(format: &'static Format, precision: Precision, shape: Heads) -> (Plan, 
     plan.step("rows", Op::Gather(ops::Gather { x, out: last }));
     let w = weight(&mut plan, "head", format, 40, width);
     plan.matmuls(last, "head", vec![("logits", w, None, logits)]);
-    (plan.finish(logits).unwrap(), made)
+    (plan.finish(logits).unwrap(), maker.made)
 }
 
 /// The logits of the first rows, in one batch.
@@ -114,8 +205,11 @@ fn logits(backend: &mut dyn Backend, rows: usize) -> Vec<u32> {
     bits(backend.forward(batch, None).unwrap())
 }
 
-fn check(format: &'static Format, precision: Precision, counts: &[usize]) {
-    let (plan, made) = layer(format, precision, PLAIN);
+/// A plan with weights of a format.
+type Make = fn(&'static Format, Precision) -> (Plan, Made);
+
+fn check(make: Make, format: &'static Format, precision: Precision, counts: &[usize]) {
+    let (plan, made) = make(format, precision);
     let mut scalar = Cpu::with_isa(&made, plan.clone(), sizes(MOST, MOST), 2, Isa::Scalar).unwrap();
     let ids: Vec<u32> = (0..MOST as u32).map(|i| i * 7 % 40).collect();
     let mut expected = Vec::new();
@@ -128,13 +222,16 @@ fn check(format: &'static Format, precision: Precision, counts: &[usize]) {
         "{}: numbers of the test are too large",
         format.name
     );
-    let mut vector = Cpu::new(&made, plan.clone(), sizes(MOST, MOST), 2).unwrap();
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        let mut cpu = Cpu::with_isa(&made, plan.clone(), sizes(MOST, MOST), 2, isa).unwrap();
+        for &n in counts {
+            assert!(logits(&mut cpu, n) == expected[..40 * n], "{} {precision:?}: {isa:?}, {n} rows", format.name);
+        }
+    }
     let _turn = turn();
     let mut gpu = Gpu::new(device(), &made, plan, sizes(MOST, MOST), &mut |_| {}).unwrap();
     for &n in counts {
-        let first = &expected[..40 * n];
-        assert!(logits(&mut vector, n) == first, "{} {precision:?}: CPU, vectors, {n} rows", format.name);
-        assert!(logits(&mut gpu, n) == first, "{} {precision:?}: GPU, {n} rows", format.name);
+        assert!(logits(&mut gpu, n) == expected[..40 * n], "{} {precision:?}: GPU, {n} rows", format.name);
     }
 }
 
@@ -143,7 +240,9 @@ fn every_number_of_rows_has_the_bits_of_rows_one_by_one() {
     if std::env::var("SAMEBITS_ROWS").is_ok_and(|all| all == "all") {
         let all: Vec<usize> = (1..=MOST).collect();
         for format in FORMATS {
-            [Precision::Fast, Precision::Precise].iter().for_each(|precision| check(format, *precision, &all));
+            for precision in [Precision::Fast, Precision::Precise] {
+                [layer, experts].into_iter().for_each(|make: Make| check(make, format, precision, &all));
+            }
         }
         return;
     }
@@ -157,7 +256,22 @@ fn every_number_of_rows_has_the_bits_of_rows_one_by_one() {
         ("Q6_K", Precision::Fast),
         ("F16", Precision::Fast),
     ] {
-        check(format_by_name(format).unwrap(), precision, &edges);
+        check(layer, format_by_name(format).unwrap(), precision, &edges);
+    }
+}
+
+/// Few rows run one by one, more in tiles of 32, and where many rows chose each expert in tiles of 64.
+#[test]
+fn every_number_of_rows_through_experts_has_the_bits_of_rows_one_by_one() {
+    for (format, precision) in [
+        ("Q4_0", Precision::Precise),
+        ("Q5_1", Precision::Fast),
+        ("MXFP4", Precision::Fast),
+        ("Q3_K", Precision::Precise),
+        ("Q4_K", Precision::Fast),
+        ("BF16", Precision::Fast),
+    ] {
+        check(experts, format_by_name(format).unwrap(), precision, &[3, 17, 66]);
     }
 }
 
@@ -173,7 +287,7 @@ fn long_caches_have_the_bits_of_the_cpu() {
     ];
     let _turn = turn();
     for shape in shapes {
-        let (plan, made) = layer(format_by_name("Q4_0").unwrap(), Precision::Fast, shape);
+        let (plan, made) = layer_with(format_by_name("Q4_0").unwrap(), Precision::Fast, shape);
         let sizes = samebits::backend::Sizes { context: CONTEXT, batch: 40, logits_rows: 1 };
         let mut cpu = Cpu::with_isa(&made, plan.clone(), sizes, 2, Isa::Scalar).unwrap();
         let mut gpu = Gpu::new(device(), &made, plan, sizes, &mut |_| {}).unwrap();

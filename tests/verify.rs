@@ -127,6 +127,8 @@ fn planted_faults_in_kernels_of_other_architectures_are_named() {
         ("two_rows", "qwen3-tied-q8_0.gguf", "2 rows, step 'blk.0.attn_q'"),
         ("few_rows", "qwen3-q4_k.gguf", "3 rows, step 'blk.0.attn_q'"),
         ("few_blocks", "qwen3-q4_k.gguf", "2 rows, step 'blk.0.attn_q'"),
+        // Kernels for many rows, from as many on as make them worth it.
+        ("expert_tiles", "qwen3moe-q4_k.gguf", "16 rows, step 'blk.0.ffn_gate_exps'"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::cargo_bin("samebits").unwrap();

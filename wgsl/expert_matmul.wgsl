@@ -1,31 +1,8 @@
 // y[row, slot, n] = sum over k of w[e, n, k] * x[row, (slot,) k] (+ bias[e, n]) with the expert e of the slot; twin of
 // src/ops/expert_matmul.rs. A workgroup computes 8 weight rows of one slot for one activation row, as matmul.wgsl does.
-// needs: any format, term
+// needs: any format, experts, term
 
-struct Params {
-  cols: u32, // of integers: elements of an activation row with all its slots; of plain numbers: weights per row
-  blocks: u32, // terms per weight row
-  block: u32, // weights per term
-  x_stride: u32, // words per activation row
-  expert_rows: u32, // weight rows of an expert
-  used: u32, // slots
-  slot_rows: u32, // 1: every slot has an activation row
-  slot_blocks: u32, // 1: every slot has its blocks of an activation row
-  streams: vec4<u32>, // word offset of each stream in the shard
-  rows: u32, // weight rows in this shard
-  row_base: u32, // first of them in the whole tensor
-  first: u32, // the shard's first row in the buffer
-  has_bias: u32, // 1: a bias is added
-  all: u32, // 1: a slot's expert is that of its number
-}
-@group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> weights: array<u32>;
-@group(0) @binding(3) var<storage, read> weights4: array<vec4<u32>>;
-@group(0) @binding(4) var<storage, read> x: array<u32>;
-@group(0) @binding(5) var<storage, read> x4: array<vec4<u32>>;
-@group(0) @binding(6) var<storage, read> bias: array<f32>;
 @group(0) @binding(7) var<storage, read> routes: array<f32>; // [row][numbers of the used experts, their weights]
-@group(0) @binding(8) var<storage, read_write> out: array<f32>;
 
 const ROWS = 8u;
 const TILE = 64u;

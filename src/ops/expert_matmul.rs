@@ -8,7 +8,7 @@ use super::shapes::{BufferId, BufferKind, Shapes, WeightId, ensure, same};
 use super::{Call, Operand, Operation, Part, Whole, matmul, matmul::ROWS, quantize_activations};
 use crate::numerics::Precision;
 use crate::quant::{CHUNK, FORMATS, Format};
-pub use crate::shaders::{EXPERT_MATMUL as SHADER, params::ExpertMatmul as Params};
+pub use crate::shaders::{EXPERT_MATMUL as SHADER, params::Experts as Params};
 
 /// Multiplies rows with the matrices of the experts that `routes` names ([`super::Route`]), or of all, one after the other, of the `[experts * rows, cols]` of `weight`.
 /// `x` is one row for all slots, or has `cols` elements for each; `out` has `rows` elements for each.
@@ -33,6 +33,12 @@ impl ExpertMatmul {
     /// Rows of an expert's matrix.
     pub(crate) fn rows(&self, shapes: &Shapes<'_>) -> usize {
         shapes.weights[self.weight.0].rows / self.experts
+    }
+
+    /// Whether the activations have two planes.
+    pub(crate) fn is_precise(&self, shapes: &Shapes<'_>) -> bool {
+        let integers = shapes.weights[self.weight.0].format.activation_block().is_some();
+        integers && shapes.precision == Precision::Precise
     }
 
     /// Whether `x` has elements for each slot.
@@ -102,8 +108,7 @@ impl Operation for ExpertMatmul {
             read(self.out),
         ];
         let groups = [p.used * p.expert_rows.div_ceil(ROWS), 1, 1];
-        let precise = block.is_some() && shapes.precision == Precision::Precise;
-        Call { format: Some(w.format), precise, ..Call::new(&SHADER, &p, groups, operands) }
+        Call { format: Some(w.format), precise: self.is_precise(shapes), ..Call::new(&SHADER, &p, groups, operands) }
     }
 }
 

@@ -45,6 +45,8 @@ const FAULTS: &[Fault] = &[
     ("branch", "norm4[8u * CHUNKS + quad]", "norm4[quad]"),
     // All slots take the first slot's expert.
     ("expert", "u32(routes[side])", "u32(routes[0])"),
+    // All tiles take the first expert.
+    ("expert_tiles", "return tile_word(tile, 0u) * params.expert_rows + n;", "return n;"),
     // Keys take the norm of queries.
     ("heads", "norms[select(0u, params.head_dim, is_key) + n]", "norms[n]"),
     // The second of sibling products begins a row too early.

@@ -263,9 +263,15 @@ shaders! {
     /// One row in another layout.
     PLACE = "place", "fused/place.wgsl";
     /// Many rows: the product with weights in blocks.
-    TILED_MATMUL = "tiled_matmul", "tiled/matmul.wgsl";
+    TILED_MATMUL = "tiled_matmul", "tiled/matmul.wgsl" with "product" with "in_order";
     /// Many rows: the product with plain weights.
-    TILED_FLOATS = "tiled_floats", "tiled/floats.wgsl";
+    TILED_FLOATS = "tiled_floats", "tiled/floats.wgsl" with "product" with "in_order";
+    /// Many rows: which of them chose each expert.
+    EXPERT_TILES = "expert_tiles", "tiled/expert_tiles.wgsl";
+    /// Many rows: the product with the matrices of the chosen experts, in blocks.
+    TILED_EXPERTS = "tiled_experts", "tiled/matmul.wgsl" with "experts" with "by_expert";
+    /// Many rows: the product with the matrices of the chosen experts, in plain numbers.
+    TILED_EXPERT_FLOATS = "tiled_expert_floats", "tiled/floats.wgsl" with "experts" with "by_expert";
     /// Many rows: attention.
     TILED_ATTENTION = "tiled_attention", "tiled/attention.wgsl";
     /// Many rows: what comes before a quantisation, and that.
@@ -329,6 +335,9 @@ static PARTS: &[Part] = &[
     one!("layout"),
     one!("order"),
     one!("product"),
+    one!("experts"),
+    one!("in_order"),
+    one!("by_expert"),
     one!("lanes"),
     one!("pending"),
     one!("plain"),

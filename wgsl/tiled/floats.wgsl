@@ -1,10 +1,11 @@
 // The matrix product for many activation rows and weights that are plain numbers: tiles of 64 rows of both, a chunk of 32
-// columns at a time. A thread makes four rows of four tokens. Chunks are taken in the order of wgsl/tiled/matmul.wgsl, and so
-// are the lanes of S8 in a chunk.
-// needs: plain format, product, plain, lanes, pending
+// columns at a time. Which rows these are is in lib/in_order.wgsl and lib/by_expert.wgsl. A thread makes four rows of four tokens.
+// Chunks are taken in the order of wgsl/tiled/matmul.wgsl, and so are the lanes of S8 in a chunk.
+// needs: plain format, plain, lanes, pending
 
 const SLOTS = 4u; // pending sums of a thread
 override THREADS: u32 = 256u; // always 256
+const TOKENS = 64u;
 const WIDE = 17u; // of 64 floats, in vec4, padded so that neighbours lie in other banks
 
 var<workgroup> x_tile: array<vec4<f32>, 544>; // [column][token]
@@ -53,13 +54,13 @@ fn put(k: u32, row: u32, x: vec4<f32>, w: vec4<f32>) {
   }
 }
 
-fn store(n: u32, token: u32, sum: vec4<f32>) {
-  if token >= state.rows { return; }
+fn store(tile: u32, rows: u32, n: u32, token: u32, sum: vec4<f32>) {
+  if token >= rows { return; }
   for (var i = 0u; i < 4u; i++) {
-    if n + i < params.rows {
+    if has_row(tile, n + i) {
       var y = settle(sum[i]);
-      if params.has_bias != 0u { y = settle(add(y, bias[params.row_base + n + i])); }
-      out[token * params.out_width + params.row_base + n + i] = y;
+      if params.has_bias != 0u { y = settle(add(y, bias_of(tile, n + i))); }
+      out[result(tile, token, n + i)] = y;
     }
   }
 }
@@ -69,15 +70,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let tx = thread % 16u;
   let ty = thread / 16u;
   let mine = thread / 4u;
-  let my_row = params.first + min(64u * group.x + mine, params.rows - 1u);
-  let my_token = min(64u * group.y + mine, state.rows - 1u);
+  let rows = tile_rows(group.y);
+  let my_row = weight_row(group.y, 64u * group.x + mine);
+  let my_token = x_row(group.y, min(mine, rows - 1u));
   let w_at = my_row * (params.cols / 4u) + thread % 4u;
   let x_at = my_token * (params.x_stride / 4u) + thread % 4u;
   let none = Quads(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
   var sums = none;
   var place = Place(0u, 0u);
   var part = fetch(x_at, w_at, 0u);
-  for (var n = 0u; n < params.blocks; n++) {
+  let steps = select(params.blocks, 0u, is_void(group.y, 64u * group.x, 64u));
+  for (var n = 0u; n < steps; n++) {
     let next = after(place, params.blocks);
     workgroupBarrier();
     put(4u * (thread % 4u), mine, part.x0, part.w0);
@@ -97,9 +100,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     place = next;
   }
   let row = 64u * group.x + 4u * tx;
-  let token = 64u * group.y + 4u * ty;
-  store(row, token, sums.t0);
-  store(row, token + 1u, sums.t1);
-  store(row, token + 2u, sums.t2);
-  store(row, token + 3u, sums.t3);
+  let token = 4u * ty;
+  store(group.y, rows, row, token, sums.t0);
+  store(group.y, rows, row, token + 1u, sums.t1);
+  store(group.y, rows, row, token + 2u, sums.t2);
+  store(group.y, rows, row, token + 3u, sums.t3);
 }

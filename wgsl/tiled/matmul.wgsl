@@ -1,27 +1,29 @@
-// The matrix product for many activation rows: tiles of 64 rows and 16 * DEEP weight rows in workgroup memory.
+// The matrix product for many activation rows: tiles of TOKENS rows and 16 * DEEP weight rows in workgroup memory. Which rows
+// these are is in lib/in_order.wgsl and lib/by_expert.wgsl.
 // A thread makes 4 activation rows times DEEP weight rows. Blocks are taken lane by lane of S8, and the lanes in the
 // order 0 4 2 6 1 5 3 7, so that the tree of their sums needs three pending values and no more.
-// needs: block format, product, dots, quads, lanes, pending
+// needs: block format, dots, quads, lanes, pending
 
 const SLOTS = 8u; // pending sums of a thread
-override THREADS: u32 = 256u; // always 256
+override THREADS: u32 = 256u; // 256, or 128 where DEEP is 4
 override DEEP: u32 = 4u; // weight rows of a thread: 4 or 8
-const TOKENS = 64u;
+override TOKENS: u32 = THREADS / 4u;
 // Lengths of the arrays, each for two tiles: one is read while the next is stored.
 override WEIGHTS: u32 = 2u * 2u * 2u * 16u * DEEP;
 override SCALES: u32 = 2u * 2u * 16u * DEEP;
 override SUB_SCALES: u32 = select(1u, SCALES, SPAN > 1u);
-override LOWS: u32 = select(1u, 512u, PRECISE);
-override SUMS: u32 = select(1u, 128u, HAS_MIN);
+override ACTIVATIONS: u32 = 2u * 2u * 2u * TOKENS;
+override LOWS: u32 = select(1u, ACTIVATIONS, PRECISE);
+override SUMS: u32 = select(1u, 2u * TOKENS, HAS_MIN);
 
 var<workgroup> w_tile: array<vec4<u32>, WEIGHTS>; // [tile][chunk][half][row]
-var<workgroup> x_tile: array<vec4<u32>, 512>; // [tile][chunk][half][token]
+var<workgroup> x_tile: array<vec4<u32>, ACTIVATIONS>; // [tile][chunk][half][token]
 var<workgroup> x_low: array<vec4<u32>, LOWS>;
 var<workgroup> w_scale: array<vec2<f32>, SCALES>;
 var<workgroup> w_sub: array<vec2<u32>, SUB_SCALES>; // pairs of i16
 var<workgroup> x_sums: array<vec4<i32>, SUMS>; // [tile][chunk][half][four tokens]
 var<workgroup> x_low_sums: array<vec4<i32>, SUMS>;
-var<workgroup> x_scale: array<vec4<f32>, 64>; // [tile][chunk][four tokens]
+var<workgroup> x_scale: array<vec4<f32>, TOKENS>; // [tile][chunk][four tokens]
 
 fn activations(at: u32) -> Activations {
   return Activations(x_tile[at], x_tile[at + 1u], x_tile[at + 2u], x_tile[at + 3u],
@@ -63,13 +65,13 @@ fn row(r: u32, w_at: u32, scale_at: u32, x: Quad, last: bool, block: ptr<functio
   }
 }
 
-fn store(n: u32, token: u32, sum: vec4<f32>) {
-  if n >= params.rows { return; }
+fn store(tile: u32, rows: u32, n: u32, token: u32, sum: vec4<f32>) {
+  if !has_row(tile, n) { return; }
   for (var j = 0u; j < 4u; j++) {
-    if token + j < state.rows {
+    if token + j < rows {
       var y = settle(sum[j]);
-      if params.has_bias != 0u { y = settle(add(y, bias[params.row_base + n])); }
-      out[(token + j) * params.out_width + params.row_base + n] = y;
+      if params.has_bias != 0u { y = settle(add(y, bias_of(tile, n))); }
+      out[result(tile, token + j, n)] = y;
     }
   }
 }
@@ -80,13 +82,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let tx = thread & 15u;
   let ty = thread >> 4u;
   // Every thread brings a quarter of the activations of a row of the tile; the first 2 * width bring a chunk of weights.
-  let my_row = params.first + min(group.x * width + thread % width, params.rows - 1u);
+  let rows = tile_rows(group.y);
+  let my_row = weight_row(group.y, group.x * width + thread % width);
   let my_chunk = thread / width;
   let my_token = thread >> 2u;
   let my_half = thread & 1u;
-  let my_x = min(group.y * TOKENS + my_token, state.rows - 1u) * params.x_stride;
+  let token = min(my_token, rows - 1u);
+  let my_block = x_block(group.y, token);
+  let my_x = x_row(group.y, token) * params.x_stride;
+  let my_x4 = (my_x >> 2u) + 2u * SPAN * my_block + my_half;
+  let my_scale = my_x + select(1u, 2u, PRECISE) * (params.cols >> 2u) + my_block;
   let low_plane = params.cols >> 4u;
-  let planes = select(1u, 2u, PRECISE) * (params.cols >> 2u);
+  // Whether the thread has rows to compute.
+  let computes = !SPARSE || 4u * ty < rows;
 
   var a0 = vec4(0.0); var a1 = vec4(0.0); var a2 = vec4(0.0); var a3 = vec4(0.0);
   var a4 = vec4(0.0); var a5 = vec4(0.0); var a6 = vec4(0.0); var a7 = vec4(0.0);
@@ -94,7 +102,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var i0 = none; var i1 = none; var i2 = none; var i3 = none;
   var i4 = none; var i5 = none; var i6 = none; var i7 = none;
 
-  let steps = params.blocks * SPAN;
+  let steps = select(params.blocks * SPAN, 0u, is_void(group.y, group.x * width, width));
   var next = ChunkPlace(0u, 0u, 0u); // the first chunk that is not yet brought
   var order = 0u; // the place of the lane that is computed
   var flags = vec4(false); // of the two chunks computed: whether a block, and whether a lane, ends
@@ -115,12 +123,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         dm = scales(my_row * params.blocks + weight_place.b);
       }
       let x_place = chosen(p0, p1, (thread & 2u) != 0u);
-      let at = (my_x >> 2u) + 2u * (x_place.b * SPAN + x_place.c) + my_half;
+      let at = my_x4 + 2u * (x_place.b * SPAN + x_place.c);
       v = x4[at];
       if PRECISE { v_low = x4[at + low_plane]; }
-      e = x[my_x + planes + x_place.b];
+      e = x[my_scale + x_place.b];
     }
-    if step > 0u {
+    if step > 0u && computes {
       for (var u = 0u; u < min(2u, steps + 2u - step); u++) {
         let f = ((step >> 1u) - 1u) & 1u;
         let tile = 2u * f + u;
@@ -194,15 +202,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
   }
   let n = group.x * width + tx;
-  let token = group.y * TOKENS + 4u * ty;
-  store(n, token, a0);
-  store(n + 16u, token, a1);
-  store(n + 32u, token, a2);
-  store(n + 48u, token, a3);
+  let first = 4u * ty;
+  store(group.y, rows, n, first, a0);
+  store(group.y, rows, n + 16u, first, a1);
+  store(group.y, rows, n + 32u, first, a2);
+  store(group.y, rows, n + 48u, first, a3);
   if DEEP > 4u {
-    store(n + 64u, token, a4);
-    store(n + 80u, token, a5);
-    store(n + 96u, token, a6);
-    store(n + 112u, token, a7);
+    store(group.y, rows, n + 64u, first, a4);
+    store(group.y, rows, n + 80u, first, a5);
+    store(group.y, rows, n + 96u, first, a6);
+    store(group.y, rows, n + 112u, first, a7);
   }
 }

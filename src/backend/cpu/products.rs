@@ -42,18 +42,10 @@ impl Cpu {
         let mut tiles = std::mem::take(&mut self.memory.tiles);
         let mut ordered = std::mem::take(&mut self.memory.ordered);
         let memory = &self.memory;
-        let padded = cols.next_multiple_of(CHUNK);
-        if let (Storage::Float(values), Some(p)) = (&memory.buffers[x.0], products.first()) {
-            // Every matrix that reads plain numbers has the same kind of them, or its own step.
-            let exact = self.plan.weights[p.weight.0].format.bytes == 2;
-            rounded.resize(rounded.len().max(rows * padded), 0.0);
-            for (row, out) in values.chunks_exact(cols).take(rows).zip(rounded.chunks_exact_mut(padded)) {
-                out[cols..].fill(0.0);
-                vector::prepare(self.isa, row, exact, out);
-            }
-        }
+        // Every matrix that reads plain numbers has the same kind of them, or its own step.
+        let exact = products.first().is_some_and(|p| self.plan.weights[p.weight.0].format.bytes == 2);
+        let floats = prepared(self.isa, &memory.buffers[x.0], (cols, rows), exact, &mut rounded);
         let mut quantized = memory.rows(x, 0..rows, cols);
-        let floats: Vec<_> = rounded.chunks_exact(padded).take(rows).collect();
         let (isa, precise) = (self.isa, self.plan.precision == Precision::Precise);
         let in_tiles = isa == Isa::Amx && !precise && quantized.count > 0 && simd::Tiles::pay(rows);
         if in_tiles {
@@ -99,6 +91,24 @@ impl Cpu {
         });
         (self.memory.rounded, self.memory.tiles, self.memory.ordered) = (rounded, tiles, ordered);
     }
+}
+
+/// Rows of plain numbers as kernels take them: rounded where products with them are to be exact, and padded to whole chunks.
+pub(super) fn prepared<'a>(
+    isa: Isa,
+    x: &Storage,
+    (cols, rows): (usize, usize),
+    exact: bool,
+    memory: &'a mut Vec<f32>,
+) -> Vec<&'a [f32]> {
+    let Storage::Float(values) = x else { return Vec::new() };
+    let padded = cols.next_multiple_of(CHUNK);
+    memory.resize(memory.len().max(rows * padded), 0.0);
+    for (row, out) in values.chunks_exact(cols).take(rows).zip(memory.chunks_exact_mut(padded)) {
+        out[cols..].fill(0.0);
+        vector::prepare(isa, row, exact, out);
+    }
+    memory.chunks_exact(padded).take(rows).collect()
 }
 
 /// A repacked matrix and where its products go.

@@ -251,7 +251,10 @@ impl Lowering<'_> {
 
 /// The group of a step: of a few rows as of any number, of more as of many.
 fn step_by_step(alone: &Group, many: &Group) -> Group {
-    let both = [(tiled::MIN_ROWS - 1, alone), (usize::MAX, many)];
-    let kernels = Kernels::Few(both.map(|(most, group)| (most, group.at(0, 1).to_vec())).into());
-    Group { kernels, ..alone.clone() }
+    let mut all = vec![(tiled::MIN_ROWS - 1, alone.at(0, 1).to_vec())];
+    match &many.kernels {
+        Kernels::Few(many) => all.extend(many.iter().filter(|(most, _)| *most >= tiled::MIN_ROWS).cloned()),
+        _ => all.push((usize::MAX, many.at(0, 1).to_vec())),
+    }
+    Group { kernels: Kernels::Few(all), ..alone.clone() }
 }

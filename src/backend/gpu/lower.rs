@@ -7,6 +7,7 @@ use bytemuck::bytes_of;
 
 use super::attend;
 use super::device::Device;
+use super::experts::{Tiles, Tiling};
 use super::group::{Group, Kernels, Output, Place};
 use super::matrix::Halves;
 use super::pipelines::{self, Kernel, Pipeline};
@@ -14,8 +15,9 @@ use super::row_words;
 use super::tiled::{self, Layout, Quantize};
 use super::weights::Shard;
 use crate::backend::{BackendError, Sizes};
-use crate::ops::{self, Operand, Part};
-use crate::plan::{BufferId, CacheId, CacheSpec, Op, Plan, TILE, WeightId};
+use crate::ops::{self, Call, Operand, Part};
+use crate::plan::{BufferId, CacheId, CacheSpec, Op, Plan, Step, TILE, WeightId};
+use crate::shaders::{TILED_FLOATS, TILED_MATMUL};
 
 /// A recorded dispatch.
 #[derive(Clone)]
@@ -43,6 +45,9 @@ pub(super) enum Grid {
     /// One for every `each` tiles of 32 positions of the cache that are seen, and so many in the second dimension.
     #[allow(missing_docs)]
     Tiles { spec: CacheSpec, each: u32, y: u32 },
+    /// So many, and in the second dimension one for each tile of slots that there may be at most.
+    #[allow(missing_docs)]
+    Chosen { x: u32, tiling: Tiling },
 }
 
 impl Grid {
@@ -52,6 +57,7 @@ impl Grid {
             Self::Rows { x, each } => [x, (rows as u32).div_ceil(each), 1],
             Self::Fixed([x, y]) => [x, y, 1],
             Self::Each([x, y]) => [x, y, rows as u32],
+            Self::Chosen { x, tiling } => [x, tiling.most(rows), 1],
             Self::Tiles { spec, each, y } => {
                 [((position / TILE - spec.first_seen(position) / TILE + 1) as u32).div_ceil(each), y, 1]
             }
@@ -170,14 +176,19 @@ impl<'a> Lowering<'a> {
 
     /// The same for many rows, made of those for any number where there is nothing better.
     pub fn many_alone(&mut self, alone: &[Group]) -> Result<Vec<Group>, BackendError> {
-        alone
-            .iter()
-            .enumerate()
-            .map(|(at, alone)| {
-                let tiled = self.tiled(&self.plan.steps[at].op)?;
-                Ok(self.group(at, if tiled.is_empty() { alone.at(0, 1).to_vec() } else { tiled }))
-            })
-            .collect()
+        let (plan, mut tiles) = (self.plan, Tiles::default());
+        let many = |(step, alone): (&Step, &Group)| {
+            let kernels = match &step.op {
+                Op::ExpertMatmul(op) => self.by_expert(op, alone.at(0, 1), &mut tiles)?,
+                op => match self.tiled(op)? {
+                    tiled if tiled.is_empty() => alone.kernels.clone(),
+                    tiled => Kernels::Fixed(tiled),
+                },
+            };
+            tiles.written(step.op.output());
+            Ok(Group { kernels, ..alone.clone() })
+        };
+        plan.steps.iter().zip(alone).map(many).collect()
     }
 
     /// The groups of steps for many rows: what comes before a quantisation joins it.
@@ -213,7 +224,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// The state that a step reads: it says how many rows there are.
-    fn state(&self, op: &Op) -> &'a wgpu::Buffer {
+    pub fn state(&self, op: &Op) -> &'a wgpu::Buffer {
         self.states[usize::from(self.plan.is_wanted(op))]
     }
 
@@ -227,18 +238,7 @@ impl<'a> Lowering<'a> {
         let mut all = Vec::new();
         for (part, matrix) in parts {
             let call = op.call(&plan.shapes(), r.sizes.context, &part);
-            let bound = |operand: &Operand| match *operand {
-                Operand::Rows(id) => &self.rows[id.0],
-                Operand::Vector(id) => id.map_or(&r.none, |id| vector(r, id)),
-                Operand::Matrix => matrix,
-                Operand::Angles(id) => &r.angles[id.0],
-                Operand::Keys(id) => &r.caches[id.0][0],
-                Operand::Values(id) => &r.caches[id.0][1],
-                Operand::Scores => &r.scores,
-                Operand::Ids => self.ids,
-                Operand::Wanted => self.wanted,
-            };
-            let buffers: Vec<_> = call.operands.iter().map(bound).collect();
+            let buffers = self.bound(&call, matrix);
             let mut kernel = Kernel { format: call.format, ..Kernel::new(call.shader) }.precise(call.precise);
             if let Some(cache) = op.appends_to().or(op.attends_to()) {
                 kernel = kernel.with("RING", attend::ring(plan.caches[cache.0]));
@@ -247,6 +247,23 @@ impl<'a> Lowering<'a> {
             all.push(dispatch(self.device, kernel, self.state(op), &call.params, grid, &buffers)?);
         }
         Ok(all)
+    }
+
+    /// The buffers of a step's operands, with a part of its matrix.
+    pub fn bound(&self, call: &Call, matrix: &'a wgpu::Buffer) -> Vec<&'a wgpu::Buffer> {
+        let (r, rows) = (self.resources, self.rows);
+        let bound = |operand: &Operand| match *operand {
+            Operand::Rows(id) => &rows[id.0],
+            Operand::Vector(id) => id.map_or(&r.none, |id| vector(r, id)),
+            Operand::Matrix => matrix,
+            Operand::Angles(id) => &r.angles[id.0],
+            Operand::Keys(id) => &r.caches[id.0][0],
+            Operand::Values(id) => &r.caches[id.0][1],
+            Operand::Scores => &r.scores,
+            Operand::Ids => self.ids,
+            Operand::Wanted => self.wanted,
+        };
+        call.operands.iter().map(bound).collect()
     }
 
     /// The dispatches of a step for many rows, where there are others.
@@ -271,9 +288,15 @@ impl<'a> Lowering<'a> {
                     let on_units = [&shard.buffer, bias_row, row(out)];
                     if let Some(made) = r.halves.product(device, state, w.format, &p, x, on_units)? {
                         all.extend(made);
-                    } else if let Some((kernel, width)) =
-                        tiled::matmul(device, w.format, w.rows, product.is_precise(&shapes))
-                            .or_else(|| tiled::floats(device, w.format, w.cols))
+                    } else if let Some((kernel, width)) = tiled::matmul(
+                        device,
+                        &TILED_MATMUL,
+                        tiled::MATMUL_ROWS,
+                        w.format,
+                        w.rows,
+                        product.is_precise(&shapes),
+                    )
+                    .or_else(|| tiled::floats(device, &TILED_FLOATS, w.format, w.cols))
                     {
                         let grid = Grid::Rows { x: p.rows.div_ceil(width), each: tiled::MATMUL_ROWS };
                         let buffers = [&shard.buffer, &shard.buffer, row(x), row(x), bias_row, row(out)];
@@ -326,7 +349,7 @@ impl<'a> Lowering<'a> {
 }
 
 /// A shard as ops see it.
-fn part(shard: &Shard) -> Part {
+pub(super) fn part(shard: &Shard) -> Part {
     Part { row_base: shard.row_base, rows: shard.rows, first: shard.first, streams: shard.streams }
 }
 

@@ -8,6 +8,7 @@ mod cut;
 mod decode;
 pub mod device;
 pub mod disk;
+mod experts;
 mod few;
 mod fused;
 mod group;

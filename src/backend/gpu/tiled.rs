@@ -8,7 +8,7 @@ use crate::numerics::Precision;
 use crate::ops;
 use crate::plan::{BufferId, BufferKind, Op, Plan, WeightId};
 use crate::quant::{CHUNK, Decode, Format};
-use crate::shaders::{TILED_ATTENTION, TILED_FLOATS, TILED_MATMUL, TILED_QUANTIZE, params};
+use crate::shaders::{Shader, TILED_ATTENTION, TILED_QUANTIZE, params};
 
 /// Rows from which on a batch is computed in tiles.
 pub(super) const MIN_ROWS: usize = 16;
@@ -22,14 +22,24 @@ pub(super) const ATTENTION_ROWS: u32 = 32;
 /// Dimensions of a part of heads that attention does not take whole.
 const ATTENTION_PART: usize = 64;
 
-/// The kernel of a matrix product, and how many weight rows a workgroup takes; `None` where the format is plain numbers or
-/// the device has too little workgroup memory.
-pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, precise: bool) -> Option<(Kernel, u32)> {
+/// The kernel of a product of tiles of `tokens` activation rows, 64 or 32, with a matrix of `rows`, and how many weight rows a workgroup
+/// takes; `None` where the format is plain numbers or the device has too little workgroup memory.
+pub(super) fn matmul(
+    device: &Device,
+    shader: &'static Shader,
+    tokens: u32,
+    format: &'static Format,
+    rows: usize,
+    precise: bool,
+) -> Option<(Kernel, u32)> {
     let Decode::Block { activation, sub_block, .. } = format.decode else { return None };
     // Large tiles pay where a block's float work is rare, and leave a large GPU idle where a matrix is small. Many devices have
     // memory for small ones only.
-    let large = activation > CHUNK && sub_block == CHUNK && rows >= 1024;
-    let kernel = |deep| Kernel::new(&TILED_MATMUL).format(format).precise(precise).with("DEEP", deep);
+    let large = activation > CHUNK && sub_block == CHUNK && rows >= 1024 && tokens == MATMUL_ROWS;
+    let kernel = |deep| {
+        let kernel = Kernel::new(shader).format(format).precise(precise).with("DEEP", deep);
+        if tokens == MATMUL_ROWS { kernel } else { kernel.with("THREADS", 4 * tokens) }
+    };
     let fits = |deep: &u32| (large || *deep == 4) && kernel(*deep).fits(&device.limits);
     let deep = [8, 4].into_iter().find(fits)?;
     Some((kernel(deep), 16 * deep))
@@ -37,8 +47,13 @@ pub(super) fn matmul(device: &Device, format: &'static Format, rows: usize, prec
 
 /// The kernel of a product with rows of `cols` plain numbers, and how many weight rows a workgroup takes; `None` where rows are
 /// not whole chunks or the device has too little workgroup memory.
-pub(super) fn floats(device: &Device, format: &'static Format, cols: usize) -> Option<(Kernel, u32)> {
-    let kernel = Kernel::new(&TILED_FLOATS).format(format);
+pub(super) fn floats(
+    device: &Device,
+    shader: &'static Shader,
+    format: &'static Format,
+    cols: usize,
+) -> Option<(Kernel, u32)> {
+    let kernel = Kernel::new(shader).format(format);
     let takes = format.activation_block().is_none() && cols.is_multiple_of(CHUNK) && kernel.fits(&device.limits);
     takes.then_some((kernel, 64))
 }

@@ -71,47 +71,78 @@ impl Tiles {
 
     /// Takes the high plane of `xs`. Missing rows of the last tile are zeros.
     pub fn fill(&mut self, xs: &Rows<'_>, pool: &mut Pool) {
-        let (count, blocks) = (xs.count, xs.scale.len() / xs.count);
-        (self.count, self.blocks) = (count, blocks);
-        let (tiles, block) = (count.div_ceil(TOKENS), xs.cols / blocks);
-        let rows = |tile: usize| (tile * TOKENS..count).take(TOKENS).enumerate();
-        let (q, [sums16, sums32]) = (xs.planes[0].q, xs.planes[0].sums);
-        self.small.resize(if block == 32 { tiles * blocks } else { 0 }, Small::default());
-        self.large.resize(if block == 32 { 0 } else { tiles * blocks }, Large::default());
+        let (blocks, tiles) = self.resize(xs, xs.count);
         let (small, large) = (Disjoint::new(&mut self.small), Disjoint::new(&mut self.large));
         pool.run(tiles, |tile| {
+            let rows = (tile * TOKENS..xs.count).take(TOKENS);
             for b in 0..blocks {
                 let at = place(b, blocks, (tile, tiles));
                 // SAFETY: each task has the blocks of its own tile.
-                match unsafe { (small.get(at), large.get(at)) } {
-                    (Some(out), _) => {
-                        *out = Small::default();
-                        for (t, row) in rows(tile) {
-                            let at = row * blocks + b;
-                            out.q[t].copy_from_slice(&q[at * 32..][..32]);
-                            (out.scale[t], out.totals[t]) = (xs.scale[at], f32::from(sums32[at]));
-                        }
-                    }
-                    (_, Some(out)) => {
-                        *out = Large::default();
-                        for (t, row) in rows(tile) {
-                            let at = row * blocks + b;
-                            out.scale[t] = xs.scale[at];
-                            for (out, q) in out.q.iter_mut().zip(q[at * 256..].as_chunks::<64>().0) {
-                                out[t] = *q;
-                            }
-                            for (out, pair) in out.totals16.iter_mut().zip(sums16[at * 16..].as_chunks::<2>().0) {
-                                out[t] = *pair;
-                            }
-                            for (out, pair) in out.totals32.iter_mut().zip(sums32[at * 8..].as_chunks::<2>().0) {
-                                out[t] = *pair;
-                            }
-                        }
-                    }
-                    _ => {}
-                }
+                unsafe { fill_block(xs, b, blocks, rows.clone(), small.get(at), large.get(at)) };
             }
         });
+    }
+
+    /// The same of chosen rows, by one thread.
+    pub fn of(xs: &Rows<'_>, chosen: &[usize]) -> Self {
+        let mut all = Self::default();
+        let (blocks, tiles) = all.resize(xs, chosen.len());
+        for (tile, rows) in chosen.chunks(TOKENS).enumerate() {
+            for b in 0..blocks {
+                let at = place(b, blocks, (tile, tiles));
+                fill_block(xs, b, blocks, rows.iter().copied(), all.small.get_mut(at), all.large.get_mut(at));
+            }
+        }
+        all
+    }
+
+    /// Makes place for `count` rows; gives the blocks of a row, and how many tiles there are.
+    fn resize(&mut self, xs: &Rows<'_>, count: usize) -> (usize, usize) {
+        let (blocks, tiles) = (xs.scale.len() / xs.count, count.div_ceil(TOKENS));
+        (self.count, self.blocks) = (count, blocks);
+        let small = xs.cols / blocks == 32;
+        self.small.resize(if small { tiles * blocks } else { 0 }, Small::default());
+        self.large.resize(if small { 0 } else { tiles * blocks }, Large::default());
+        (blocks, tiles)
+    }
+}
+
+/// Block `b` of some rows, up to [`TOKENS`], to the one place that there is.
+fn fill_block(
+    xs: &Rows<'_>,
+    b: usize,
+    blocks: usize,
+    rows: impl Iterator<Item = usize>,
+    small: Option<&mut Small>,
+    large: Option<&mut Large>,
+) {
+    let (q, [sums16, sums32]) = (xs.planes[0].q, xs.planes[0].sums);
+    match (small, large) {
+        (Some(out), _) => {
+            *out = Small::default();
+            for (t, row) in rows.enumerate() {
+                let at = row * blocks + b;
+                out.q[t].copy_from_slice(&q[at * 32..][..32]);
+                (out.scale[t], out.totals[t]) = (xs.scale[at], f32::from(sums32[at]));
+            }
+        }
+        (_, Some(out)) => {
+            *out = Large::default();
+            for (t, row) in rows.enumerate() {
+                let at = row * blocks + b;
+                out.scale[t] = xs.scale[at];
+                for (out, q) in out.q.iter_mut().zip(q[at * 256..].as_chunks::<64>().0) {
+                    out[t] = *q;
+                }
+                for (out, pair) in out.totals16.iter_mut().zip(sums16[at * 16..].as_chunks::<2>().0) {
+                    out[t] = *pair;
+                }
+                for (out, pair) in out.totals32.iter_mut().zip(sums32[at * 8..].as_chunks::<2>().0) {
+                    out[t] = *pair;
+                }
+            }
+        }
+        _ => {}
     }
 }
 
