@@ -94,7 +94,7 @@ fn experts(format: &'static Format, precision: Precision) -> (Plan, Made) {
         plan.matmuls(n, "router", vec![("router", w, Some(b), scores)]);
         let (weighing, gating) = (Weighing::Normed, Gating::BY_SCORE);
         plan.step("route", Op::Route(ops::Route { x: scores, out: routes, used, weighing, gating }));
-        let mut products = |maker: &mut Maker, plan: &mut Builder, x, from: &str, cols, parts: &[(&str, usize, _)]| {
+        let products = |maker: &mut Maker, plan: &mut Builder, x, from: &str, cols, parts: &[(&str, usize, _)]| {
             let made = |(part, rows, out): &(&str, usize, BufferId)| {
                 let w = maker.weight(plan, &name(part), format, count * rows, cols);
                 let bias =
