@@ -68,7 +68,7 @@ struct Group {
 
 /// Quantised activations of a group, as its kernel reads them.
 enum Gathered {
-    /// One row, or rows that lie where they are read: nothing is gathered.
+    /// Nothing is gathered: a single row, or plain numbers.
     Not,
     Ordered(simd::Ordered),
     Tiles(simd::Tiles),
@@ -144,9 +144,10 @@ impl Step<'_> {
         }
         pool.run(tasks.len(), |task| {
             let (group, part) = &tasks[task];
-            // SAFETY: a task has its own columns of its own slots.
             match self.panels {
+                // SAFETY: a task has its own columns of its own slots.
                 Some(panels) => unsafe { self.by_panels(panels, group, part) },
+                // SAFETY: as above.
                 None => unsafe { self.by_rows(group, part.start) },
             }
         });
