@@ -13,7 +13,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> v4: array<vec4<u32>>;
 @group(0) @binding(5) var<storage, read> sinks: array<f32>; // [head]
 @group(0) @binding(6) var<storage, read_write> terms4: array<vec4<f32>>; // [tile][head][quad of dimensions]
-@group(0) @binding(7) var<storage, read_write> sums: array<f32>; // of weights: [tile][head]; behind the last tile those of sinks
+@group(0) @binding(7) var<storage, read_write> sums: array<f32>; // of weights: [head][tile], that of the sink behind the last
 
 override THREADS: u32 = 256u; // at least 32 for each of HEADS
 override TILES: u32 = 4u;
@@ -76,7 +76,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   var top = 0u;
   if own < heads {
     let row = (head + own) * (params.context / 32u);
-    for (var t = seen / 32u + thread % lookers; t <= last / 32u; t += lookers) { top = max(top, tops[row + t]); }
+    // Four are on their way at once; behind the last tile it is read again.
+    let end = row + last / 32u;
+    for (var t = row + seen / 32u + thread % lookers; t <= end; t += 4u * lookers) {
+      let two = max(tops[t], tops[min(t + lookers, end)]);
+      top = max(max(top, two), max(tops[min(t + 2u * lookers, end)], tops[min(t + 3u * lookers, end)]));
+    }
     if SINKS != 0u { top = max(top, key(sink_score(sinks[head + own]))); }
   }
   if thread < HEADS { atomicStore(&top_keys[thread], 0u); }
@@ -96,11 +101,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let t = i / (QUADS * heads);
     terms4[((tile + t) * params.heads + head + h) * QUADS + quad] = term(h * POSITIONS + 32u * t, 32u * t, quad);
   }
+  let row = params.context / 32u + 1u;
   for (var i = thread; i < tiles * heads; i += THREADS) {
-    sums[(tile + i / heads) * params.heads + head + i % heads] = weight_sum(i % heads * POSITIONS + i / heads * 32u);
+    sums[(head + i % heads) * row + tile + i / heads] = weight_sum(i % heads * POSITIONS + i / heads * 32u);
   }
   if SINKS != 0u && workgroup.x == 0u && thread < heads {
     let sink = softmax_weight(sink_score(sinks[head + thread]), unkey(atomicLoad(&top_keys[thread])));
-    sums[params.context / 32u * params.heads + head + thread] = sink;
+    sums[(head + thread) * row + row - 1u] = sink;
   }
 }

@@ -55,7 +55,7 @@ fn over_heads(shader: &'static Shader, spec: CacheSpec, scoring: Scoring) -> Ker
 }
 
 /// What attention over a long cache keeps between its dispatches: scores `[head][position]` and their largest `[head][tile]`, weighted
-/// values `[tile][head][dimension]` and sums of weights `[tile][head]`, one row behind the last tile.
+/// values `[tile][head][dimension]` and sums of weights `[head][tile]`, that of a sink behind the last tile.
 pub(super) struct Scratch {
     scores: wgpu::Buffer,
     tops: wgpu::Buffer,
