@@ -230,10 +230,8 @@ shaders! {
     ATTEND = "attend", "fused/attend.wgsl";
     /// One row: attention over a long cache, the scores.
     ATTEND_SCORES = "attend_scores", "fused/attend_scores.wgsl";
-    /// One row: attention over a long cache, the weighted values of each tile.
-    ATTEND_TERMS = "attend_terms", "fused/attend_terms.wgsl";
-    /// One row: attention over a long cache, their sums.
-    ATTEND_MERGE = "attend_merge", "fused/attend_merge.wgsl";
+    /// One row: attention over a long cache, the values.
+    ATTEND_VALUES = "attend_values", "fused/attend_values.wgsl";
     /// One row: a product added to the residual.
     RESIDUAL = "residual", "fused/residual.wgsl" with "any format" with "matvec" with "stream";
     /// One row: norm, gate, up and activation.

@@ -1,4 +1,4 @@
-// Attention of a single row over a long cache, first of three: the scores of a tile of 32 positions.
+// Attention of a single row over a long cache, first of two: the scores of a tile of 32 positions.
 // A workgroup takes one tile of one KV head, for all query heads that share it.
 // needs: order, cache, heads
 

@@ -90,9 +90,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let token = min(my_token, rows - 1u);
   let my_block = x_block(group.y, token);
   let my_x = x_row(group.y, token) * params.x_stride;
-  let my_x4 = (my_x >> 2u) + 2u * SPAN * my_block + my_half;
-  let my_scale = my_x + select(1u, 2u, PRECISE) * (params.cols >> 2u) + my_block;
   let low_plane = params.cols >> 4u;
+  let planes = select(1u, 2u, PRECISE) * (params.cols >> 2u);
   // Whether the thread has rows to compute.
   let computes = !SPARSE || 4u * ty < rows;
 
@@ -123,10 +122,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         dm = scales(my_row * params.blocks + weight_place.b);
       }
       let x_place = chosen(p0, p1, (thread & 2u) != 0u);
-      let at = my_x4 + 2u * (x_place.b * SPAN + x_place.c);
+      let block = my_block + x_place.b;
+      let at = (my_x >> 2u) + 2u * (block * SPAN + x_place.c) + my_half;
       v = x4[at];
       if PRECISE { v_low = x4[at + low_plane]; }
-      e = x[my_scale + x_place.b];
+      e = x[my_x + planes + block];
     }
     if step > 0u && computes {
       for (var u = 0u; u < min(2u, steps + 2u - step); u++) {

@@ -1,4 +1,4 @@
-//! Attention of a single token: one kernel over a short cache, three over a long one.
+//! Attention of a single token: one kernel over a short cache, two over a long one.
 
 use bytemuck::bytes_of;
 
@@ -10,8 +10,8 @@ use super::pipelines::Kernel;
 use crate::backend::BackendError;
 use crate::ops;
 use crate::ops::attention::Scoring;
-use crate::plan::{CacheSpec, Op, Plan, TILE};
-use crate::shaders::{ATTEND, ATTEND_MERGE, ATTEND_SCORES, ATTEND_TERMS, Shader, params};
+use crate::plan::{CacheSpec, Op, Plan};
+use crate::shaders::{ATTEND, ATTEND_SCORES, ATTEND_VALUES, Shader, params};
 
 /// How `wgsl/lib/values.wgsl` spreads the values of a head: a workgroup takes so many dimensions, and so many tiles of 32
 /// positions at a time.
@@ -30,6 +30,10 @@ impl Values {
         Self { tiles: 64, dimensions: 16 },
     ];
 
+    /// Over a long one: the first that the device has room for.
+    const LONG: [Self; 3] =
+        [Self { tiles: 32, dimensions: 16 }, Self { tiles: 16, dimensions: 16 }, Self { tiles: 8, dimensions: 16 }];
+
     fn kernel(self, shader: &'static Shader, spec: CacheSpec, scoring: Scoring) -> Kernel {
         heads_kernel(shader, spec, scoring).with("TILES", self.tiles).with("PART", self.dimensions)
     }
@@ -40,63 +44,41 @@ pub(super) fn ring(spec: CacheSpec) -> u32 {
     spec.ring.map_or(0, |tiles| tiles as u32)
 }
 
-/// A kernel over heads of a cache, which it reads (`wgsl/lib/heads.wgsl`, `wgsl/lib/cache.wgsl`).
+/// A kernel over heads of a cache (`wgsl/lib/heads.wgsl`).
 pub(super) fn heads_kernel(shader: &'static Shader, spec: CacheSpec, scoring: Scoring) -> Kernel {
-    over_heads(shader, spec, scoring).with("RING", ring(spec))
-}
-
-/// The same of one that does not read the cache.
-fn over_heads(shader: &'static Shader, spec: CacheSpec, scoring: Scoring) -> Kernel {
     Kernel::new(shader)
         .with("HEAD_DIM", spec.head_dim as u32)
+        .with("RING", ring(spec))
         .with("WINDOW", spec.window.map_or(0, |window| u32::try_from(window).unwrap_or(0)))
         .with("CAPPED", u32::from(scoring.cap.is_some()))
         .with("SINKS", u32::from(scoring.sinks.is_some()))
 }
 
-/// What attention over a long cache keeps between its dispatches: scores `[head][position]` and their largest `[head][tile]`, weighted
-/// values `[tile][head][dimension]` and sums of weights `[head][tile]`, that of a sink behind the last tile.
+/// What attention over a long cache keeps between its dispatches: scores `[head][position]` and their largest `[head][tile]`.
 pub(super) struct Scratch {
     scores: wgpu::Buffer,
     tops: wgpu::Buffer,
-    terms: wgpu::Buffer,
-    sums: wgpu::Buffer,
 }
 
 impl Scratch {
     /// For every attention of a plan.
     fn new(device: &Device, plan: &Plan, context: usize) -> Result<Self, BackendError> {
-        let (mut heads, mut width, tiles) = (0, 0, context.div_ceil(TILE));
-        for step in &plan.steps {
-            if let Op::Attention(ref op) = step.op {
-                heads = heads.max(op.heads);
-                width = width.max(op.heads * plan.caches[op.cache.0].head_dim);
-            }
-        }
-        let floats = |name: &str, count: usize| device.storage(name, 4 * count as u64);
-        Ok(Self {
-            scores: floats("token scores", heads * tiles * TILE)?,
-            tops: floats("token tops", heads * tiles)?,
-            terms: floats("token terms", width * tiles)?,
-            sums: floats("token sums", heads * (tiles + 1))?,
-        })
+        let heads =
+            plan.steps.iter().map(|s| if let Op::Attention(ops::Attention { heads, .. }) = s.op { heads } else { 0 });
+        let (heads, tiles) = (heads.max().unwrap_or(0), context.div_ceil(32));
+        let scores = device.storage("token scores", (4 * heads * tiles * 32) as u64)?;
+        Ok(Self { scores, tops: device.storage("token tops", (4 * heads * tiles) as u64)? })
     }
 }
 
-/// Query heads that `attend_terms` takes together at most.
-const TOGETHER: usize = 8;
-
-/// Dimensions that a workgroup of `attend_merge` takes.
-const MERGED: usize = 16;
-
-/// The kernels over a long cache, where the device has room for them: that of scores, and that of terms with the tiles it takes.
-fn long(device: &Device, plan: &Plan, op: &ops::Attention) -> Option<(Kernel, (Kernel, u32))> {
+/// The kernels over a long cache, where the device has room for them.
+fn long(device: &Device, plan: &Plan, op: &ops::Attention) -> Option<(Kernel, Values)> {
     let (limits, spec) = (&device.limits, plan.caches[op.cache.0]);
-    let kernel = |shader| heads_kernel(shader, spec, op.scoring).with("GROUP", (op.heads / spec.kv_heads) as u32);
-    let mut scores = [0, 1].map(|halves| kernel(&ATTEND_SCORES).with("HALVES", halves)).into_iter();
-    let mut terms = [8, 4, 2, 1].map(|tiles| (kernel(&ATTEND_TERMS).with("TILES", tiles), tiles)).into_iter();
-    let terms = terms.find(|(kernel, tiles)| *tiles as usize * spec.head_dim <= 256 && kernel.fits(limits))?;
-    Some((scores.find(|kernel| kernel.fits(limits))?, terms))
+    let group = (op.heads / spec.kv_heads) as u32;
+    let scores = heads_kernel(&ATTEND_SCORES, spec, op.scoring).with("GROUP", group);
+    let scores = [0, 1].map(|halves| scores.clone().with("HALVES", halves)).into_iter().find(|s| s.fits(limits))?;
+    let values = Values::LONG.into_iter().find(|v| v.kernel(&ATTEND_VALUES, spec, op.scoring).fits(limits))?;
+    Some((scores, values))
 }
 
 /// Whether a device has the kernels of an attention step, or why not. The shapes fit.
@@ -148,17 +130,17 @@ pub(super) fn kernels(
     [q, out]: [&wgpu::Buffer; 2],
 ) -> Result<Kernels, BackendError> {
     let (plan, resources, spec, scoring) = (f.plan, f.resources, f.plan.caches[op.cache.0], op.scoring);
-    let Some((scores, (terms, tiles))) = long(f.device, plan, op) else {
+    let Some((scores, long)) = long(f.device, plan, op) else {
         return Err(BackendError::Unsupported {
             device: f.device.info.name.clone(),
             what: "fused attention".to_owned(),
         });
     };
-    let Scratch { scores: kept, tops, terms: all_terms, sums } = match scratch {
+    let Scratch { scores: kept, tops } = match scratch {
         Some(scratch) => scratch,
         None => scratch.insert(Scratch::new(f.device, plan, resources.sizes.context)?),
     };
-    let context = resources.sizes.context.next_multiple_of(TILE) as u32;
+    let context = resources.sizes.context.next_multiple_of(32) as u32;
     let ops::attention::Params { heads, kv_heads, head_dim, scale, cap, .. } = op.params(&plan.shapes(), 0);
     let items = heads * head_dim / 16;
     let [k, v] = &resources.caches[op.cache.0];
@@ -169,13 +151,10 @@ pub(super) fn kernels(
         f.dispatch(kernel, bytes_of(&p), Grid::Fixed(groups), &[q, k, v, sinks, out])
     })?;
     let p = params::AttendScores { heads, kv_heads, context, scale, cap };
-    let scores = f.dispatch(scores, bytes_of(&p), Grid::Tiles { spec, each: 1, y: kv_heads }, &[q, k, kept, tops])?;
-    let p = params::AttendTerms { heads, kv_heads, context };
-    let y = kv_heads * (heads / kv_heads).div_ceil(TOGETHER as u32);
-    let grid = Grid::Tiles { spec, each: tiles, y };
-    let terms = f.dispatch(terms, bytes_of(&p), grid, &[kept, tops, v, sinks, all_terms, sums])?;
-    let p = params::AttendMerge { heads, context, items };
-    let grid = Grid::Fixed([heads, head_dim / MERGED as u32]);
-    let merge = f.dispatch(over_heads(&ATTEND_MERGE, spec, scoring), bytes_of(&p), grid, &[all_terms, sums, out])?;
-    Ok(Kernels::Attention { spec, short, long: vec![scores, terms, merge] })
+    let scores = f.dispatch(scores, bytes_of(&p), Grid::Tiles { spec, y: kv_heads }, &[q, k, kept, tops])?;
+    let p = params::AttendValues { heads, kv_heads, context, items };
+    let grid = Grid::Fixed([heads, head_dim / long.dimensions]);
+    let kernel = long.kernel(&ATTEND_VALUES, spec, scoring);
+    let values = f.dispatch(kernel, bytes_of(&p), grid, &[kept, tops, v, sinks, out])?;
+    Ok(Kernels::Attention { spec, short, long: vec![scores, values] })
 }

@@ -17,7 +17,7 @@ use crate::quant::Format;
 use crate::shaders::{EXPERT_TILES, TILED_EXPERT_FLOATS, TILED_EXPERTS, params};
 
 /// Slots of a tile, and how many an expert has on average from which on they are used: fewer rows run one by one.
-const SIZES: [(u32, usize); 2] = [(32, 2), (64, 64)];
+const SIZES: [(u32, usize); 2] = [(32, 4), (64, 64)];
 
 /// Slots of a tile of plain numbers.
 const PLAIN_SIZE: u32 = tiled::MATMUL_ROWS;

@@ -47,7 +47,7 @@ pub(super) enum Kernels {
         spec: CacheSpec,
         /// With the most positions each takes: a workgroup for a head and some dimensions.
         short: Vec<(usize, Dispatch)>,
-        /// Of a single token a workgroup a tile for the scores, some tiles for the weighted values, then a head and some dimensions.
+        /// Of a single token a workgroup a tile for the scores, then one for a head and some dimensions.
         long: Vec<Dispatch>,
     },
 }

@@ -42,9 +42,9 @@ pub(super) enum Grid {
     Fixed([u32; 2]),
     /// So many in two dimensions, and in the third one for each row of the batch.
     Each([u32; 2]),
-    /// One for every `each` tiles of 32 positions of the cache that are seen, and so many in the second dimension.
+    /// One for every tile of 32 positions of the cache that is seen, and so many in the second dimension.
     #[allow(missing_docs)]
-    Tiles { spec: CacheSpec, each: u32, y: u32 },
+    Tiles { spec: CacheSpec, y: u32 },
     /// So many, and in the second dimension one for each tile of slots that there may be at most.
     #[allow(missing_docs)]
     Chosen { x: u32, tiling: Tiling },
@@ -58,9 +58,7 @@ impl Grid {
             Self::Fixed([x, y]) => [x, y, 1],
             Self::Each([x, y]) => [x, y, rows as u32],
             Self::Chosen { x, tiling } => [x, tiling.most(rows), 1],
-            Self::Tiles { spec, each, y } => {
-                [((position / TILE - spec.first_seen(position) / TILE + 1) as u32).div_ceil(each), y, 1]
-            }
+            Self::Tiles { spec, y } => [(position / TILE - spec.first_seen(position) / TILE + 1) as u32, y, 1],
         }
     }
 }
