@@ -104,8 +104,8 @@ fn what_compilers_refuse_is_found() {
         "if i < 8u { out[at] = bitcast<u32>(sum(thread, a)); }",
         reach,
     );
-    let leaves = "workgroupBarrier();\n    if thread < 8u { break; }\n    if thread < 8u {";
-    found("rms_norm", "workgroupBarrier();\n    if thread < 8u {", leaves, reach);
+    let leaves = "if thread < 8u { break; }\n    lane = with_blocks(";
+    found("rms_norm", "lane = with_blocks(", leaves, reach);
     // A return before a barrier, even where all threads take it.
     found(
         "argmax",
@@ -113,8 +113,8 @@ fn what_compilers_refuse_is_found() {
         "  if params.width == 0u { return; }\n  var mine = 0u;",
         "a return before a barrier",
     );
-    let loop_returns = "workgroupBarrier();\n    if params.width == 7u { return; }\n    if thread < 8u {";
-    found("rms_norm", "workgroupBarrier();\n    if thread < 8u {", loop_returns, "a return before a barrier");
+    let returns = "if params.width == 7u { return; }\n    lane = with_blocks(";
+    found("rms_norm", "lane = with_blocks(", returns, "a return before a barrier");
     // More workgroup memory by default than a device must have.
     let memory = "bytes of workgroup memory";
     found("draw", "var<workgroup> best: array<f32, 256>;", "var<workgroup> best: array<f32, 8192>;", memory);
