@@ -7,9 +7,8 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::Outcome;
-use super::load::usual_context;
+use super::load::usual_sizes;
 use super::terminal::{print, print_json};
-use crate::backend::Sizes;
 use crate::backend::gpu::{groups, unfused_because};
 use crate::gguf::{Gguf, type_name};
 use crate::model::Model;
@@ -124,12 +123,11 @@ type Groups = Vec<(&'static str, Vec<StepName>)>;
 impl Runs {
     fn of(gguf: Arc<Gguf>, a: &Arguments) -> Self {
         let opened = Model::new(gguf).and_then(|model| {
-            let context = usual_context(&model, a.context);
-            let model = model.for_context(context);
+            let sizes = usual_sizes(&model, a.context);
+            let model = model.for_context(sizes.context);
             let mut plan = model.plan(Precision::Fast)?;
-            let batch = Sizes::usual_batch(false).min(context);
-            Sizes { context, batch, logits_rows: 1 }.fit(&mut plan);
-            Ok((plan, model, context))
+            sizes.fit(&mut plan);
+            Ok((plan, model, sizes.context))
         });
         let (plan, model, context) = match opened {
             Ok(opened) => opened,

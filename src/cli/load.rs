@@ -12,8 +12,8 @@ use super::hint::Hinted;
 use super::terminal::{self, note, warning};
 use super::values::not_empty;
 use super::{hub, signals};
-use crate::backend::Backend;
 use crate::backend::gpu::Api;
+use crate::backend::{Backend, Sizes};
 use crate::engine::{self, Fact, OpenOptions, Refusal, Session, Wanted};
 use crate::gguf::Gguf;
 use crate::model::{Model, ModelError};
@@ -240,7 +240,12 @@ impl RunArguments {
 
 /// Positions of the context that `--ctx` asks for: 0 as many as the model was trained for, nothing as many of them as are usual.
 pub(super) fn usual_context(model: &Model, asked: Option<u32>) -> usize {
-    OpenOptions { context: asked.map(|n| n as usize), ..OpenOptions::default() }.context_of(model)
+    usual_sizes(model, asked).context
+}
+
+/// Sizes of the buffers for so many positions of the context, where nothing else is asked for.
+pub(super) fn usual_sizes(model: &Model, asked: Option<u32>) -> Sizes {
+    OpenOptions { context: asked.map(|n| n as usize), ..OpenOptions::default() }.sizes(model, false)
 }
 
 /// Opens a session on the backend asked for, which a signal stops from then on, before anything is said.

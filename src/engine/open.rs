@@ -80,7 +80,7 @@ impl OpenOptions {
     }
 
     /// Sizes of the buffers, on an adapter that computes on the CPU or on anything else.
-    fn sizes(&self, model: &Model, software: bool) -> Sizes {
+    pub(crate) fn sizes(&self, model: &Model, software: bool) -> Sizes {
         let context = self.context_of(model);
         let batch = self.chunk.unwrap_or(Sizes::usual_batch(software)).min(context);
         let drafted = if self.lookup { MOST + 1 } else { 1 };

@@ -329,11 +329,18 @@ macro_rules! one {
     };
 }
 
+/// What a matrix product reads, with its parameters.
+macro_rules! product {
+    ($name:literal) => {
+        Part { name: $name, plain: &[part!($name), part!("operands")], block: &[part!($name), part!("operands")] }
+    };
+}
+
 static PARTS: &[Part] = &[
     one!("layout"),
     one!("order"),
-    one!("product"),
-    one!("experts"),
+    product!("product"),
+    product!("experts"),
     one!("in_order"),
     one!("by_expert"),
     one!("lanes"),

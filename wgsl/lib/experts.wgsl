@@ -16,10 +16,4 @@ struct Params {
   has_bias: u32, // 1: a bias is added
   all: u32, // 1: a slot's expert is that of its number
 }
-@group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> weights: array<u32>;
-@group(0) @binding(3) var<storage, read> weights4: array<vec4<u32>>;
-@group(0) @binding(4) var<storage, read> x: array<u32>;
-@group(0) @binding(5) var<storage, read> x4: array<vec4<u32>>;
-@group(0) @binding(6) var<storage, read> bias: array<f32>;
 @group(0) @binding(8) var<storage, read_write> out: array<f32>;

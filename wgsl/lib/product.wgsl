@@ -12,10 +12,4 @@ struct Params {
   streams: vec4<u32>, // word offset of each stream in the shard
   first: u32, // the shard's first row in the buffer
 }
-@group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> weights: array<u32>;
-@group(0) @binding(3) var<storage, read> weights4: array<vec4<u32>>;
-@group(0) @binding(4) var<storage, read> x: array<u32>;
-@group(0) @binding(5) var<storage, read> x4: array<vec4<u32>>;
-@group(0) @binding(6) var<storage, read> bias: array<f32>;
 @group(0) @binding(7) var<storage, read_write> out: array<f32>;

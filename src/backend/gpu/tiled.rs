@@ -63,14 +63,12 @@ pub(super) fn attention(device: &Device, plan: &Plan, op: &ops::Attention) -> Op
     let spec = plan.caches[op.cache.0];
     let whole = heads_kernel(&TILED_ATTENTION, spec, op.scoring);
     let parts = heads_kernel(&TILED_ATTENTION, spec, op.scoring).with("PART_QUADS", ATTENTION_PART as u32 / 4);
-    let fits = |kernel: &Kernel, most: usize, part: usize| {
-        spec.head_dim <= most && spec.head_dim.is_multiple_of(part) && kernel.fits(&device.limits)
+    // With the most dimensions of a head, and what these are multiples of.
+    let kernels = [(whole, 2 * ATTENTION_PART, 32), (parts, 4 * ATTENTION_PART, ATTENTION_PART)];
+    let takes = |(kernel, most, multiple): &(Kernel, usize, usize)| {
+        spec.head_dim <= *most && spec.head_dim.is_multiple_of(*multiple) && kernel.fits(&device.limits)
     };
-    let kernel = match () {
-        () if fits(&whole, 2 * ATTENTION_PART, 32) => whole,
-        () if fits(&parts, 4 * ATTENTION_PART, ATTENTION_PART) => parts,
-        () => return None,
-    };
+    let (kernel, ..) = kernels.into_iter().find(takes)?;
     let ops::attention::Params { heads, kv_heads, scale, cap, .. } = op.params(&plan.shapes(), 0);
     Some((kernel, params::TiledAttention { heads, kv_heads, scale, cap }))
 }
