@@ -45,6 +45,11 @@ impl Kept {
         if self.resumes(caches, position) { Ok(()) } else { Err(BatchError::Replaced { position, end: self.end }) }
     }
 
+    /// The caches hold no sequence any more: only 0 can be next.
+    pub fn lose(&mut self) {
+        self.end = usize::MAX;
+    }
+
     /// Positions from `position` to before `end` are written. From 0 on a sequence begins anew.
     pub fn write(&mut self, position: usize, end: usize) {
         self.end = if position == 0 { end } else { self.end.max(end) };
@@ -55,6 +60,19 @@ impl Kept {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn lost_caches_of_windows_begin_again_at_0() {
+        let all = CacheSpec { kv_heads: 1, head_dim: 2, window: Some(8), ring: None };
+        let (newest, mut kept) = (CacheSpec { ring: Some(3), ..all }, Kept::default());
+        kept.write(0, 10);
+        assert!(kept.resumes(&[newest], 10));
+        kept.lose();
+        assert!(kept.resumes(&[all], 10) && kept.resumes(&[newest], 0));
+        assert!(kept.check(&[newest], 10).is_err());
+        kept.write(0, 4);
+        assert!(kept.resumes(&[newest], 4));
+    }
 
     proptest! {
         /// What a row sees is in the cache while a sequence grows by batches, also where the backend worked ahead, and each of those

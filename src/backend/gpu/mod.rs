@@ -186,12 +186,14 @@ impl Gpu {
         Ok(true)
     }
 
-    /// Seconds of each kernel: in one token at a position, or in a batch of `rows` from it on.
-    pub fn times(&self, position: usize, rows: usize, repetitions: usize) -> Result<Vec<KernelTime>, BackendError> {
+    /// Seconds of each kernel: in one token at a position, or in a batch of `rows` from it on. Where layers have windows, the next
+    /// batch begins at 0: what their caches held was replaced.
+    pub fn times(&mut self, position: usize, rows: usize, repetitions: usize) -> Result<Vec<KernelTime>, BackendError> {
         self.limits.room(position, rows)?;
         if rows == 0 || rows > self.limits.batch {
             return Err(BatchError::Rows { rows, limit: self.limits.batch }.into());
         }
+        self.kept.lose();
         if let (Some(decoder), 1) = (&self.decoder, rows) {
             return decoder.times(&self.device, position, repetitions);
         }
