@@ -1,4 +1,5 @@
 // out = sum over the slots of weight * x; twin of src/ops/combine.rs. A thread makes one element.
+// needs: combined
 
 struct Params {
   width: u32, // elements per row of the result, and per slot
@@ -10,25 +11,15 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
 override THREADS: u32 = 64u;
+var<private> row: u32; // the row of the thread
+
+fn slot_term(slot: u32, n: u32) -> f32 {
+  return weighed(routes[(2u * row + 1u) * params.used + slot], x[(row * params.used + slot) * params.width + n]);
+}
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(global_invocation_id) thread: vec3<u32>) {
   if thread.x >= params.width { return; }
-  let row = thread.y;
-  var outer_lo = vec4(0.0);
-  var outer_hi = vec4(0.0);
-  for (var b = 0u; b * 32u < params.used; b++) {
-    var lo = vec4(0.0);
-    var hi = vec4(0.0);
-    for (var i = 0u; i < min(32u, params.used - b * 32u); i++) {
-      let slot = b * 32u + i;
-      let w = flush(routes[(2u * row + 1u) * params.used + slot], WEIGHT_FLOOR);
-      let t = mul(w, flush(x[(row * params.used + slot) * params.width + thread.x], ACTIVATION_FLOOR));
-      lo = add_lane(lo, i & 7u, t);
-      hi = add_lane(hi, (i & 7u) - 4u, t);
-    }
-    outer_lo = add_lane(outer_lo, b & 7u, s8_tree(lo, hi));
-    outer_hi = add_lane(outer_hi, (b & 7u) - 4u, s8_tree(lo, hi));
-  }
-  out[row * params.width + thread.x] = settle(s8_tree(outer_lo, outer_hi));
+  row = thread.y;
+  out[row * params.width + thread.x] = combined(params.used, thread.x);
 }

@@ -17,21 +17,24 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
-override THREADS: u32 = 128u;
-var<workgroup> scores: array<f32, 1024>; // of every expert
-var<workgroup> keys: array<u32, 1024>; // what it is chosen by
+override THREADS: u32 = 256u;
+var<workgroup> keys: array<u32, 1024>; // what every expert is chosen by
+var<workgroup> ahead: array<atomic<u32>, 1024>; // how many stand before it
 var<workgroup> parts: array<f32, 1056>; // parts of the softmax, then weights; behind them the sums of blocks of 32
 var<workgroup> numbers: array<u32, 256>; // the chosen experts, the best first
 var<workgroup> group_keys: array<u32, 64>; // what groups compete by
 var<workgroup> competes: array<u32, 64>; // 1: the group does
+var<private> base: u32; // where the row's scores begin
 
+fn score(e: u32) -> f32 { return flush(x[base + e], ACTIVATION_FLOOR); }
 // What expert e is chosen by.
 fn value(e: u32) -> f32 {
-  if params.sigmoid == 0u { return scores[e]; }
-  if params.has_bias == 0u { return sigmoid(scores[e]); }
-  return add(sigmoid(scores[e]), flush(bias[e], WEIGHT_FLOOR));
+  let s = score(e);
+  if params.sigmoid == 0u { return s; }
+  if params.has_bias == 0u { return sigmoid(s); }
+  return add(sigmoid(s), flush(bias[e], WEIGHT_FLOOR));
 }
-fn scaled(e: u32) -> f32 { return flush(mul(scores[e], 1.442695f), ACTIVATION_FLOOR); }
+fn scaled(e: u32) -> f32 { return flush(mul(score(e), 1.442695f), ACTIVATION_FLOOR); }
 
 // Whether a key stands before another: the larger, then the lower number.
 fn before(a: u32, i: u32, b: u32, j: u32) -> bool { return a > b || (a == b && i < j); }
@@ -63,14 +66,14 @@ fn sum_of_parts(thread: u32, count: u32) -> f32 {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let base = group.y * params.experts;
+  base = group.y * params.experts;
   let result = group.y * 2u * params.used;
   let size = params.experts / params.groups;
   for (var from_ = 0u; from_ < params.experts; from_ += THREADS) {
     let e = from_ + thread;
     if e < params.experts {
-      scores[e] = flush(x[base + e], ACTIVATION_FLOOR);
       keys[e] = key(value(e));
+      atomicStore(&ahead[e], 0u);
     }
   }
   for (var from_ = 0u; from_ < params.used; from_ += THREADS) {
@@ -90,26 +93,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   workgroupBarrier();
   if thread < params.groups {
-    var ahead = 0u;
+    var groups_ahead = 0u;
     if params.groups > 1u {
       for (var g = 0u; g < params.groups; g++) {
-        if before(group_keys[g], g, group_keys[thread], thread) { ahead++; }
+        if before(group_keys[g], g, group_keys[thread], thread) { groups_ahead++; }
       }
     }
-    competes[thread] = select(0u, 1u, ahead < params.compete);
+    competes[thread] = select(0u, 1u, groups_ahead < params.compete);
   }
   workgroupBarrier();
-  // An expert's place is how many stand before it.
-  for (var from_ = 0u; from_ < params.experts; from_ += THREADS) {
-    let e = min(from_ + thread, params.experts - 1u);
+  // An expert's place is how many stand before it: a thread looks for them among 32.
+  let pieces = (params.experts + 31u) / 32u;
+  for (var n = thread; n < pieces * params.experts; n += THREADS) {
+    let e = n % params.experts;
+    let first = n / params.experts * 32u;
     let mine = keys[e];
-    var ahead = 0u;
-    for (var g = 0u; g < params.groups; g++) {
-      if competes[g] != 0u {
-        for (var i = g * size; i < (g + 1u) * size; i++) { ahead += select(0u, 1u, before(keys[i], i, mine, e)); }
-      }
+    var count = 0u;
+    for (var i = first; i < min(first + 32u, params.experts); i++) {
+      if before(keys[i], i, mine, e) && (params.groups == 1u || competes[i / size] != 0u) { count++; }
     }
-    if from_ + thread < params.experts && competes[e / size] != 0u && ahead < params.used { numbers[ahead] = e; }
+    atomicAdd(&ahead[e], count);
+  }
+  workgroupBarrier();
+  for (var e = thread; e < params.experts; e += THREADS) {
+    let place = atomicLoad(&ahead[e]);
+    if place < params.used && competes[e / size] != 0u { numbers[place] = e; }
   }
   workgroupBarrier();
   let top = scaled(numbers[0]);
@@ -131,7 +139,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if slot < params.used {
       let e = numbers[slot];
       w = settle(mul(exp2_(sub(scaled(e), top)), inverse));
-      if params.sigmoid != 0u { w = settle(sigmoid(scores[e])); }
+      if params.sigmoid != 0u { w = settle(sigmoid(score(e))); }
       out[result + slot] = f32(e);
     }
     parts[slot] = w;

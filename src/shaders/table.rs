@@ -242,6 +242,8 @@ shaders! {
     EXPERT_GATE = "expert_gate", "fused/expert_gate.wgsl";
     /// One row: a product with the matrices of the chosen experts, behind a norm or not.
     EXPERT_ROWS = "expert_rows", "fused/expert_rows.wgsl";
+    /// One row: a product with the matrices of the chosen experts, the results weighted and added up.
+    EXPERT_SUM = "expert_sum", "fused/expert_sum.wgsl";
     /// One row: a product behind a norm or not.
     PRODUCTS = "products", "fused/products.wgsl" with "any format" with "matvec" with "stream";
     /// One row: two or three products behind a norm or not.
@@ -355,6 +357,7 @@ static PARTS: &[Part] = &[
     one!("stream"),
     one!("joined"),
     one!("slots"),
+    one!("combined"),
     one!("rows"),
     one!("gate"),
     one!("dots"),

@@ -5,7 +5,7 @@
 //
 // A kernel declares NORM (whether the row is normalised first), `weight_row` (the matrix row of a workgroup's slot) and `finish`. What depends on the kind of the
 // format, the activations and the terms, is in matvec_block.wgsl or in matvec_float.wgsl; what the row is made of, in stream.wgsl,
-// joined.wgsl or slots.wgsl.
+// joined.wgsl or slots.wgsl. A single row may consist of SECTIONS, which are multiplied with matrices of their own.
 
 @group(0) @binding(4) var<storage, read> x4: array<vec4<f32>>; // in the layout of items
 @group(0) @binding(5) var<storage, read> norm4: array<vec4<f32>>; // likewise, flushed at the floor of weights
@@ -18,16 +18,18 @@ override DEPTH: u32 = 4u; // rows of a thread that are fetched together: 2 or 4
 override ROWS: u32 = 1u; // activation rows: 1, 2 or 4
 override SLOTS: u32 = ACROSS * LOOPS * DEPTH; // rows of a workgroup
 override SLOTS8: u32 = 8u * SLOTS;
-override LANES: u32 = SLOTS8 * ROWS;
+override SECTIONS: u32 = 1u; // parts of the row, with ROWS = 1
+override SECTION_CHUNKS: u32 = CHUNKS / SECTIONS;
+override LANES: u32 = SLOTS8 * ROWS * SECTIONS;
 override STEP: u32 = THREADS / ROWS; // threads that finish a row
 override TERMS: u32 = select(1u, SLOTS * ROWS * CHUNKS, SPAN == 1u);
 override ITEMS: u32 = 2u * CHUNKS * ROWS; // of all rows
 override NORM_ITEMS: u32 = select(1u, ITEMS, NORM);
-var<private> side: u32; // the workgroup's number in the second dimension
+var<private> side: u32; // the workgroup's number in the second dimension; with SECTIONS the one that `weight_row` is asked for
 var<workgroup> terms: array<f32, TERMS>;
 var<private> first_row: u32; // the first row of the workgroup
 var<private> local: u32; // the row of the workgroup that this thread finishes
-var<workgroup> lane_sums: array<f32, LANES>; // [slot][row][lane]
+var<workgroup> lane_sums: array<f32, LANES>; // [slot][row or section][lane]
 
 // The row of the batch, and where element `n` of a result of `width` elements lies.
 fn token() -> u32 {
@@ -96,9 +98,22 @@ fn prepare(group: u32, thread: u32) {
   workgroupBarrier();
 }
 
+// The section of chunk `c`.
+fn section_of(c: u32) -> u32 {
+  if SECTIONS == 1u { return 0u; }
+  return c / SECTION_CHUNKS;
+}
+// The matrix row of a workgroup's slot for a section.
+fn section_row(group: u32, slot: u32, section: u32) -> u32 {
+  if SECTIONS > 1u { side = section; }
+  return weight_row(group, slot);
+}
+
 // The product of the row of `slot`, once all threads are past the sums.
-fn product(slot: u32) -> f32 {
-  let at = 8u * (slot * ROWS + local);
+fn product(slot: u32) -> f32 { return section_product(slot * ROWS + local); }
+// The same of number `n` of the slots' rows, or of their sections.
+fn section_product(n: u32) -> f32 {
+  let at = 8u * n;
   return settle(s8_tree(vec4(lane_sums[at], lane_sums[at + 1u], lane_sums[at + 2u], lane_sums[at + 3u]),
                         vec4(lane_sums[at + 4u], lane_sums[at + 5u], lane_sums[at + 6u], lane_sums[at + 7u])));
 }
@@ -160,7 +175,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   workgroupBarrier();
   for (var i = thread; i < LANES; i += THREADS) {
     var sum = 0.0;
-    for (var b = i & 7u; b < CHUNKS / SPAN; b += 8u) { sum = add(sum, term(group, i >> 3u, b)); }
+    for (var b = i & 7u; b < SECTION_CHUNKS / SPAN; b += 8u) { sum = add(sum, term(group, i >> 3u, b)); }
     lane_sums[i] = sum;
   }
   workgroupBarrier();

@@ -1,6 +1,7 @@
 // The activations and terms of matvec.wgsl for formats of integers with scales: activations are integers, too.
 
 override BLOCKS: u32 = CHUNKS / SPAN;
+override SECTION_BLOCKS: u32 = SECTION_CHUNKS / SPAN;
 override PLANES: u32 = select(1u, 2u, PRECISE) * ITEMS; // halves of chunks of both planes
 override PEAKS: u32 = ROWS * BLOCKS;
 override SUMS: u32 = select(1u, SLOTS * ROWS * BLOCKS, SPAN > 1u);
@@ -49,7 +50,8 @@ struct Fetched {
 }
 
 fn fetch(group: u32, slot: u32, c: u32) -> Fetched {
-  let block = weight_row(group, slot) * BLOCKS + c / SPAN;
+  let section = section_of(c);
+  let block = section_row(group, slot, section) * SECTION_BLOCKS + (c - section * SECTION_CHUNKS) / SPAN;
   var dm = vec2(0.0);
   if SPAN == 1u { dm = scales(block); }
   return Fetched(unpack(block, c % SPAN), dm);
@@ -97,14 +99,15 @@ fn put(n: u32, row: u32, c: u32, f: Fetched, x: Activations) {
   }
 }
 
-// The term of block `b` of number `n` of the products.
+// The term of block `b` of number `n` of the products, or of their sections.
 fn term(group: u32, n: u32, b: u32) -> f32 {
-  if SPAN == 1u { return terms[n * CHUNKS + b]; }
-  let at = n * BLOCKS + b;
+  if SPAN == 1u { return terms[n * SECTION_CHUNKS + b]; }
+  let at = n * SECTION_BLOCKS + b;
   var high = Dots(atomicLoad(&sums[at]), 0);
   var low = Dots(0, 0);
   if HAS_MIN { high.m = atomicLoad(&mins[at]); }
   if PRECISE { low.s = atomicLoad(&lows[at]); }
   if PRECISE && HAS_MIN { low.m = atomicLoad(&low_mins[at]); }
-  return mul(x_scale[n % ROWS * BLOCKS + b], block_value(scales(weight_row(group, n / ROWS) * BLOCKS + b), high, low));
+  let row = section_row(group, n / (ROWS * SECTIONS), n % SECTIONS);
+  return mul(x_scale[n % (ROWS * SECTIONS) * SECTION_BLOCKS + b], block_value(scales(row * SECTION_BLOCKS + b), high, low));
 }

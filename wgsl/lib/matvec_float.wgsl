@@ -23,7 +23,8 @@ struct Fetched {
 }
 
 fn fetch(group: u32, slot: u32, c: u32) -> Fetched {
-  let at = 8u * (weight_row(group, slot) * CHUNKS + c);
+  let section = section_of(c);
+  let at = 8u * (section_row(group, slot, section) * SECTION_CHUNKS + c - section * SECTION_CHUNKS);
   return Fetched(Item(quad(at), quad(at + 2u), quad(at + 4u), quad(at + 6u)),
                  Item(quad(at + 1u), quad(at + 3u), quad(at + 5u), quad(at + 7u)));
 }
@@ -48,5 +49,5 @@ fn put(n: u32, row: u32, c: u32, f: Fetched, x: Activations) {
   terms[n * CHUNKS + c] = s8_tree(four_lanes(f.lo, x.lo), four_lanes(f.hi, x.hi));
 }
 
-// The term of block `b` of number `n` of the products.
-fn term(group: u32, n: u32, b: u32) -> f32 { return terms[n * CHUNKS + b]; }
+// The term of block `b` of number `n` of the products, or of their sections.
+fn term(group: u32, n: u32, b: u32) -> f32 { return terms[n * SECTION_CHUNKS + b]; }

@@ -123,6 +123,7 @@ pub(super) fn calls<'a>(
                 let params = calling.params(&run);
                 calling.call(params, run, 1, some, range, 2)?
             }
+            End::Sum { .. } => return Err("only results of experts are added up".to_owned()),
             End::Rows if before.join.is_none() && (!(2..=3).contains(&some.len()) || makes_logits(some)) => {
                 calls.extend(calling.singles(resources, products, range)?);
                 continue;
@@ -214,6 +215,16 @@ impl Calling<'_> {
             out_items: items(rows * experts.used),
             ..self.params(&run)
         };
+        if let End::Sum { residual, .. } = self.end {
+            // A workgroup takes all slots, as the sections of one row.
+            (run.cols, run.rows) = (run.cols * experts.used, vec![rows]);
+            let mut call = self.call(params, run, 1, products, 0..1, 3)?;
+            call.kernel = call.kernel.with("SECTIONS", experts.used as u32).with("RESIDUAL", u32::from(residual));
+            return match call.kernel.lacks(&self.device.limits) {
+                None => Ok(call),
+                Some(why) => Err(why),
+            };
+        }
         // The kernel is spread as one for the rows of all slots.
         run.rows = vec![rows * experts.used * products.len()];
         let mut call = self.call(params, run, products.len() as u32, products, 0..products.len(), 3)?;

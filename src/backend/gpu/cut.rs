@@ -51,6 +51,8 @@ pub(super) enum End {
     Gate { out: BufferId, gate: Gate },
     /// `x = x + product`.
     Residual { x: BufferId },
+    /// The results of the chosen experts, weighted and added up: `out = sum`, or `out = out + sum`.
+    Sum { out: BufferId, residual: bool },
 }
 
 /// A gate.
@@ -138,7 +140,10 @@ pub(super) fn shapes(plan: &Plan, work: &Work) -> Result<(), String> {
             let w = &plan.weights[p.weight.0];
             whole(&w.name, w.cols)?;
             let rows = w.rows / p.experts.map_or(1, |e| e.count);
-            if matches!(end, End::Gate { .. } | End::Residual { .. }) { whole("the result", rows) } else { Ok(()) }
+            match end {
+                End::Gate { .. } | End::Residual { .. } | End::Sum { residual: true, .. } => whole("the result", rows),
+                _ => Ok(()),
+            }
         }),
         Work::Heads(h) => match plan.caches[h.cache.0].head_dim {
             d if d <= 256 => Ok(()),
@@ -232,6 +237,7 @@ impl End {
             _ if products.iter().any(|p| p.experts.is_some()) => match (self, products.len()) {
                 (Self::Gate { .. }, 2) if !joined => &EXPERT_GATE,
                 (Self::Rows, 1) if !joined => &EXPERT_ROWS,
+                (Self::Sum { .. }, 1) if !joined => &EXPERT_SUM,
                 _ => return None,
             },
             (Self::Rows, false) if products.len() == 1 => &PRODUCTS,
@@ -242,7 +248,7 @@ impl End {
             (Self::Gate { .. }, false) => &GATE_UP,
             (Self::Gate { .. }, true) => &GATE_UP_JOINED,
             (Self::Residual { .. }, false) => &RESIDUAL,
-            (Self::Residual { .. }, true) => return None,
+            (Self::Residual { .. }, true) | (Self::Sum { .. }, _) => return None,
         })
     }
 
@@ -251,6 +257,7 @@ impl End {
         use crate::shaders::*;
         Some(match self {
             _ if products.iter().any(|p| p.experts.is_some()) => return None,
+            Self::Sum { .. } => return None,
             Self::Rows if products.len() == 1 => &FEW_PRODUCTS,
             Self::Rows => &FEW_SIBLINGS,
             Self::Heads { .. } => &FEW_QKV,
@@ -442,7 +449,7 @@ impl Cutter<'_> {
             let inner = products.iter().map(|p| p.out).filter(|out| match ends {
                 End::Rows => false,
                 End::Heads { .. } => *out != products[0].out,
-                End::Gate { .. } | End::Residual { .. } => true,
+                End::Gate { .. } | End::Residual { .. } | End::Sum { .. } => true,
             });
             if !inner.chain(kept).all(|b| self.is_over(b, last)) {
                 return None;
@@ -580,6 +587,20 @@ impl Cutter<'_> {
                 };
                 let fits = from_gate == [a.out, b.out] && !from.contains(&out);
                 fits.then_some((End::Gate { out, gate }, 1, vec![at]))
+            }
+            ([p], [Op::Combine(ops::Combine { x, routes, out }), more @ ..])
+                if *x == p.out
+                    && p.experts.is_some_and(|e| e.slotted && e.routes == *routes)
+                    && !from.contains(out) =>
+            {
+                match more {
+                    [Op::Add(ops::Add { x: to, b }), ..]
+                        if b == out && !from.contains(to) && to != routes && self.is_over(*out, at + 1) =>
+                    {
+                        Some((End::Sum { out: *to, residual: true }, 2, vec![at + 1]))
+                    }
+                    _ => Some((End::Sum { out: *out, residual: false }, 1, vec![at])),
+                }
             }
             ([p], [Op::Add(ops::Add { x: to, b }), ..]) if *b == p.out && !from.contains(to) => {
                 Some((End::Residual { x: *to }, 1, vec![at]))

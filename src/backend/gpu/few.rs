@@ -229,7 +229,7 @@ impl Lowering<'_> {
                 all.push(bias);
                 all
             }
-            End::Residual { x } => vec![row(x), bias],
+            End::Residual { x } | End::Sum { out: x, .. } => vec![row(x), bias],
             End::Gate { out, .. } => vec![row(out)],
             End::Heads { angles, cache, .. } => {
                 let [k_cache, v_cache] = &r.caches[cache.0];
