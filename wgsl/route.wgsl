@@ -1,14 +1,14 @@
-// The numbers of the best experts of each row, then their weights; twin of src/ops/route.rs. A workgroup makes one row.
+// The numbers of the best experts of each row, then their weights; twin of src/ops/route.rs. A workgroup makes one row. It is short,
+// because a single workgroup waits for its instructions.
 // needs: order
 
 struct Params {
-  experts: u32, // scores per row
-  used: u32, // experts that are chosen
+  experts: u32, // scores per row, at most 1,024
+  used: u32, // experts that are chosen, at most 256
   normed: u32, // 1: weights are divided by their sum
   chosen: u32, // 1: the softmax is over the chosen alone
-  sigmoid: u32, // 1: an expert's part is the sigmoid of its score
-  has_bias: u32, // 1: a bias is added for the choice alone
-  groups: u32, // of neighbouring experts, at most 64
+  has_bias: u32, // 1: with SIGMOID, a bias is added for the choice alone
+  groups: u32, // of neighbouring experts, at most 64; 1 without SIGMOID
   compete: u32, // groups that compete
   scale: f32, // what weights are multiplied by
 }
@@ -17,71 +17,35 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
-override THREADS: u32 = 256u;
+override SIGMOID: bool = true; // whether an expert's part is the sigmoid of its score, else of a softmax
+const THREADS = 256u;
 var<workgroup> keys: array<u32, 1024>; // what every expert is chosen by
 var<workgroup> ahead: array<atomic<u32>, 1024>; // how many stand before it
-var<workgroup> parts: array<f32, 1056>; // parts of the softmax, then weights; behind them the sums of blocks of 32
-var<workgroup> numbers: array<u32, 256>; // the chosen experts, the best first
+var<workgroup> parts: array<f32, 1024>; // parts of the softmax, then weights
+var<workgroup> lane_sums: array<f32, THREADS>; // lanes of S8 over the parts: [block of 32][lane]
+var<workgroup> block_sums: array<f32, 32>;
+var<workgroup> eight: array<f32, 8>; // lanes of S8 over the blocks
+var<workgroup> numbers: array<u32, THREADS>; // the chosen experts, the best first
 var<workgroup> group_keys: array<u32, 64>; // what groups compete by
 var<workgroup> competes: array<u32, 64>; // 1: the group does
 var<private> base: u32; // where the row's scores begin
 
 fn score(e: u32) -> f32 { return flush(x[base + e], ACTIVATION_FLOOR); }
+fn scaled(e: u32) -> f32 { return flush(mul(score(e), 1.442695f), ACTIVATION_FLOOR); }
 // What expert e is chosen by.
 fn value(e: u32) -> f32 {
   let s = score(e);
-  if params.sigmoid == 0u { return s; }
+  if !SIGMOID { return s; }
   if params.has_bias == 0u { return sigmoid(s); }
   return add(sigmoid(s), flush(bias[e], WEIGHT_FLOOR));
 }
-fn scaled(e: u32) -> f32 { return flush(mul(score(e), 1.442695f), ACTIVATION_FLOOR); }
 
 // Whether a key stands before another: the larger, then the lower number.
 fn before(a: u32, i: u32, b: u32, j: u32) -> bool { return a > b || (a == b && i < j); }
 
-// S8 over 32 parts; those that are not there are 0.
-fn block_sum(first: u32) -> f32 {
-  var lo = vec4(0.0);
-  var hi = vec4(0.0);
-  for (var i = first; i < first + 32u; i += 8u) {
-    lo = add4(lo, vec4(parts[i], parts[i + 1u], parts[i + 2u], parts[i + 3u]));
-    hi = add4(hi, vec4(parts[i + 4u], parts[i + 5u], parts[i + 6u], parts[i + 7u]));
-  }
-  return s8_tree(lo, hi);
-}
-
-// S8 in blocks of 32, then over the blocks; nobody touches the parts before all threads have the sum.
-fn sum_of_parts(thread: u32, count: u32) -> f32 {
-  workgroupBarrier();
-  if thread < 32u {
-    var sum = 0.0;
-    if thread * 32u < count { sum = block_sum(thread * 32u); }
-    parts[1024u + thread] = sum;
-  }
-  workgroupBarrier();
-  let total = block_sum(1024u);
-  workgroupBarrier();
-  return total;
-}
-
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  base = group.y * params.experts;
-  let result = group.y * 2u * params.used;
-  let size = params.experts / params.groups;
-  for (var from_ = 0u; from_ < params.experts; from_ += THREADS) {
-    let e = from_ + thread;
-    if e < params.experts {
-      keys[e] = key(value(e));
-      atomicStore(&ahead[e], 0u);
-    }
-  }
-  for (var from_ = 0u; from_ < params.used; from_ += THREADS) {
-    if from_ + thread < params.used { numbers[from_ + thread] = params.experts - 1u; }
-  }
-  workgroupBarrier();
-  // The groups whose two best have the largest sum compete.
-  if thread < params.groups && params.groups > 1u {
+// The groups whose two best have the largest sum compete.
+fn choose_groups(thread: u32, size: u32) {
+  if thread < params.groups {
     var first = keys[thread * size];
     var second = 0u;
     for (var e = thread * size + 1u; e < (thread + 1u) * size; e++) {
@@ -93,15 +57,55 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   workgroupBarrier();
   if thread < params.groups {
-    var groups_ahead = 0u;
-    if params.groups > 1u {
-      for (var g = 0u; g < params.groups; g++) {
-        if before(group_keys[g], g, group_keys[thread], thread) { groups_ahead++; }
-      }
+    var count = 0u;
+    for (var g = 0u; g < params.groups; g++) {
+      if before(group_keys[g], g, group_keys[thread], thread) { count++; }
     }
-    competes[thread] = select(0u, 1u, groups_ahead < params.compete);
+    competes[thread] = select(0u, 1u, count < params.compete);
   }
   workgroupBarrier();
+}
+fn may_be_chosen(e: u32, size: u32) -> bool {
+  if !SIGMOID { return true; }
+  return params.groups == 1u || competes[e / size] != 0u;
+}
+
+fn tree(at: u32) -> f32 {
+  return s8_tree(vec4(lane_sums[at], lane_sums[at + 1u], lane_sums[at + 2u], lane_sums[at + 3u]),
+                 vec4(lane_sums[at + 4u], lane_sums[at + 5u], lane_sums[at + 6u], lane_sums[at + 7u]));
+}
+// S8 in blocks of 32, then over the blocks. Parts that are not there are 0 up to the end of their block; blocks that are not are 0, too.
+fn sum_of_parts(thread: u32, count: u32) -> f32 {
+  workgroupBarrier();
+  let first = thread / 8u * 32u;
+  var sum = 0.0;
+  if first < count {
+    for (var i = first + thread % 8u; i < first + 32u; i += 8u) { sum = add(sum, parts[i]); }
+  }
+  lane_sums[thread] = sum;
+  workgroupBarrier();
+  if thread < 32u { block_sums[thread] = tree(8u * thread); }
+  workgroupBarrier();
+  if thread < 8u {
+    sum = 0.0;
+    for (var i = thread; i < 32u; i += 8u) { sum = add(sum, block_sums[i]); }
+    lane_sums[thread] = sum;
+  }
+  workgroupBarrier();
+  return tree(0u);
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+  base = group.y * params.experts;
+  let size = params.experts / params.groups;
+  for (var e = thread; e < params.experts; e += THREADS) {
+    keys[e] = key(value(e));
+    atomicStore(&ahead[e], 0u);
+  }
+  numbers[thread] = params.experts - 1u;
+  workgroupBarrier();
+  if SIGMOID { choose_groups(thread, size); }
   // An expert's place is how many stand before it: a thread looks for them among 32.
   let pieces = (params.experts + 31u) / 32u;
   for (var n = thread; n < pieces * params.experts; n += THREADS) {
@@ -110,48 +114,41 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let mine = keys[e];
     var count = 0u;
     for (var i = first; i < min(first + 32u, params.experts); i++) {
-      if before(keys[i], i, mine, e) && (params.groups == 1u || competes[i / size] != 0u) { count++; }
+      if before(keys[i], i, mine, e) && may_be_chosen(i, size) { count++; }
     }
     atomicAdd(&ahead[e], count);
   }
   workgroupBarrier();
   for (var e = thread; e < params.experts; e += THREADS) {
     let place = atomicLoad(&ahead[e]);
-    if place < params.used && competes[e / size] != 0u { numbers[place] = e; }
+    if place < params.used && may_be_chosen(e, size) { numbers[place] = e; }
   }
   workgroupBarrier();
-  let top = scaled(numbers[0]);
-  let count = select(params.experts, params.used, params.chosen != 0u);
-  for (var from_ = 0u; from_ < (count + 31u) / 32u * 32u; from_ += THREADS) {
-    let i = from_ + thread;
-    var part = 0.0;
-    if i < count {
-      var e = i;
-      if params.chosen != 0u { e = numbers[i]; }
-      part = exp2_(sub(scaled(e), top));
+  let e = numbers[thread];
+  var weight = 0.0;
+  if SIGMOID {
+    weight = settle(sigmoid(score(e)));
+  } else {
+    let top = scaled(numbers[0]);
+    let chosen = params.chosen != 0u;
+    let count = select(params.experts, params.used, chosen);
+    for (var i = thread; i < (count + 31u) / 32u * 32u; i += THREADS) {
+      let part = exp2_(sub(scaled(select(min(i, count - 1u), e, chosen)), top));
+      parts[i] = select(0.0, part, i < count);
     }
-    if i < 1024u { parts[i] = part; }
+    let inverse = recip(sum_of_parts(thread, count));
+    weight = settle(mul(parts[select(e, thread, chosen)], inverse));
   }
-  let inverse = recip(sum_of_parts(thread, count));
-  for (var from_ = 0u; from_ < (params.used + 31u) / 32u * 32u; from_ += THREADS) {
-    let slot = from_ + thread;
-    var w = 0.0;
-    if slot < params.used {
-      let e = numbers[slot];
-      w = settle(mul(exp2_(sub(scaled(e), top)), inverse));
-      if params.sigmoid != 0u { w = settle(sigmoid(score(e))); }
-      out[result + slot] = f32(e);
-    }
-    parts[slot] = w;
+  if params.normed != 0u {
+    workgroupBarrier();
+    parts[thread] = select(0.0, weight, thread < params.used);
+    let factor = recip(max(sum_of_parts(thread, params.used), 6.1035156e-5f));
+    weight = settle(mul(flush(weight, WEIGHT_FLOOR), factor));
   }
-  let factor = recip(max(sum_of_parts(thread, params.used), 6.1035156e-5f));
-  for (var from_ = 0u; from_ < params.used; from_ += THREADS) {
-    let slot = from_ + thread;
-    if slot < params.used {
-      var w = parts[slot];
-      if params.normed != 0u { w = settle(mul(flush(w, WEIGHT_FLOOR), factor)); }
-      if params.scale != 1.0 { w = settle(mul(flush(w, WEIGHT_FLOOR), params.scale)); }
-      out[result + params.used + slot] = w;
-    }
+  if params.scale != 1.0 { weight = settle(mul(flush(weight, WEIGHT_FLOOR), params.scale)); }
+  if thread < params.used {
+    let result = group.y * 2u * params.used;
+    out[result + thread] = f32(e);
+    out[result + params.used + thread] = weight;
   }
 }

@@ -156,6 +156,8 @@ pub struct Call {
     pub format: Option<&'static Format>,
     /// Whether its activations have two planes.
     pub precise: bool,
+    /// Values of the shader's overrides.
+    pub constants: Vec<(&'static str, u32)>,
     /// The bytes of its parameters.
     pub params: Vec<u8>,
     /// Workgroups for a row.
@@ -173,7 +175,8 @@ impl Call {
         operands: impl Into<Vec<Operand>>,
     ) -> Self {
         let params = bytemuck::bytes_of(params).to_vec();
-        Self { shader, format: None, precise: false, params, groups: groups[0], operands: operands.into() }
+        let (constants, operands) = (Vec::new(), operands.into());
+        Self { shader, format: None, precise: false, constants, params, groups: groups[0], operands }
     }
 }
 

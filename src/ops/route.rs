@@ -76,13 +76,13 @@ fn order<T: Copy + std::ops::Add<Output = T>>(
 }
 
 /// One row: `x` has a score for each of `p.experts`, and `bias` a number or nothing; `out` gets the numbers of `p.used` of them, the best
-/// first, then their weights.
-pub fn cpu(p: &Params, bias: &[f32], x: &[f32], out: &mut [f32]) {
+/// first, then their weights, whose parts are sigmoids or of a softmax.
+pub fn cpu(p: &Params, by_sigmoids: bool, bias: &[f32], x: &[f32], out: &mut [f32]) {
     let used = p.used as usize;
     let (numbers, weights) = out.split_at_mut(used);
     let scaled = |i: usize| flush(flush(x[i], ACTIVATION_FLOOR) * std::f32::consts::LOG2_E, ACTIVATION_FLOOR);
     let by_sigmoid = |i: usize| sigmoid(flush(x[i], ACTIVATION_FLOOR));
-    let values = (0..x.len()).map(|i| match (p.sigmoid != 0, bias.get(i)) {
+    let values = (0..x.len()).map(|i| match (by_sigmoids, bias.get(i)) {
         (false, _) => flush(x[i], ACTIVATION_FLOOR),
         (true, None) => by_sigmoid(i),
         (true, Some(bias)) => by_sigmoid(i) + flush(*bias, WEIGHT_FLOOR),
@@ -94,7 +94,7 @@ pub fn cpu(p: &Params, bias: &[f32], x: &[f32], out: &mut [f32]) {
     let over = if p.chosen != 0 { s8::sum(order.iter().map(|i| part(*i))) } else { s8::sum((0..x.len()).map(part)) };
     let inverse = recip(over);
     for ((number, weight), i) in numbers.iter_mut().zip(&mut *weights).zip(&order) {
-        let share = if p.sigmoid != 0 { settle(by_sigmoid(*i)) } else { settle(part(*i) * inverse) };
+        let share = if by_sigmoids { settle(by_sigmoid(*i)) } else { settle(part(*i) * inverse) };
         (*number, *weight) = (*i as f32, share);
     }
     if p.normed != 0 {
@@ -127,14 +127,13 @@ impl Route {
     fn params(&self, experts: usize) -> Params {
         let yes = |b| u32::from(b);
         let (normed, chosen) = (yes(self.weighing == Weighing::Normed), yes(self.weighing == Weighing::Chosen));
-        let Gating { sigmoid, bias, groups, scale } = self.gating;
+        let Gating { bias, groups, scale, .. } = self.gating;
         let [groups, compete] = groups.map(|n| n as u32);
         Params {
             experts: experts as u32,
             used: self.used as u32,
             normed,
             chosen,
-            sigmoid: yes(sigmoid),
             has_bias: yes(bias.is_some()),
             groups,
             compete,
@@ -169,7 +168,8 @@ impl Operation for Route {
     fn call(&self, shapes: &Shapes<'_>, _: usize, _: &Part) -> Call {
         let p = self.params(shapes.width(self.x));
         let operands = [Operand::Rows(self.x), Operand::Vector(self.gating.bias), Operand::Rows(self.out)];
-        Call::new(&SHADER, &p, workgroups(&p, 1), operands)
+        let constants = vec![("SIGMOID", u32::from(self.gating.sigmoid))];
+        Call { constants, ..Call::new(&SHADER, &p, workgroups(&p, 1), operands) }
     }
 }
 
@@ -181,7 +181,7 @@ impl PerRow for Route {
     #[inline(always)]
     fn row(&self, _: &Shapes<'_>, from: Row<'_, f32>, out: &mut [f32]) {
         let bias = if self.gating.bias.is_some() { from.vector } else { &[] };
-        cpu(&self.params(from.reads[0].len()), bias, from.reads[0], out);
+        cpu(&self.params(from.reads[0].len()), self.gating.sigmoid, bias, from.reads[0], out);
     }
 
     fn row64(&self, _: &Shapes<'_>, from: Row<'_, f64>, out: &mut [f64]) {

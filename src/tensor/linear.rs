@@ -105,7 +105,7 @@ impl Primitive for Linear {
                     _ => Bound::Out,
                 };
                 Dispatch {
-                    kernel: Kernel { format: call.format, ..Kernel::new(call.shader) }.precise(call.precise),
+                    kernel: Kernel::of(&call),
                     bindings: call.operands.iter().map(bound).collect(),
                     params: call.params,
                     groups: [call.groups, rows as u32, 1],

@@ -30,7 +30,7 @@ pub(crate) struct Case {
 impl From<Example> for Case {
     fn from(example: Example) -> Self {
         let Example { call, rows, position, shape, operands, out, expected } = example;
-        let kernel = Kernel { format: call.format, ..plain(call.shader) }.precise(call.precise);
+        let kernel = Kernel::of(&call);
         let groups = [call.groups, rows as u32, 1];
         Self { kernel, shape, params: call.params, position: position as u32, groups, buffers: operands, out, expected }
     }

@@ -237,7 +237,7 @@ impl<'a> Lowering<'a> {
         for (part, matrix) in parts {
             let call = op.call(&plan.shapes(), r.sizes.context, &part);
             let buffers = self.bound(&call, matrix);
-            let mut kernel = Kernel { format: call.format, ..Kernel::new(call.shader) }.precise(call.precise);
+            let mut kernel = Kernel::of(&call);
             if let Some(cache) = op.appends_to().or(op.attends_to()) {
                 kernel = kernel.with("RING", attend::ring(plan.caches[cache.0]));
             }

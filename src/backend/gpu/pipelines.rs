@@ -10,6 +10,7 @@ use super::compiler::Compiler;
 use super::disk::KernelCache;
 use crate::backend::BackendError;
 use crate::host;
+use crate::ops::Call;
 use crate::quant::Format;
 use crate::shaders::{self, Arithmetic, Shader, Weights};
 
@@ -28,6 +29,12 @@ impl Kernel {
     /// A shader that needs no more.
     pub fn new(shader: &'static Shader) -> Self {
         Self { shader, format: None, constants: Vec::new() }
+    }
+
+    /// That of a step's dispatch.
+    pub fn of(call: &Call) -> Self {
+        let kernel = Self { shader: call.shader, format: call.format, constants: Vec::new() }.precise(call.precise);
+        call.constants.iter().fold(kernel, |kernel, (name, value)| kernel.with(name, *value))
     }
 
     /// With weights of this format.
