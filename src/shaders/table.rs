@@ -260,6 +260,16 @@ shaders! {
     FEW_PRODUCTS = "few_products", "fused/products.wgsl" with "block format" with "few";
     /// A few rows: two or three products.
     FEW_SIBLINGS = "few_siblings", "fused/siblings.wgsl" with "block format" with "few";
+    /// A few rows, spread as a single one: queries, keys and values, RoPE, cache.
+    GIVEN_QKV = "given_qkv", "fused/qkv.wgsl" with "block format" with "given";
+    /// A few rows, spread as a single one: a product added to the residual.
+    GIVEN_RESIDUAL = "given_residual", "fused/residual.wgsl" with "block format" with "given";
+    /// A few rows, spread as a single one: gate, up and activation.
+    GIVEN_GATE_UP = "given_gate_up", "fused/gate_up.wgsl" with "block format" with "given";
+    /// A few rows, spread as a single one: a product.
+    GIVEN_PRODUCTS = "given_products", "fused/products.wgsl" with "block format" with "given";
+    /// A few rows, spread as a single one: two or three products.
+    GIVEN_SIBLINGS = "given_siblings", "fused/siblings.wgsl" with "block format" with "given";
     /// One row in another layout.
     PLACE = "place", "fused/place.wgsl";
     /// Many rows: the product with weights in blocks.
@@ -375,9 +385,24 @@ static PARTS: &[Part] = &[
             part!("call"),
             part!("plain"),
             part!("matvec_float"),
+            part!("prepared"),
             part!("matvec"),
         ],
-        block: &[part!("items"), part!("layout"), part!("call"), part!("dots"), part!("matvec_block"), part!("matvec")],
+        block: &[
+            part!("items"),
+            part!("layout"),
+            part!("call"),
+            part!("dots"),
+            part!("matvec_block"),
+            part!("prepared_block"),
+            part!("prepared"),
+            part!("matvec"),
+        ],
+    },
+    Part {
+        name: "given",
+        plain: &[],
+        block: &[part!("layout"), part!("call"), part!("dots"), part!("matvec_block"), part!("given"), part!("matvec")],
     },
     Part {
         name: "few",

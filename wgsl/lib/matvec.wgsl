@@ -1,14 +1,9 @@
-// The core of the fused kernels of a single row, or of ROWS rows: prepares the activations (RMSNorm, quantisation), multiplies them with
-// rows of a matrix and leaves the sums to `finish`. Its twins are, one after the other, rms_norm, quantize_activations
-// and matmul in src/ops. Every workgroup prepares whole rows again, which costs less than a dispatch.
-// The second dimension of workgroups are groups of ROWS rows, or with one row what a kernel makes of it.
+// The core of the fused kernels of a single row, or of ROWS rows: multiplies activations with rows of a matrix and leaves the sums to
+// `finish`. Its twin is matmul in src/ops. The second dimension of workgroups are groups of ROWS rows, or with one row what a kernel makes of it.
 //
-// A kernel declares NORM (whether the row is normalised first), `weight_row` (the matrix row of a workgroup's slot) and `finish`. What depends on the kind of the
-// format, the activations and the terms, is in matvec_block.wgsl or in matvec_float.wgsl; what the row is made of, in stream.wgsl,
-// joined.wgsl or slots.wgsl. A single row may consist of SECTIONS, which are multiplied with matrices of their own.
-
-@group(0) @binding(4) var<storage, read> x4: array<vec4<f32>>; // in the layout of items
-@group(0) @binding(5) var<storage, read> norm4: array<vec4<f32>>; // likewise, flushed at the floor of weights
+// A kernel declares `weight_row` (the matrix row of a workgroup's slot) and `finish`. What depends on the kind of the format, the weights and the
+// terms, is in matvec_block.wgsl or in matvec_float.wgsl. Where activations come from is in prepared.wgsl (a workgroup makes them) or in given.wgsl (they
+// were quantised before). A single row may consist of SECTIONS, which are multiplied with matrices of their own.
 
 override THREADS: u32 = 64u;
 override CHUNKS: u32 = 8u; // chunks of 32 in a row
@@ -23,8 +18,6 @@ override SECTION_CHUNKS: u32 = CHUNKS / SECTIONS;
 override LANES: u32 = SLOTS8 * ROWS * SECTIONS;
 override STEP: u32 = THREADS / ROWS; // threads that finish a row
 override TERMS: u32 = select(1u, SLOTS * ROWS * CHUNKS, SPAN == 1u);
-override ITEMS: u32 = 2u * CHUNKS * ROWS; // of all rows
-override NORM_ITEMS: u32 = select(1u, ITEMS, NORM);
 var<private> side: u32; // the workgroup's number in the second dimension; with SECTIONS the one that `weight_row` is asked for
 var<workgroup> terms: array<f32, TERMS>;
 var<private> first_row: u32; // the first row of the workgroup
@@ -39,63 +32,6 @@ fn token() -> u32 {
 fn place(n: u32, width: u32) -> u32 {
   if ROWS == 1u { return item_word(n, width / 16u); }
   return token() * width + n;
-}
-
-// The row of an item of all rows, and its number in that.
-fn row_of_item(item: u32) -> u32 {
-  if ROWS == 1u { return 0u; }
-  return item / (2u * CHUNKS);
-}
-fn item_in_row(item: u32) -> u32 {
-  if ROWS == 1u { return item; }
-  return item % (2u * CHUNKS);
-}
-
-fn item_of(item: u32) -> Item {
-  let v = stream_item(row_of_item(item), item_in_row(item));
-  if !NORM { return v; }
-  return Item(flush4(v.a, WEIGHT_FLOOR), flush4(v.b, WEIGHT_FLOOR), flush4(v.c, WEIGHT_FLOOR), flush4(v.d, WEIGHT_FLOOR));
-}
-
-// What rms_norm makes of an item. It need not be settled: what that would flush quantises to 0 just as well.
-fn normalised(v: Item, item: u32, r: f32) -> Item {
-  if !NORM { return v; }
-  let items = 2u * CHUNKS;
-  let at = item_in_row(item);
-  let r4 = vec4(select(r, factor(row_of_item(item)), ROWS > 1u));
-  return Item(mul4(mul4(v.a, r4), norm4[at]), mul4(mul4(v.b, r4), norm4[items + at]),
-              mul4(mul4(v.c, r4), norm4[2u * items + at]), mul4(mul4(v.d, r4), norm4[3u * items + at]));
-}
-// What the norm multiplies a row with.
-fn factor(row: u32) -> f32 { return rsqrt(add(mul(sum_of_row(row), params.inverse_width), params.eps)); }
-
-// Prepares the activations; a thread's first item stays in registers, the others of a long row are read again.
-fn prepare(group: u32, thread: u32) {
-  clear(thread);
-  begin(group, thread);
-  var mine = item_of(min(thread, ITEMS - 1u));
-  var r = 1.0;
-  if NORM {
-    if thread < ITEMS { lanes[thread] = squares(mine); }
-    if THREADS < ITEMS {
-      for (var item = thread + THREADS; item < ITEMS; item += THREADS) { lanes[item] = squares(item_of(item)); }
-    }
-    sum_lanes(thread, THREADS, CHUNKS, ROWS);
-    if ROWS == 1u { r = factor(0u); }
-    mine = normalised(mine, min(thread, ITEMS - 1u), r);
-  } else {
-    workgroupBarrier();
-  }
-  if thread < ITEMS { look(mine, thread); }
-  if THREADS < ITEMS {
-    for (var item = thread + THREADS; item < ITEMS; item += THREADS) { look(normalised(item_of(item), item, r), item); }
-  }
-  workgroupBarrier();
-  if thread < ITEMS { keep(mine, thread); }
-  if THREADS < ITEMS {
-    for (var item = thread + THREADS; item < ITEMS; item += THREADS) { keep(normalised(item_of(item), item, r), item); }
-  }
-  workgroupBarrier();
 }
 
 // The section of chunk `c`.
@@ -120,7 +56,7 @@ fn section_product(n: u32) -> f32 {
 
 // Stores what chunk `c` of DEPTH rows gives to activation row `row`.
 fn put_all(row: u32, slot: u32, c: u32, f0: Fetched, f1: Fetched, f2: Fetched, f3: Fetched) {
-  let x = activations(row * CHUNKS + c);
+  let x = activations(row, c);
   put(slot * ROWS + row, row, c, f0, x);
   put((slot + ACROSS) * ROWS + row, row, c, f1, x);
   if DEPTH > 2u {

@@ -1,42 +1,25 @@
-// The activations and terms of matvec.wgsl for formats of integers with scales: activations are integers, too.
+// The weights and terms of matvec.wgsl for formats of integers with scales: activations are integers, too.
 
 override BLOCKS: u32 = CHUNKS / SPAN;
 override SECTION_BLOCKS: u32 = SECTION_CHUNKS / SPAN;
-override PLANES: u32 = select(1u, 2u, PRECISE) * ITEMS; // halves of chunks of both planes
-override PEAKS: u32 = ROWS * BLOCKS;
 override SUMS: u32 = select(1u, SLOTS * ROWS * BLOCKS, SPAN > 1u);
 override MINS: u32 = select(1u, SUMS, HAS_MIN);
 override LOWS: u32 = select(1u, SUMS, PRECISE);
 override LOW_MINS: u32 = select(1u, MINS, PRECISE);
 
-var<workgroup> xq: array<vec4<u32>, PLANES>;
-var<workgroup> peaks: array<atomic<u32>, PEAKS>;
-var<workgroup> x_scale: array<f32, PEAKS>;
 // Integer sums of blocks that span chunks: exact in any order.
 var<workgroup> sums: array<atomic<i32>, SUMS>;
 var<workgroup> mins: array<atomic<i32>, MINS>;
 var<workgroup> lows: array<atomic<i32>, LOWS>;
 var<workgroup> low_mins: array<atomic<i32>, LOW_MINS>;
 
-fn clear(thread: u32) {
-  for (var b = thread; b < PEAKS; b += THREADS) { atomicStore(&peaks[b], 0u); }
+fn clear_sums(thread: u32) {
   if SPAN > 1u {
     for (var i = thread; i < SUMS; i += THREADS) { atomicStore(&sums[i], 0); }
     if HAS_MIN { for (var i = thread; i < MINS; i += THREADS) { atomicStore(&mins[i], 0); } }
     if PRECISE { for (var i = thread; i < LOWS; i += THREADS) { atomicStore(&lows[i], 0); } }
     if PRECISE && HAS_MIN { for (var i = thread; i < LOW_MINS; i += THREADS) { atomicStore(&low_mins[i], 0); } }
   }
-}
-
-// A block's peak is known once all of its items were looked at.
-fn look(v: Item, item: u32) { atomicMax(&peaks[item / (2u * SPAN)], peak(v)); }
-
-fn keep(v: Item, item: u32) {
-  let block = item / (2u * SPAN);
-  let q = quantise(v, atomicLoad(&peaks[block]));
-  xq[item] = q.high;
-  if PRECISE { xq[ITEMS + item] = q.low; }
-  if item % (2u * SPAN) == 0u { x_scale[block] = bitcast<f32>(q.scale); }
 }
 
 fn whole(i: i32) -> f32 {
@@ -57,30 +40,16 @@ fn fetch(group: u32, slot: u32, c: u32) -> Fetched {
   return Fetched(unpack(block, c % SPAN), dm);
 }
 
-// A plane of a chunk of activations: items hold every other word of it.
+// A plane of a chunk of activations.
 struct Plane {
   a: vec4<u32>, // 0 … 15
   b: vec4<u32>, // 16 … 31
   sums: vec2<i32>,
 }
 
-fn plane_of(plane: u32, c: u32) -> Plane {
-  let p = xq[plane + 2u * c];
-  let q = xq[plane + 2u * c + 1u];
-  let a = vec4(p.x, q.x, p.y, q.y);
-  let b = vec4(p.z, q.z, p.w, q.w);
-  return Plane(a, b, half_sums(a, b));
-}
-
 struct Activations {
   high: Plane,
   low: Plane, // with PRECISE
-}
-
-fn activations(c: u32) -> Activations {
-  let high = plane_of(0u, c);
-  if PRECISE { return Activations(high, plane_of(ITEMS, c)); }
-  return Activations(high, high);
 }
 
 // Stores what chunk `c` gives to number `n` of the products, which is one of activation row `row`.
@@ -89,7 +58,7 @@ fn put(n: u32, row: u32, c: u32, f: Fetched, x: Activations) {
   var low = Dots(0, 0);
   if PRECISE { low = dots(f.w, x.low.a, x.low.b, x.low.sums); }
   if SPAN == 1u {
-    terms[n * CHUNKS + c] = mul(x_scale[row * BLOCKS + c], block_value(f.dm, high, low));
+    terms[n * CHUNKS + c] = mul(x_scale(row, c), block_value(f.dm, high, low));
   } else {
     let at = n * BLOCKS + c / SPAN;
     atomicAdd(&sums[at], high.s);
@@ -109,5 +78,5 @@ fn term(group: u32, n: u32, b: u32) -> f32 {
   if PRECISE { low.s = atomicLoad(&lows[at]); }
   if PRECISE && HAS_MIN { low.m = atomicLoad(&low_mins[at]); }
   let row = section_row(group, n / (ROWS * SECTIONS), n % SECTIONS);
-  return mul(x_scale[n % (ROWS * SECTIONS) * SECTION_BLOCKS + b], block_value(scales(row * SECTION_BLOCKS + b), high, low));
+  return mul(x_scale(n / SECTIONS % ROWS, n % SECTIONS * SECTION_BLOCKS + b), block_value(scales(row * SECTION_BLOCKS + b), high, low));
 }

@@ -35,7 +35,10 @@ struct Activations {
 }
 
 fn kept(at: u32) -> Item { return Item(xs[at], xs[at + 1u], xs[at + 2u], xs[at + 3u]); }
-fn activations(c: u32) -> Activations { return Activations(kept(8u * c), kept(8u * c + 4u)); }
+fn activations(row: u32, chunk: u32) -> Activations {
+  let c = row * CHUNKS + chunk;
+  return Activations(kept(8u * c), kept(8u * c + 4u));
+}
 
 fn four_lanes(w: Item, x: Item) -> vec4<f32> {
   let a = with_product(vec4(0.0), flush4(w.a, WEIGHT_FLOOR), x.a);

@@ -19,7 +19,9 @@ use crate::shaders::params::Call as Params;
 pub(super) enum Spread {
     /// For so many rows, which each workgroup prepares.
     Prepared(u32),
-    /// For rows that were quantised before, so many in a workgroup.
+    /// For rows that were quantised before, so many in a workgroup, with a thread for a chunk.
+    Given(u32),
+    /// The same with a thread for a lane of S8.
     Quantised(u32),
 }
 
@@ -255,8 +257,13 @@ impl Calling<'_> {
                 let shape = Shape::new(self.device, run.format, run.cols, rows, of);
                 (shape.kernel(self.device, shader, run.format, precise, norm.is_some())?, shape.slots(), of)
             }
+            Spread::Given(of) => {
+                let shader = self.end.few_shader(some, true).ok_or("no kernel for few rows has this end")?;
+                let shape = Shape::new(self.device, run.format, run.cols, rows, of);
+                (shape.kernel(self.device, shader, run.format, precise, false)?, shape.slots(), of)
+            }
             Spread::Quantised(of) => {
-                let shader = self.end.few_shader(some).ok_or("no kernel for few rows has this end")?;
+                let shader = self.end.few_shader(some, false).ok_or("no kernel for few rows has this end")?;
                 few(self.device, shader, run.format, run.cols, of, precise)?
             }
         };

@@ -252,18 +252,19 @@ impl End {
         })
     }
 
-    /// The same for a few rows.
-    pub fn few_shader(self, products: &[Product]) -> Option<&'static crate::shaders::Shader> {
+    /// The same for a few rows, spread as a single one or with a thread for a lane of S8.
+    pub fn few_shader(self, products: &[Product], as_one: bool) -> Option<&'static crate::shaders::Shader> {
         use crate::shaders::*;
-        Some(match self {
+        let [spread, lanes] = match self {
             _ if products.iter().any(|p| p.experts.is_some()) => return None,
             Self::Sum { .. } => return None,
-            Self::Rows if products.len() == 1 => &FEW_PRODUCTS,
-            Self::Rows => &FEW_SIBLINGS,
-            Self::Heads { .. } => &FEW_QKV,
-            Self::Gate { .. } => &FEW_GATE_UP,
-            Self::Residual { .. } => &FEW_RESIDUAL,
-        })
+            Self::Rows if products.len() == 1 => [&GIVEN_PRODUCTS, &FEW_PRODUCTS],
+            Self::Rows => [&GIVEN_SIBLINGS, &FEW_SIBLINGS],
+            Self::Heads { .. } => [&GIVEN_QKV, &FEW_QKV],
+            Self::Gate { .. } => [&GIVEN_GATE_UP, &FEW_GATE_UP],
+            Self::Residual { .. } => [&GIVEN_RESIDUAL, &FEW_RESIDUAL],
+        };
+        Some(if as_one { spread } else { lanes })
     }
 }
 

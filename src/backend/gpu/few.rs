@@ -13,24 +13,44 @@ use super::device::Device;
 use super::fused::{bias, norms, unwritten};
 use super::group::{Group, Kernels, Output};
 use super::lower::{Dispatch, Grid, Lowering, Resources, dispatch};
+use super::row_words;
 use super::tiled::{self, Layout, Quantize};
 use crate::backend::BackendError;
 use crate::numerics::Precision;
 use crate::plan::{Buffer, BufferId, BufferKind, Op, Plan};
 use crate::quant::CHUNK;
-use crate::shaders::{FEW_PRODUCTS, PRODUCTS};
+use crate::shaders::{FEW_PRODUCTS, GIVEN_PRODUCTS, PRODUCTS};
 
-/// How products of so many rows are made: two each workgroup prepares, more are quantised before. The last takes any number.
-const WAYS: [Spread; 4] = [Spread::Prepared(2), Spread::Quantised(4), Spread::Quantised(8), Spread::Quantised(16)];
+/// How products of up to so many rows are made, the first way that a device has. The last takes any number.
+type Ways = [(usize, &'static [Spread])];
 
-/// The same of plain numbers, which nothing is quantised for.
-const PLAIN_WAYS: [Spread; 2] = [Spread::Prepared(2), Spread::Prepared(4)];
+/// Where blocks are chunks, each workgroup prepares two rows itself; more are quantised before.
+const WAYS: &Ways = &[
+    (2, &[Spread::Prepared(2)]),
+    (4, &[Spread::Given(4), Spread::Quantised(4)]),
+    (8, &[Spread::Given(8), Spread::Quantised(8)]),
+    (16, &[Spread::Quantised(16)]),
+];
+
+/// As several threads add the chunks of a larger block, two prepared rows take longer than those that are quantised before
+/// (docs/lab/performance.md).
+const LARGE_WAYS: &Ways = &[
+    (2, &[Spread::Given(2), Spread::Quantised(4)]),
+    (4, &[Spread::Given(4), Spread::Quantised(4)]),
+    (8, &[Spread::Given(4), Spread::Quantised(8)]),
+    (16, &[Spread::Quantised(16)]),
+];
+
+/// Nothing is quantised for plain numbers.
+const PLAIN_WAYS: &Ways = &[(2, &[Spread::Prepared(2)]), (4, &[Spread::Prepared(4)])];
 
 impl Spread {
-    /// Activation rows of a workgroup.
-    fn rows(self) -> u32 {
+    /// How its rows are quantised before; `None` where workgroups do that.
+    fn layout(self) -> Option<Layout> {
         match self {
-            Self::Prepared(rows) | Self::Quantised(rows) => rows,
+            Self::Prepared(_) => None,
+            Self::Given(_) => Some(Layout::InOrder),
+            Self::Quantised(_) => Some(Layout::Lanewise(PLACES)),
         }
     }
 }
@@ -52,18 +72,16 @@ pub(super) fn most_rows(plan: &Plan) -> usize {
 }
 
 /// The ways for some products.
-fn ways(plan: &Plan, products: &[Product]) -> &'static [Spread] {
+fn ways(plan: &Plan, products: &[Product]) -> &'static Ways {
     let block = |id: BufferId| match plan.buffers[id.0].kind {
         BufferKind::Quantized(block) => block,
         BufferKind::Float => 0,
     };
     let blocks: Result<Vec<usize>, _> = products.iter().map(|p| quantised(plan, p).map(block)).collect();
     match blocks {
-        Ok(blocks) if blocks.iter().all(|block| *block == CHUNK) => &WAYS,
-        // As several threads add the chunks of a larger block, two prepared rows take longer than four that are quantised before
-        // (docs/lab/performance.md).
-        Ok(_) => &WAYS[1..],
-        Err(_) => &PLAIN_WAYS,
+        Ok(blocks) if blocks.iter().all(|block| *block == CHUNK) => WAYS,
+        Ok(_) => LARGE_WAYS,
+        Err(_) => PLAIN_WAYS,
     }
 }
 
@@ -97,6 +115,27 @@ fn quantisation(plan: &Plan, x: BufferId, before: Before, products: &[Product]) 
     }
 }
 
+/// The first of some ways to make products that there is, and its dispatches; or why there is none.
+fn first_way<'a>(
+    device: &Device,
+    plan: &Plan,
+    resources: &'a Resources,
+    x: BufferId,
+    before: Before,
+    products: &[Product],
+    end: End,
+    ways: &[Spread],
+) -> Result<(Spread, Vec<Call<'a>>), String> {
+    let mut why = String::new();
+    for way in ways {
+        match takes_products(device, plan, resources, x, before, products, end, *way) {
+            Ok(calls) => return Ok((*way, calls)),
+            Err(lacks) => why = lacks,
+        }
+    }
+    Err(why)
+}
+
 /// The dispatches of products made in some way, or why there are none.
 fn takes_products<'a>(
     device: &Device,
@@ -108,9 +147,9 @@ fn takes_products<'a>(
     end: End,
     way: Spread,
 ) -> Result<Vec<Call<'a>>, String> {
-    if let Spread::Quantised(_) = way {
+    if let Some(layout) = way.layout() {
         let quantisation = quantisation(plan, x, before, products)?;
-        quantisation.kernel(device, plan, Layout::Lanewise(PLACES)).ok_or("a row is too long for the device")?;
+        quantisation.kernel(device, plan, layout).ok_or("a row is too long for the device")?;
     }
     if products.iter().any(|p| p.experts.is_some()) {
         return Err("experts run step by step".to_owned());
@@ -128,12 +167,9 @@ impl Lowering<'_> {
                 match work {
                     Work::Products { join: None, x, norm, products, end } => {
                         let before = Before { join: None, norm: *norm };
-                        let why = |way| takes_products(device, plan, resources, *x, before, products, *end, way).err();
-                        let whys: Vec<_> = ways(plan, products).iter().copied().filter_map(why).collect();
-                        match whys.into_iter().next() {
-                            None => Ok(()),
-                            Some(why) => Err(why),
-                        }
+                        let takes =
+                            |ways| first_way(device, plan, resources, *x, before, products, *end, ways).map(drop);
+                        ways(plan, products).iter().try_for_each(|(_, ways)| takes(ways))
                     }
                     Work::Attention(op) => attend::fits(device, plan, op),
                     Work::Products { .. } | Work::Heads(_) | Work::Join(_) => Err("runs step by step".to_owned()),
@@ -178,20 +214,20 @@ impl Lowering<'_> {
         end: End,
     ) -> Result<Kernels, BackendError> {
         let mut all = Vec::new();
-        for way in ways(self.plan, products).iter().copied() {
+        for (most, ways) in ways(self.plan, products) {
             let (plan, resources) = (self.plan, self.resources);
-            let Ok(made) = takes_products(self.device, plan, resources, x, before, products, end, way) else {
+            let Ok((way, made)) = first_way(self.device, plan, resources, x, before, products, end, ways) else {
                 continue;
             };
             let mut dispatches: Vec<Dispatch> = Vec::new();
-            if let (Spread::Quantised(_), Ok(q)) = (way, quantisation(plan, x, before, products)) {
-                let (out, none) = (&resources.lanewise, resources.halves.none());
-                dispatches.extend(self.quantize_to(&q, Layout::Lanewise(PLACES), out, none)?);
+            if let (Some(layout), Ok(q)) = (way.layout(), quantisation(plan, x, before, products)) {
+                let out = if layout == Layout::InOrder { &self.rows[q.out.0] } else { &resources.lanewise };
+                dispatches.extend(self.quantize_to(&q, layout, out, resources.halves.none())?);
             }
             for call in made {
                 dispatches.push(self.few_call(call, x, before, products, end, way)?);
             }
-            all.push((way.rows() as usize, dispatches));
+            all.push((*most, dispatches));
         }
         Ok(Kernels::Few(all))
     }
@@ -209,6 +245,12 @@ impl Lowering<'_> {
         let some = &products[call.products.clone()];
         let source = match way {
             Spread::Prepared(_) => vec![of[x.0].clone(), norms(self.device, r, before)?],
+            Spread::Given(_) => {
+                let quantised = quantised(plan, &some[0])
+                    .map_err(|what| BackendError::Unsupported { device: self.device.info.name.clone(), what })?;
+                call.params.x_items = row_words(plan, quantised) as u32;
+                vec![of[quantised.0].clone(); 2]
+            }
             Spread::Quantised(_) => {
                 call.params.x_items = PLACES as u32;
                 vec![r.lanewise.clone()]
@@ -217,7 +259,7 @@ impl Lowering<'_> {
         let row = |id: BufferId| of[id.0].clone();
         let bias = bias(self.device, plan, r, some)?;
         let written: Vec<wgpu::Buffer> = match end {
-            End::Rows if [PRODUCTS.name, FEW_PRODUCTS.name].contains(&call.kernel.shader.name) => {
+            End::Rows if [PRODUCTS.name, GIVEN_PRODUCTS.name, FEW_PRODUCTS.name].contains(&call.kernel.shader.name) => {
                 call.params.stride = plan.buffers[some[0].out.0].width as u32;
                 vec![row(some[0].out), bias]
             }

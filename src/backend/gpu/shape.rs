@@ -58,6 +58,9 @@ pub(super) struct Shape {
 /// Threads of a workgroup at most, where the device allows as many.
 const MOST_THREADS: u32 = 512;
 
+/// Bytes of the terms of a workgroup of several rows at most.
+const MOST_TERMS: u32 = 24 * 1024;
+
 impl Shape {
     /// For `rows` rows of `cols`, of all matrices together, and so many activation rows.
     pub fn new(device: &Device, format: &Format, cols: usize, rows: usize, tokens: u32) -> Self {
@@ -72,6 +75,11 @@ impl Shape {
         // Where blocks span chunks, or weights are plain numbers, the code of a row is long, and all kernels of a token should fit an instruction cache.
         let long = span > 1 || format.activation_block().is_none();
         let (across, depth, groups) = if long { (across.min(2), 2, 1000) } else { (across, 4, 400) };
+        let (mut across, mut depth) = (across, depth);
+        while tokens > 2 && span == 1 && 4 * across * depth * tokens * chunks > MOST_TERMS && (across > 1 || depth > 2)
+        {
+            if across > 1 { across -= 1 } else { depth = 2 }
+        }
         let threads = (chunks * across).next_multiple_of(32).min(most);
         let mut shape = Self { chunks, across, loops: 1, depth, threads, tokens };
         // What a workgroup keeps for its rows takes at most 8 KiB of its memory.
