@@ -358,6 +358,7 @@ mod terminal {
             ("/seed 7", "seed: 7"),
             ("/seed x", "it is used as /seed N"),
             ("/think off", ""),
+            ("/save none.json", "there is no message yet"),
             ("/think", "it is used as /think on|off"),
         ] {
             let said = say(&mut chat, command);
@@ -394,6 +395,34 @@ mod terminal {
     /// Ctrl-C stops an answer, also while the prompt is read; what there is of it stays, and the chat goes on.
     #[test]
     fn an_answer_can_be_stopped() {
+    /// What marks blocks and commands is text where it is pasted; a path is no command.
+    #[test]
+    fn what_is_pasted_or_begins_with_a_path_is_a_message() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut chat = start(folder.path(), &["-n", "1"]);
+        for (typed, message) in [
+            ("\x1b[200~\"\"\"A docstring.\nx = 1\x1b[201~", "\"\"\"A docstring.\nx = 1"),
+            ("\x1b[200~make \\\n  all \\\x1b[201~", "make \\\n  all \\"),
+            ("/usr/bin/foo: not found", "/usr/bin/foo: not found"),
+            ("\x1b[200~/usr/bin/foo: not found\x1b[201~", "/usr/bin/foo: not found"),
+            ("/etc", ""),
+            ("/undo2 it", "/undo2 it"),
+        ] {
+            say(&mut chat, "/new");
+            let said = say(&mut chat, typed);
+            if message.is_empty() {
+                assert!(said.contains("there is no command /etc"), "{said}");
+                continue;
+            }
+            assert!(said.contains("logits hash "), "{typed:?}: {said}");
+            say(&mut chat, "/save --force message.json");
+            assert_eq!(saved(folder.path(), "message.json").texts[0].received.text, message);
+        }
+        assert!(say(&mut chat, "/?").contains("/regen"));
+        chat.send_line("/exit").unwrap();
+        ends(&mut chat, 0);
+    }
+
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let model = smollm2_path();

@@ -195,8 +195,8 @@ impl Chat<'_> {
         let message = match line.strip_prefix('/').filter(|_| !line.trim_end().contains('\n')) {
             // Two of them begin a message with one.
             Some(rest) if rest.starts_with('/') => rest.to_owned(),
-            Some(command) => return self.command(command),
-            None => line,
+            Some(rest) if commands::is_command(rest) => return self.command(rest),
+            _ => line,
         };
         self.turn(message, self.sampling.seed)?;
         Ok(Next::Message)
