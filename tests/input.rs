@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{data, samebits};
+use common::{data, samebits, smollm2_path};
 use predicates::str::contains;
 use serde_json::Value;
 
@@ -275,6 +275,24 @@ fn a_text_ends_where_it_is_asked_to() {
         assert!(sum > 0.0 && sum <= 1.0 + 1e-9, "{line}");
     }
     assert_eq!(last["logprobs"].as_array().unwrap().len(), 5);
+}
+
+/// A model that ends a text by itself has chosen a token for that, too.
+#[test]
+fn the_token_that_ends_a_text_has_its_log_probability() {
+    let mut command = samebits();
+    command.args(["generate", "--chat", "-q", "--backend", "cpu", "--json", "--stream", "--logprobs", "1", "-m"]);
+    command.arg(smollm2_path()).args(["-p", "Hi"]);
+    let lines = String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (whole, steps) = lines.split_last().unwrap();
+    assert_eq!(whole["stop_reason"], "end_of_text");
+    let told: Vec<_> = whole["logprobs"].as_array().unwrap().iter().map(|told| &told["id"]).collect();
+    let tokens: Vec<_> = whole["tokens"].as_array().unwrap().iter().collect();
+    let streamed: Vec<_> = steps.iter().map(|step| &step["token"]).collect();
+    assert_eq!((&told, &streamed), (&tokens, &tokens));
+    let end = &steps[steps.len() - 1];
+    assert_eq!((&end["text"], &end["logprobs"]["text"]), (&"".into(), &"<|im_end|>".into()));
 }
 
 /// What says how something is computed may come from the environment; an option goes before it.
