@@ -319,8 +319,9 @@ fn the_environment_gives_options() {
     assert_eq!(value["tokens"], precise["tokens"]);
     assert_eq!(value["logits_hash"], precise["logits_hash"]);
     assert_eq!(json(&sampled.concat(), &["--temp", "0", "--precision", "fast"]).0["logits_hash"], same["logits_hash"]);
-    // No switch of a command, and nothing that a name says, is taken from there; what is wrong is named.
-    assert!(json(&[&usual[..], &[("SAMEBITS_PROMPT", "x"), ("SAMEBITS_CHAT", "1")]].concat(), &[]).1.is_empty());
+    // What a command works on is not taken from there; what is wrong is named.
+    let unknown = run(&[("SAMEBITS_PROMPT", "x")], &[]).code(2).stdout("");
+    unknown.stderr(contains("the environment has SAMEBITS_PROMPT, which is no setting; nearest: SAMEBITS_N_PROMPT"));
     run(&[("SAMEBITS_BACKEND", "nonsense")], &[]).code(2).stdout("").stderr(contains("--backend <BACKEND>"));
     run(&[("SAMEBITS_QUIET", "perhaps")], &[]).code(2).stdout("").stderr(contains("--quiet"));
     samebits().args(["generate", "--help"]).assert().success().stdout(contains("[env: SAMEBITS_BACKEND="));
