@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{changed, samebits, smollm2_path};
+use common::{changed, samebits, smollm2_path, turn};
 use predicates::prelude::*;
 use predicates::str::contains;
 use proptest::prelude::*;
@@ -304,9 +304,10 @@ mod terminal {
             (&two.logits_hash.clone().into(), &two.text.clone().into())
         );
         // A conversation is a record like others.
-        for from in ["0", "3"] {
+        for (backend, from) in [("cpu", "0"), ("cpu", "3"), ("gpu", "0")] {
+            let _turn = (backend == "gpu").then(turn);
             let mut command = samebits();
-            command.arg("replay").arg(folder.join("two.json")).args(["--backend", "cpu", "--from", from]);
+            command.arg("replay").arg(folder.join("two.json")).args(["--backend", backend, "--from", from]);
             command.assert().success().stdout(contains("equal: 2 texts, "));
         }
     }
