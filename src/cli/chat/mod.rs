@@ -11,7 +11,7 @@ use clap::Args;
 use rustyline::error::ReadlineError;
 use serde_json::json;
 
-use super::error::{Failure, Interrupted};
+use super::error::{Failure, Interrupted, Usage};
 use super::load::{DraftArguments, ModelArguments, RunArguments};
 use super::make::{Keep, Made, make};
 use super::sampling::SamplingArguments;
@@ -95,7 +95,7 @@ struct Chat<'a> {
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let once = a.message.is_given() || a.json || !std::io::stdin().is_terminal();
-    let message = if once { Some(a.message.read()?) } else { None };
+    let message = if once { Some(a.message.read(Usage::NoMessage)?) } else { None };
     let model = a.model.open(a.run.quiet)?;
     let tokenizer = a.model.tokenizer(&model.gguf, a.run.quiet)?;
     let template = a.template.open(&model.gguf, &tokenizer)?;
