@@ -17,13 +17,13 @@ pub(super) const STDIN: &str = "standard input";
 /// A prompt, for commands that take it as their argument.
 #[derive(Args, Debug)]
 pub(super) struct PromptArguments {
-    /// The text for the model; `-` reads it from standard input, and so does no text at all where that is no terminal
+    /// The prompt; `-` reads it from standard input, which is also read where no prompt is given and it is not a terminal
     #[arg(value_name = "PROMPT")]
     argument: Option<String>,
-    /// The text for the model, as an option: also text that begins with a dash
+    /// The prompt as an option; it may begin with a dash
     #[arg(short = 'p', long = "prompt", value_name = "TEXT", conflicts_with = "argument")]
     option: Option<String>,
-    /// Read that text from a file, without the line feed at its end; - is standard input
+    /// Read the prompt from a file, without the line feed at its end; - is standard input
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["argument", "option"])]
     file: Option<PathBuf>,
 }

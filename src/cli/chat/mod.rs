@@ -53,7 +53,7 @@ pub(super) struct Arguments {
     /// Tokens of an answer at most; -1 for as many as the model wants and the context holds
     #[arg(short = 'n', long, value_name = "N", default_value = "-1")]
     n_predict: Limit,
-    /// End an answer before this text; may be given several times
+    /// Stop string: an answer ends before it; may be given several times
     #[arg(long, value_name = "TEXT", value_parser = stop_string)]
     stop: Vec<String>,
     #[command(flatten)]
