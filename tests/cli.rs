@@ -127,6 +127,7 @@ fn bad_input_is_one_clear_line() {
         |model: &str, code, says: &str| fails(&["generate", "hello", "--backend", "cpu", "-m", model], code, says);
     generate(&write("truncated.gguf", &tiny[..tiny.len() / 2]), 1, "download it again");
     generate(&write("magic.gguf", b"NOPE0000"), 1, "is not a GGUF file");
+    generate(&write("magic.gguf", b"NOPE0000"), 1, "; take one from Hugging Face's hub (-m hf:OWNER/REPO), or");
     generate(&write("empty.gguf", b""), 1, "it is empty");
     let mut count = tiny.clone();
     count[8..16].copy_from_slice(&u64::MAX.to_le_bytes());

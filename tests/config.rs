@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use common::{data, samebits};
@@ -22,7 +22,7 @@ fn program(home: &Path) -> Command {
 }
 
 /// Where the file belongs in such a home folder.
-fn place(home: &Path) -> std::path::PathBuf {
+fn place(home: &Path) -> PathBuf {
     let folder = if cfg!(target_os = "macos") { home.join("Library/Application Support") } else { home.join("config") };
     folder.join("samebits/config.toml")
 }
@@ -78,6 +78,80 @@ fn an_option_is_taken_from_the_command_line_else_the_environment_else_the_file()
     assert_eq!(seed(&run(&other, &[])), 11);
     assert_eq!(seed(&run(&other[2..], &[("SAMEBITS_CONFIG", other[1])])), 11);
     assert_eq!(seed(&run(&[&["--config", "", "--backend", "cpu"], &other[2..]].concat(), &[])), 0);
+}
+
+/// Whatever the file may set has a variable, and help names it.
+#[test]
+fn every_setting_has_its_variable() {
+    let home = tempfile::tempdir().unwrap();
+    let shown = json(program(home.path()).args(["config", "--json"]));
+    let settings = shown["settings"].as_array().unwrap();
+    assert!(settings.len() > 33, "{shown}");
+    for setting in settings {
+        let variable = format!("SAMEBITS_{}", setting["option"].as_str().unwrap().to_uppercase().replace('-', "_"));
+        let command = setting["commands"][0].as_str().unwrap();
+        program(home.path()).args(["help", command]).assert().success().stdout(contains(format!("[env: {variable}=]")));
+    }
+    std::fs::copy(data("tiny/tiny-f32.gguf"), home.path().join("tiny.gguf")).unwrap();
+    let run = |args: &[&str], environment: &[(&str, &str)]| {
+        let mut command = program(home.path());
+        command.args(["generate", "-p", "ab", "--json", "--backend", "cpu", "-m"]).arg(home.path().join("tiny.gguf"));
+        json(command.args(args).envs(environment.iter().copied()))
+    };
+    let length = |value: &Value| value["tokens"].as_array().unwrap().len();
+    let variables = [("SAMEBITS_N_PREDICT", "3"), ("SAMEBITS_IGNORE_EOS", "1"), ("SAMEBITS_CHAT_TEMPLATE", "chatml")];
+    let of_environment = run(&[], &variables);
+    let of_options = run(&["-n", "3", "--ignore-eos", "--chat-template", "chatml"], &[]);
+    assert_eq!((length(&of_environment), &of_environment["tokens"]), (3, &of_options["tokens"]));
+    // An option goes before a setting that it excludes, of the environment and of the file.
+    let raw = run(&["-n", "3", "--ignore-eos"], &[]);
+    assert_ne!(raw["prompt_tokens"], of_options["prompt_tokens"]);
+    assert_eq!(run(&["--raw"], &variables)["prompt_tokens"], raw["prompt_tokens"]);
+    write(home.path(), "[generate]\nchat-template = \"chatml\"\nraw = false\n");
+    assert_eq!(run(&["--raw", "-n", "3"], &[])["prompt_tokens"], raw["prompt_tokens"]);
+    let chat = run(&["--chat-template", "chatml"], &[("SAMEBITS_RAW", "yes"), ("SAMEBITS_N_PREDICT", "3")]);
+    assert_eq!(chat["prompt_tokens"], of_options["prompt_tokens"]);
+    run(&["--regex", "a*"], &[("SAMEBITS_IGNORE_EOS", "1"), ("SAMEBITS_N_PREDICT", "3")]);
+    let bench = ["bench", "--json", "-q", "-p", "1", "-n", "0", "-r", "1", "--backend", "cpu"];
+    json(program(home.path()).args(bench).env("SAMEBITS_OUTPUT", "csv"));
+}
+
+/// A variable of ours that means nothing is an error, and so is none that our own sources know.
+#[test]
+fn a_variable_that_is_no_setting_is_refused_with_what_is_near() {
+    let home = tempfile::tempdir().unwrap();
+    let misspelt = |word: &str| format!("SAMEBITS_{word}");
+    for (word, near) in [("TEMPERATURE", "TEMP"), ("N_PREDCT", "N_PREDICT"), ("MODLE", "MODEL"), ("CONFG", "CONFIG")] {
+        for command in [&["generate", "hi"][..], &["config"], &["devices"]] {
+            let refused = program(home.path()).args(command).env(misspelt(word), "1").assert().code(2).stdout("");
+            let says = format!("the environment has {}, which is no setting; nearest: ", misspelt(word));
+            let said = String::from_utf8(refused.get_output().stderr.clone()).unwrap();
+            assert!(said.contains(&says) && said.contains(&misspelt(near)), "{said}");
+        }
+        program(home.path()).args(["help", "generate"]).env(misspelt(word), "1").assert().success();
+    }
+    // Those of the program, of scripts and of tests.
+    let mut command = program(home.path());
+    let mut known = 0;
+    let mut paths = ["src", "tests", "scripts", "benches", "examples", "build.rs"].map(PathBuf::from).to_vec();
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            paths.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        for (at, prefix) in text.match_indices("SAMEBITS_") {
+            let rest = &text[at + prefix.len()..];
+            let end = rest.find(|c: char| !(c.is_ascii_uppercase() || c == '_')).unwrap_or(rest.len());
+            let name = &rest[..end];
+            if !["", "CONFIG", "PROMPT"].contains(&name) {
+                command.env(misspelt(name), "1");
+                known += 1;
+            }
+        }
+    }
+    assert!(known > 50, "the sources name variables in another way now");
+    command.arg("config").assert().success();
 }
 
 #[test]
@@ -166,6 +240,7 @@ fn what_verify_computes_depends_on_no_environment_and_no_file() {
     command
         .args(["verify", "--quick", "--backend", "cpu"])
         .env("SAMEBITS_TEMP", "2")
-        .env("SAMEBITS_REPEAT_PENALTY", "1.3");
+        .env("SAMEBITS_REPEAT_PENALTY", "1.3")
+        .env("SAMEBITS_CHAT_TEMPLATE", "none/such");
     command.assert().success().stdout(contains("fingerprint eb7c80644bc7cf0bc7b4b5d858ba91e8"));
 }

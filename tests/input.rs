@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{data, samebits};
+use common::{data, samebits, smollm2_path};
 use predicates::str::contains;
 use serde_json::Value;
 
@@ -277,6 +277,24 @@ fn a_text_ends_where_it_is_asked_to() {
     assert_eq!(last["logprobs"].as_array().unwrap().len(), 5);
 }
 
+/// A model that ends a text by itself has chosen a token for that, too.
+#[test]
+fn the_token_that_ends_a_text_has_its_log_probability() {
+    let mut command = samebits();
+    command.args(["generate", "--chat", "-q", "--backend", "cpu", "--json", "--stream", "--logprobs", "1", "-m"]);
+    command.arg(smollm2_path()).args(["-p", "Hi"]);
+    let lines = String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (whole, steps) = lines.split_last().unwrap();
+    assert_eq!(whole["stop_reason"], "end_of_text");
+    let told: Vec<_> = whole["logprobs"].as_array().unwrap().iter().map(|told| &told["id"]).collect();
+    let tokens: Vec<_> = whole["tokens"].as_array().unwrap().iter().collect();
+    let streamed: Vec<_> = steps.iter().map(|step| &step["token"]).collect();
+    assert_eq!((&told, &streamed), (&tokens, &tokens));
+    let end = &steps[steps.len() - 1];
+    assert_eq!((&end["text"], &end["logprobs"]["text"]), (&"".into(), &"<|im_end|>".into()));
+}
+
 /// What says how something is computed may come from the environment; an option goes before it.
 #[test]
 fn the_environment_gives_options() {
@@ -301,8 +319,9 @@ fn the_environment_gives_options() {
     assert_eq!(value["tokens"], precise["tokens"]);
     assert_eq!(value["logits_hash"], precise["logits_hash"]);
     assert_eq!(json(&sampled.concat(), &["--temp", "0", "--precision", "fast"]).0["logits_hash"], same["logits_hash"]);
-    // No switch of a command, and nothing that a name says, is taken from there; what is wrong is named.
-    assert!(json(&[&usual[..], &[("SAMEBITS_PROMPT", "x"), ("SAMEBITS_CHAT", "1")]].concat(), &[]).1.is_empty());
+    // What a command works on is not taken from there; what is wrong is named.
+    let unknown = run(&[("SAMEBITS_PROMPT", "x")], &[]).code(2).stdout("");
+    unknown.stderr(contains("the environment has SAMEBITS_PROMPT, which is no setting; nearest: SAMEBITS_N_PROMPT"));
     run(&[("SAMEBITS_BACKEND", "nonsense")], &[]).code(2).stdout("").stderr(contains("--backend <BACKEND>"));
     run(&[("SAMEBITS_QUIET", "perhaps")], &[]).code(2).stdout("").stderr(contains("--quiet"));
     samebits().args(["generate", "--help"]).assert().success().stdout(contains("[env: SAMEBITS_BACKEND="));

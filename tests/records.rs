@@ -143,6 +143,8 @@ fn what_was_changed_is_said_before_anything_is_computed() {
             .stderr(contains(says).and(contains("model:").not()));
     }
     samebits().args(["replay", "nothing.json"]).assert().code(2).stderr(contains("cannot read nothing.json"));
+    let empty = Record { texts: Vec::new(), ..sampled().clone() };
+    replay(&empty, &["--backend", "cpu"]).code(2).stdout("").stderr(contains("cannot be replayed: it has no texts"));
     // A record that says what it has not, with the right hash.
     let mut broken = sampled().clone();
     broken.texts[0].chain.pop();
@@ -164,6 +166,7 @@ fn another_model_or_numerics_is_refused_before_anything_is_computed() {
     refused.stderr(
         contains("it was made by another model: samebits stories")
             .and(contains("(tiny-f32.gguf)"))
+            .and(contains("; give that model with -m FILE|NAME"))
             .and(contains("backend:").not()),
     );
     let mut other = sampled().clone();

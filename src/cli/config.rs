@@ -1,25 +1,47 @@
-//! The configuration file, and `samebits config`.
+//! The configuration (variables of the environment and a file), and `samebits config`.
 //!
 //! An option's value is that of the command line, else of the environment, else of the file, else its default. In the file a
 //! section belongs to a command; what stands before the sections belongs to all commands that have the option.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
-use clap::{Arg, ArgAction, Args};
+use clap::builder::{ArgPredicate, Resettable};
+use clap::{Arg, ArgAction, Args, Id};
 use serde_json::json;
 use thiserror::Error;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::Outcome;
 use super::terminal::{note, print, print_json};
-use super::{ENVIRONMENT, Outcome};
 use crate::hub::{SCHEME, nearest};
 
-/// Options that may stand in the file besides those of the environment: those that say how a command works, not on what.
-const OTHERS: [&str; 18] = [
+/// Options that the environment and the file may give, there also before the sections: those that say how something is computed,
+/// not what.
+const FOR_ALL: [&str; 16] = [
+    "backend",
+    "chunk",
+    "ctx",
+    "device",
+    "min-p",
+    "model",
+    "precision",
+    "quiet",
+    "repeat-last-n",
+    "repeat-penalty",
+    "samplers",
+    "seed",
+    "temp",
+    "threads",
+    "top-k",
+    "top-p",
+];
+
+/// The others that both may give: those that say how a command works, not on what. In the file they stand in a section.
+const FOR_ONE: [&str; 17] = [
     "chat-template",
     "hide-thinking",
     "ignore-eos",
@@ -35,10 +57,47 @@ const OTHERS: [&str; 18] = [
     "quick",
     "raw",
     "repetitions",
-    "samplers",
     "system",
     "wide",
 ];
+
+/// What the names of our variables begin with.
+const PREFIX: &str = "SAMEBITS_";
+
+/// Our variables that are no options: of the program, of scripts, of tests.
+const OTHERS: [&str; 15] = [
+    "ARCH",
+    "ARITHMETIC",
+    "COMMIT",
+    "CONFIG",
+    "CPU",
+    "FAULT",
+    "FUZZ_SECONDS",
+    "FUZZ_SEED",
+    "HUB_PYTHON",
+    "PLANS",
+    "PLANS_SEED",
+    "PLATFORMS",
+    "ROWS",
+    "TEST_MATRIX_UNITS",
+    "TEST_MODEL",
+];
+
+/// The options that may be set, and the variable of each.
+static SETTINGS: LazyLock<Vec<(&str, String)>> = LazyLock::new(|| {
+    let of = |option: &'static str| (option, format!("{PREFIX}{}", option.to_uppercase().replace('-', "_")));
+    FOR_ALL.into_iter().chain(FOR_ONE).map(of).collect()
+});
+
+/// The variable of an option that may be set.
+pub(super) fn variable(option: &str) -> Option<&'static str> {
+    SETTINGS.iter().find(|(name, _)| *name == option).map(|(_, variable)| variable.as_str())
+}
+
+/// The variables of all options.
+pub(super) fn variables() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().map(|(_, variable)| variable.as_str())
+}
 
 /// The section of names for models.
 const ALIASES: &str = "aliases";
@@ -49,7 +108,7 @@ fn is_absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), NotFound | NotADirectory)
 }
 
-/// What is wrong with the file. Exit code 2.
+/// What is wrong with the file or the environment. Exit code 2.
 #[derive(Debug, Error)]
 pub(super) enum ConfigError {
     #[error("cannot read the configuration {path}: {reason}; --config FILE names another, --config '' none")]
@@ -58,6 +117,8 @@ pub(super) enum ConfigError {
     Toml { place: String, reason: String },
     #[error("{place}: {owner} has no setting '{key}'; nearest: {nearest}")]
     Key { place: String, owner: String, key: String, nearest: String },
+    #[error("the environment has {variable}, which is no setting; nearest: {nearest}")]
+    Variable { variable: String, nearest: String },
     #[error("{place}: there is no command '{key}'; nearest: {nearest}")]
     Section { place: String, key: String, nearest: String },
     #[error("{place}: '{key}' cannot be {value}: {reason}")]
@@ -78,7 +139,7 @@ struct Setting {
     line: usize,
 }
 
-/// What the file says.
+/// What the file and the environment say.
 #[derive(Debug, Default)]
 pub(super) struct Config {
     /// Where it is, or would be.
@@ -87,6 +148,8 @@ pub(super) struct Config {
     settings: Vec<Setting>,
     /// Names of models, what they mean, and the line.
     aliases: BTreeMap<String, (String, usize)>,
+    /// The variables that are set, by their options.
+    environment: BTreeMap<&'static str, OsString>,
 }
 
 /// That of this process, once it is read.
@@ -103,8 +166,9 @@ pub(super) fn aliases() -> impl Iterator<Item = (&'static str, &'static str)> {
 }
 
 impl Config {
-    /// Reads the file that the command line or the environment names, or that of the user, and keeps it.
+    /// Reads the environment and the file that the command line or the environment names, or that of the user, and keeps both.
     pub fn load(words: &[OsString]) -> Result<&'static Self, ConfigError> {
+        let environment = environment()?;
         let config = match named(words) {
             Some(path) if path.is_empty() => Self::default(),
             Some(path) => Self::read(Path::new(&path), true)?,
@@ -113,7 +177,7 @@ impl Config {
                 None => Self::default(),
             },
         };
-        Ok(CONFIG.get_or_init(|| config))
+        Ok(CONFIG.get_or_init(|| Self { environment, ..config }))
     }
 
     fn read(path: &Path, must_exist: bool) -> Result<Self, ConfigError> {
@@ -219,16 +283,45 @@ impl Config {
         of(Some(command)).or_else(|| of(None))
     }
 
-    /// The commands with what the file says as their defaults.
+    /// The values of a command's option, and where they come from.
+    fn values(&self, command: &str, option: &str) -> Option<(Vec<&OsStr>, String)> {
+        if let (Some(value), Some(variable)) = (self.environment.get(option), variable(option)) {
+            return Some((vec![value], variable.to_owned()));
+        }
+        let setting = self.setting(command, option)?;
+        Some((setting.values.iter().map(OsStr::new).collect(), format!("file, line {}", setting.line)))
+    }
+
+    /// The commands with what the environment and the file say as their defaults. Where the command line has an option that
+    /// excludes another, it counts, and the other's setting does not.
     pub fn apply(&'static self, commands: clap::Command) -> clap::Command {
         commands.mut_subcommands(|command| {
             let name = command.get_name().to_owned();
-            command.mut_args(|arg| match arg.get_long().and_then(|long| self.setting(&name, long)) {
-                Some(setting) => arg.required(false).default_values(setting.values.iter().map(String::as_str)),
-                None => arg,
+            let of = |arg: &Arg| (arg.get_id().clone(), rivals(&command, arg));
+            let rivals: BTreeMap<_, _> = command.get_arguments().map(of).collect();
+            command.mut_args(|mut arg| {
+                let Some((values, _)) = arg.get_long().and_then(|long| self.values(&name, long)) else { return arg };
+                let usual = match arg.get_default_values().first() {
+                    None if is_flag(&arg) => Some("false".into()),
+                    usual => usual.cloned(),
+                };
+                for (other, given) in rivals.get(arg.get_id()).into_iter().flatten() {
+                    arg = arg.default_value_if(other.clone(), given.clone(), Resettable::from(usual.clone()));
+                }
+                arg.required(false).env(Resettable::Reset).default_values(values)
             })
         })
     }
+}
+
+/// The arguments of a command that exclude `arg` or are excluded by it, and how it is seen that the command line has them: a flag
+/// that it has not is false, by its default.
+fn rivals(command: &clap::Command, arg: &Arg) -> Vec<(Id, ArgPredicate)> {
+    let excludes = |a: &Arg, b: &Arg| command.get_arg_conflicts_with(a).iter().any(|c| c.get_id() == b.get_id());
+    let others = command.get_arguments().filter(|other| excludes(arg, other) || excludes(other, arg));
+    let given =
+        |other: &Arg| if is_flag(other) { ArgPredicate::Equals("true".into()) } else { ArgPredicate::IsPresent };
+    others.map(|other| (other.get_id().clone(), given(other))).collect()
 }
 
 /// A key of the file.
@@ -283,7 +376,31 @@ fn options<'a>(commands: impl Iterator<Item = &'a clap::Command>, for_all: bool)
 
 /// Whether an option may stand in the file, in a section or before all.
 fn is_setting(option: &str, for_all: bool) -> bool {
-    ENVIRONMENT.iter().any(|(name, _)| *name == option) || (!for_all && OTHERS.contains(&option))
+    FOR_ALL.contains(&option) || (!for_all && FOR_ONE.contains(&option))
+}
+
+fn is_flag(arg: &Arg) -> bool {
+    !matches!(arg.get_action(), ArgAction::Set | ArgAction::Append)
+}
+
+/// Our variables that set options. One that means nothing is an error: its setting would have no effect.
+fn environment() -> Result<BTreeMap<&'static str, OsString>, ConfigError> {
+    let mut found = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        let Some((variable, word)) = name.to_str().and_then(|name| Some((name, name.strip_prefix(PREFIX)?))) else {
+            continue;
+        };
+        match SETTINGS.iter().find(|(_, of)| of == variable) {
+            Some((option, _)) => drop(found.insert(*option, value)),
+            None if OTHERS.contains(&word) => {}
+            None => {
+                let known: Vec<_> = variables().filter_map(|name| name.strip_prefix(PREFIX)).chain(OTHERS).collect();
+                let nearest: Vec<_> = nearest(word, &known).iter().map(|word| format!("{PREFIX}{word}")).collect();
+                return Err(ConfigError::Variable { variable: variable.to_owned(), nearest: nearest.join(", ") });
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// The file that `--config` or `SAMEBITS_CONFIG` names; whatever else is wrong with the command line is said later.
@@ -329,8 +446,7 @@ fn values(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, (String, String
 
 /// Checks a value as the option would.
 fn check(arg: &Arg, value: &str) -> Result<(), String> {
-    let flag = !matches!(arg.get_action(), ArgAction::Set | ArgAction::Append);
-    if flag {
+    if is_flag(arg) {
         return if ["true", "false"].contains(&value) { Ok(()) } else { Err("true or false is needed".to_owned()) };
     }
     let mut alone =
@@ -403,16 +519,11 @@ fn in_force(config: &Config) -> Vec<InForce> {
     for command in super::plain_command().get_subcommands() {
         for arg in command.get_arguments() {
             let Some(option) = arg.get_long().filter(|long| is_setting(long, false)) else { continue };
-            let variable = arg.get_env().and_then(|name| Some((name.to_string_lossy(), std::env::var_os(name)?)));
-            let setting = config.setting(command.get_name(), option);
-            let (value, from) = match (variable, setting) {
-                (Some((name, value)), _) => (Some(value.to_string_lossy().into_owned()), name.into_owned()),
-                (None, Some(setting)) => (Some(setting.values.join(",")), format!("file, line {}", setting.line)),
-                (None, None) => {
-                    let values: Vec<_> = arg.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
-                    (Some(values.join(",")).filter(|v| !v.is_empty()), "default".to_owned())
-                }
-            };
+            let (values, from) = config.values(command.get_name(), option).unwrap_or_else(|| {
+                (arg.get_default_values().iter().map(|value| value.as_os_str()).collect(), "default".to_owned())
+            });
+            let values: Vec<_> = values.iter().map(|value| value.to_string_lossy()).collect();
+            let value = Some(values.join(",")).filter(|value| !value.is_empty());
             let commands = vec![command.get_name().to_owned()];
             match list.iter_mut().find(|s| s.option == option && s.value == value && s.from == from) {
                 Some(same) => same.commands.extend(commands),

@@ -3,12 +3,16 @@
 use thiserror::Error;
 
 /// A wrong command line that clap cannot see. Exit code 2.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(super) enum Usage {
     #[error("--device chooses a GPU, and --backend cpu uses none; leave one of them out")]
     DeviceOfCpu,
     #[error("nothing to continue: give PROMPT, -p TEXT or -f FILE, or text on standard input")]
     NoPrompt,
+    #[error(
+        "no message: give PROMPT, -p TEXT or -f FILE, or text on standard input; without any, a terminal is needed to type at"
+    )]
+    NoMessage,
     #[error("no text: give TEXT or -f FILE, or text on standard input")]
     NoText,
     #[error("nothing to measure: give -p, -n or -pg a number above 0")]

@@ -40,7 +40,7 @@ pub(super) struct Arguments {
     /// Tokens to make at most; -1 for as many as the model wants and the context holds
     #[arg(short = 'n', long, value_name = "N", default_value = "128")]
     n_predict: Limit,
-    /// End before this text; may be given several times
+    /// Stop string: the text ends before it; may be given several times
     #[arg(long, value_name = "TEXT", value_parser = stop_string)]
     stop: Vec<String>,
     /// Go on behind tokens that end a text
@@ -78,7 +78,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if record.as_ref().is_some_and(Target::is_stdout) {
         return Err(Usage::RecordOnStdout.into());
     }
-    let text = a.prompt.read()?;
+    let text = a.prompt.read(Usage::NoPrompt)?;
     let model = a.model.open(a.run.quiet)?;
     let tokenizer = a.model.tokenizer(&model.gguf, a.run.quiet)?;
     let chat = a.chat || a.template.chat_template.is_some();
@@ -193,7 +193,7 @@ fn report(a: &Arguments, session: &Session, request: &Request, made: &Made, load
         let rate = |n: usize, seconds: f64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
         let why = match g.stop_reason {
             StopReason::EndOfText => "end of text",
-            StopReason::StopString => "a text to end at (--stop)",
+            StopReason::StopString => "a stop string (--stop)",
             StopReason::Complete => "it has the whole form",
             StopReason::Length => "as many tokens as asked for (-n)",
             StopReason::ContextFull => "the context is full (--ctx)",

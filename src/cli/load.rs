@@ -30,7 +30,7 @@ pub(super) struct ModelArguments {
     /// The file of the model, once it is known.
     #[arg(skip)]
     file: OnceLock<PathBuf>,
-    /// How text is cut before byte pairs are merged, instead of what the file names: llama-bpe, qwen2, gpt-2, …
+    /// The pre-tokenizer, which splits text before BPE merges, instead of the one that the file names: llama-bpe, qwen2, gpt-2, …
     #[arg(long, value_name = "NAME", value_parser = not_empty)]
     pub pre: Option<String>,
 }
@@ -285,8 +285,8 @@ pub(super) fn open(
     Ok(engine::open(model, &plan, &options, &mut |fact| say(&fact, &mut bar, a.quiet, a.threads.is_some()))?)
 }
 
-/// Prints what happens while a backend is opened; `threads`: whether a number of them was asked for. What does not hold is said in
-/// any case: a device that computes something else is never used silently.
+/// Prints what happens while a backend is opened; `threads`: whether a number of them was asked for. A failed check of a device is
+/// reported also with `quiet`: a device that computes something else is never used silently.
 pub(super) fn say(fact: &Fact<'_>, bar: &mut ProgressBar, quiet: bool, threads: bool) {
     let deviates = |adapter: &str, failures: &[String]| {
         for failure in failures {

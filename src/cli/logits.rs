@@ -48,7 +48,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     if let Some(npy) = npy.as_ref().filter(|npy| a.json && npy.is_stdout()) {
         return Err(Usage::TwoOnStdout(npy.name().to_owned()).into());
     }
-    let text = if a.tokens.is_some() { String::new() } else { a.prompt.read()? };
+    let text = if a.tokens.is_some() { String::new() } else { a.prompt.read(Usage::NoPrompt)? };
     let model = a.model.open(a.run.quiet)?;
     // Ids need no vocabulary; without one they have no text.
     let tokenizer = match a.model.tokenizer(&model.gguf, a.run.quiet) {

@@ -42,7 +42,7 @@ pub(super) struct Step<'a> {
     pub logprobs: Option<&'a Value>,
 }
 
-/// Makes a text; `show` hears each token but one that only ends it.
+/// Makes a text and calls `show` for each token, also for one that only ends the text and adds nothing to it.
 pub(super) fn make(
     session: &mut Session,
     tokenizer: &Tokenizer,
@@ -58,9 +58,6 @@ pub(super) fn make(
         first.get_or_insert_with(|| start.elapsed());
         if let Some(recorder) = &mut recorder {
             recorder.push(&token);
-        }
-        if token.is_end {
-            return ControlFlow::Continue(());
         }
         if let Some(n) = keep.logprobs {
             logprobs.push(told(tokenizer, token.id, token.logits, n));

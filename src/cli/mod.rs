@@ -139,35 +139,16 @@ fn arguments() -> Result<Arguments, Box<dyn Error>> {
     if words.get(1).is_some_and(|command| command == "bench") {
         words = words.into_iter().map(bench::spelt_out).collect();
     }
-    let config = Config::load(&words);
-    let mut command = config.as_ref().map_or_else(|_| plain_command(), |config| config.apply(plain_command()));
-    let matches = match command.try_get_matches_from_mut(words) {
-        // There is help, whatever the configuration is.
-        Err(text) if !text.use_stderr() => return Err(text.into()),
-        matches => config.and(Ok(matches))??,
-    };
+    // There is help, whatever the configuration is.
+    if let Err(text) = plain_command().try_get_matches_from(&words)
+        && !text.use_stderr()
+    {
+        return Err(text.into());
+    }
+    let mut command = Config::load(&words)?.apply(plain_command());
+    let matches = command.try_get_matches_from_mut(words)?;
     Ok(Arguments::from_arg_matches(&matches).map_err(|e| e.format(&mut command))?)
 }
-
-/// Options that the environment may give, and their variables: those that say how something is computed, not what.
-const ENVIRONMENT: [(&str, &str); 16] = [
-    ("model", "SAMEBITS_MODEL"),
-    ("backend", "SAMEBITS_BACKEND"),
-    ("device", "SAMEBITS_DEVICE"),
-    ("precision", "SAMEBITS_PRECISION"),
-    ("ctx", "SAMEBITS_CTX"),
-    ("threads", "SAMEBITS_THREADS"),
-    ("chunk", "SAMEBITS_CHUNK"),
-    ("quiet", "SAMEBITS_QUIET"),
-    ("temp", "SAMEBITS_TEMP"),
-    ("top-k", "SAMEBITS_TOP_K"),
-    ("top-p", "SAMEBITS_TOP_P"),
-    ("min-p", "SAMEBITS_MIN_P"),
-    ("repeat-penalty", "SAMEBITS_REPEAT_PENALTY"),
-    ("repeat-last-n", "SAMEBITS_REPEAT_LAST_N"),
-    ("samplers", "SAMEBITS_SAMPLERS"),
-    ("seed", "SAMEBITS_SEED"),
-];
 
 /// What decides whether two programs compute the same, and where this one comes from.
 fn version() -> &'static str {
@@ -190,10 +171,9 @@ fn plain_command() -> clap::Command {
     let takes_value = |a: &clap::Arg| matches!(a.get_action(), ArgAction::Set | ArgAction::Append);
     Arguments::command().mut_subcommands(|command| {
         command.mut_args(|a| {
-            let variable = ENVIRONMENT.iter().find(|(option, _)| a.get_long() == Some(option));
-            let a = match variable {
-                Some((_, variable)) if takes_value(&a) => a.env(variable),
-                Some((_, variable)) => a.env(variable).value_parser(BoolishValueParser::new()),
+            let a = match a.get_long().and_then(config::variable) {
+                Some(variable) if takes_value(&a) => a.env(variable),
+                Some(variable) => a.env(variable).value_parser(BoolishValueParser::new()),
                 None => a,
             };
             match (takes_value(&a), a.is_positional()) {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::Outcome;
 use super::error::{Failure, Interrupted, Unfit};
+use super::hint::Hinted;
 use super::load::{BackendName, ModelArguments, PrecisionName, Purpose, RunArguments};
 use super::terminal::{note, print, print_json};
 use super::text;
@@ -71,12 +72,15 @@ fn compare(a: &Arguments) -> Result<bool, Box<dyn Error>> {
     let name = a.record.display().to_string();
     let unfit = |error: &dyn std::fmt::Display| Failure::Record { name: name.clone(), reason: error.to_string() };
     let record = Record::from_bytes(text::read(&a.record)?.as_bytes()).map_err(|e| unfit(&e))?;
+    if record.texts.is_empty() {
+        return Err(unfit(&"it has no texts").into());
+    }
     let longest = record.texts.iter().map(|t| t.tokens.len()).max().unwrap_or(0);
     if a.from > 0 && a.from >= longest {
         return Err(unfit(&format!("--from {} is behind its longest text, of {longest} tokens", a.from)).into());
     }
     let model = a.model.open(a.quiet)?;
-    record.check(&a.model.facts(&model, a.quiet)).map_err(|e| unfit(&e))?;
+    record.check(&a.model.facts(&model, a.quiet)).map_err(|e| unfit(&Hinted(&e)))?;
     let tokenizer = a.model.tokenizer(&model.gguf, a.quiet)?;
     let run = RunArguments {
         backend: a.backend,

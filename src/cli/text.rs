@@ -17,13 +17,13 @@ pub(super) const STDIN: &str = "standard input";
 /// A prompt, for commands that take it as their argument.
 #[derive(Args, Debug)]
 pub(super) struct PromptArguments {
-    /// The text for the model; `-` reads it from standard input, and so does no text at all where that is no terminal
+    /// The prompt; `-` reads it from standard input, which is also read where no prompt is given and it is not a terminal
     #[arg(value_name = "PROMPT")]
     argument: Option<String>,
-    /// The text for the model, as an option: also text that begins with a dash
+    /// The prompt as an option; it may begin with a dash
     #[arg(short = 'p', long = "prompt", value_name = "TEXT", conflicts_with = "argument")]
     option: Option<String>,
-    /// Read that text from a file, without the line feed at its end; - is standard input
+    /// Read the prompt from a file, without the line feed at its end; - is standard input
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["argument", "option"])]
     file: Option<PathBuf>,
 }
@@ -32,8 +32,8 @@ impl PromptArguments {
     /// The prompt.
     ///
     /// # Errors
-    /// When nothing was given, or it cannot be read.
-    pub fn read(&self) -> Result<String, Box<dyn std::error::Error>> {
+    /// `nothing`, where nothing was given, or that it cannot be read.
+    pub fn read(&self, nothing: Usage) -> Result<String, Box<dyn std::error::Error>> {
         if let Some(text) = &self.option {
             return Ok(text.clone());
         }
@@ -41,8 +41,8 @@ impl PromptArguments {
             (Some(text), _) if text != "-" => Ok(text.clone()),
             (None, Some(file)) => Ok(prompt(file)?),
             (Some(_), _) => Ok(prompt(Path::new("-"))?),
-            (None, None) => match piped(Usage::NoPrompt)? {
-                text if text.is_empty() => Err(Usage::NoPrompt.into()),
+            (None, None) => match piped(nothing.clone())? {
+                text if text.is_empty() => Err(nothing.into()),
                 text => Ok(without_line_feed(text)),
             },
         }

@@ -133,7 +133,7 @@ type Compared = (String, Option<Difference>);
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let files = Files::check(a)?;
-    let text = a.prompt.read()?;
+    let text = a.prompt.read(Usage::NoPrompt)?;
     let model = a.model.open(false)?;
     let tokenizer = a.model.tokenizer(&model.gguf, false)?;
     let prompt = encode(&tokenizer, &text, false)?;

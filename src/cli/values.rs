@@ -86,7 +86,7 @@ pub(super) fn penalty(text: &str) -> Result<f32, String> {
     }
 }
 
-/// A text to end at.
+/// A stop string.
 pub(super) fn stop_string(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
 }

@@ -12,7 +12,7 @@ use super::error::{Failure, Interrupted, Usage};
 use super::load::{BackendName, ModelArguments, PrecisionName, encode};
 use super::terminal::{note, print, print_json, warning};
 use super::values::not_empty;
-use super::{Outcome, signals, text};
+use super::{Outcome, config, signals, text};
 use crate::backend::gpu::{AdapterOptions, Device, adapters, api_name};
 use crate::output::Target;
 use crate::tensor::Space;
@@ -294,7 +294,10 @@ fn fresh_processes(a: &Arguments, text: &str, gpu: &Option<AdapterOptions>, runs
             let mut command = Command::new(&program);
             command.args(["generate", "--json", "-q", "-n", "4", "--backend", backend]);
             // Neither the environment nor a configuration changes what is generated.
-            command.args(["--temp", "0", "--repeat-penalty", "1"]).env("SAMEBITS_CONFIG", "");
+            for variable in config::variables() {
+                command.env_remove(variable);
+            }
+            command.env("SAMEBITS_CONFIG", "");
             // An argument could not hold a long text, and everybody could read it.
             command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let precision: crate::numerics::Precision = a.precision.into();

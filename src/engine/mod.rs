@@ -272,9 +272,9 @@ impl Session {
         BackendError::NonFinite { step: first.unwrap_or_else(|| "output".to_owned()) }
     }
 
-    /// Feeds the prompt, then chooses up to `limit` tokens. `emit` hears each with the logits that it was chosen from, and may
-    /// end the text; `is_end` tells end-of-text tokens, which `emit` does not hear. An interrupt of the backend ends it with
-    /// [`StopReason::Interrupted`], also within the prompt.
+    /// Feeds the prompt, then samples up to `limit` tokens. `emit` is called with each and the logits that it was sampled from, and
+    /// may end the text; `is_end` tells end-of-text tokens, for which `emit` is not called. An interrupt of the backend ends it
+    /// with [`StopReason::Interrupted`], also within the prompt.
     ///
     /// # Errors
     /// As [`Self::feed`].
@@ -409,8 +409,8 @@ impl Session {
         }
     }
 
-    /// Feeds `token`, then always the one that `sampling` takes, `limit` tokens in all at most. `emit` hears each choice, with
-    /// the logits it was made from where `logits` asks for them, and says whether to go on. A backend may work ahead.
+    /// Feeds `token`, then always the one that `sampling` takes, `limit` tokens in all at most. `emit` is called with each sampled
+    /// token, and with its logits where `logits` asks for them, and returns whether to go on. A backend may work ahead.
     ///
     /// # Errors
     /// As [`Self::feed`]; without `logits` values that are not finite go unnoticed.

@@ -219,7 +219,8 @@ impl<'a> Client<'a> {
                 }
                 Err(Trouble::Passing { reason: "the hub asks to wait".to_owned(), wait, error: Box::new(error) })
             }
-            408 | 500 | 502..=504 => {
+            // All but 501, which says that it cannot be done; 520 and those behind it are of proxies before the hub.
+            408 | 500 | 502..=599 => {
                 let wait = wait.filter(|wait| *wait <= LONGEST_WAIT);
                 Err(Trouble::Passing { reason: format!("the hub answers {status}"), wait, error: Box::new(error) })
             }

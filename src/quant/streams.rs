@@ -1,4 +1,4 @@
-//! Blocks as a GPU stores them: equal byte ranges of all blocks of a matrix lie behind each other ([`Format::streams`]).
+//! Blocks as a GPU stores them: the same byte range of all blocks of a matrix is one contiguous stream ([`Format::streams`]).
 
 use super::Format;
 

@@ -134,7 +134,7 @@ fn is_resolve(seen: &Seen) -> bool {
 }
 
 #[rustfmt::skip]
-const CASES: [Case; 33] = [
+const CASES: [Case; 36] = [
     Case { what: "honest", change: |_, _, r| r, error: None, holds: Holds::All, requests: 1 },
     Case { what: "cuts the first lines", change: |s, n, r| if s.cdn && n < 3 { Reply { cut: Some(1_200_000), ..r } } else { r }, error: None, holds: Holds::All, requests: 4 },
     Case { what: "cuts all lines at once", change: |s, _, r| if s.cdn { Reply { cut: Some(0), ..r } } else { r }, error: Some("cannot reach 127.0.0.1"), holds: Holds::Nothing, requests: 5 },
@@ -167,6 +167,9 @@ const CASES: [Case; 33] = [
     Case { what: "429, once", change: |s, n, r| if s.cdn && n == 0 { Reply::status(429).header("Retry-After", "0") } else { r }, error: None, holds: Holds::All, requests: 2 },
     Case { what: "429 for an hour", change: |_, _, _| Reply::status(429).header("Retry-After", "3600"), error: Some("asks to wait 3600 s"), holds: Holds::Nothing, requests: 0 },
     Case { what: "500 for some time", change: |s, n, r| if s.cdn && n < 4 { Reply::status(500) } else { r }, error: None, holds: Holds::All, requests: 5 },
+    Case { what: "505 for some time", change: |s, n, r| if s.cdn && n < 4 { Reply::status(505) } else { r }, error: None, holds: Holds::All, requests: 5 },
+    Case { what: "a proxy's 522 for some time", change: |s, n, r| if s.cdn && n < 4 { Reply::status(522) } else { r }, error: None, holds: Holds::All, requests: 5 },
+    Case { what: "501", change: |s, n, r| if s.cdn && n == 0 { Reply::status(501) } else { r }, error: Some("answers 501"), holds: Holds::Nothing, requests: 1 },
     Case { what: "500 for ever", change: |_, _, _| Reply::status(500).header("X-Error-Message", "no disks"), error: Some("answers 500: no disks"), holds: Holds::Nothing, requests: 0 },
 ];
 

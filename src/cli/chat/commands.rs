@@ -24,7 +24,13 @@ const HELP: &str = "\
 /stats         what was used so far
 /exit          end, as Ctrl-D
 A message: \\ at the end of a line goes on in the next, \"\"\" begins and ends a block, a pasted block is one message,
-// begins with one /.";
+// begins with one /, as does a path: /usr/bin is no command.";
+
+/// Whether what stands behind a `/` is meant as a command: its first word has letters only, so it is no path.
+pub(super) fn is_command(line: &str) -> bool {
+    let name = line.split_whitespace().next().unwrap_or_default();
+    name == "?" || (line.starts_with(name) && name.chars().all(|c| c.is_ascii_alphabetic()))
+}
 
 impl Chat<'_> {
     /// Does what `command` says.
@@ -130,6 +136,9 @@ impl Chat<'_> {
         };
         if path.is_empty() {
             return Err(Failure::ChatCommand("/save FILE").into());
+        }
+        if self.turns.is_empty() {
+            return Err(Failure::NoMessage.into());
         }
         let record = Record { texts: self.turns.clone(), ..self.record() };
         let inputs: Vec<_> = self.a.model.file(true)?.into_iter().collect();

@@ -46,12 +46,16 @@ impl Lines {
     }
 
     /// A message: one line, several with a backslash at their ends, or a block between three quotation marks. A block that is
-    /// pasted is one message.
+    /// pasted is one message as it is.
     ///
     /// # Errors
     /// Ctrl-C, the end of the input, or what the system reports.
     pub fn message(&mut self) -> Result<String, ReadlineError> {
         let mut text = self.editor.readline("> ")?;
+        // Nobody types a line feed: it was pasted, or comes from the history.
+        if text.contains('\n') {
+            return Ok(text);
+        }
         if let Some(rest) = text.trim_start().strip_prefix(FENCE) {
             let mut block = rest.to_owned();
             while !block.trim_end().ends_with(FENCE) {

@@ -11,7 +11,7 @@ use clap::Args;
 use rustyline::error::ReadlineError;
 use serde_json::json;
 
-use super::error::{Failure, Interrupted};
+use super::error::{Failure, Interrupted, Usage};
 use super::load::{DraftArguments, ModelArguments, RunArguments};
 use super::make::{Keep, Made, make};
 use super::sampling::SamplingArguments;
@@ -53,7 +53,7 @@ pub(super) struct Arguments {
     /// Tokens of an answer at most; -1 for as many as the model wants and the context holds
     #[arg(short = 'n', long, value_name = "N", default_value = "-1")]
     n_predict: Limit,
-    /// End an answer before this text; may be given several times
+    /// Stop string: an answer ends before it; may be given several times
     #[arg(long, value_name = "TEXT", value_parser = stop_string)]
     stop: Vec<String>,
     #[command(flatten)]
@@ -95,7 +95,7 @@ struct Chat<'a> {
 
 pub(super) fn run(a: &Arguments) -> Outcome {
     let once = a.message.is_given() || a.json || !std::io::stdin().is_terminal();
-    let message = if once { Some(a.message.read()?) } else { None };
+    let message = if once { Some(a.message.read(Usage::NoMessage)?) } else { None };
     let model = a.model.open(a.run.quiet)?;
     let tokenizer = a.model.tokenizer(&model.gguf, a.run.quiet)?;
     let template = a.template.open(&model.gguf, &tokenizer)?;
@@ -195,8 +195,8 @@ impl Chat<'_> {
         let message = match line.strip_prefix('/').filter(|_| !line.trim_end().contains('\n')) {
             // Two of them begin a message with one.
             Some(rest) if rest.starts_with('/') => rest.to_owned(),
-            Some(command) => return self.command(command),
-            None => line,
+            Some(rest) if commands::is_command(rest) => return self.command(rest),
+            _ => line,
         };
         self.turn(message, self.sampling.seed)?;
         Ok(Next::Message)
