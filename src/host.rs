@@ -128,6 +128,14 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_zero_and_can_be_written() {
+        let mut memory = zeroed(1 << 22).expect("this little is there");
+        assert!(memory.iter().all(|byte| *byte == 0));
+        memory.fill(7);
+        assert_eq!((memory[0], memory[memory.len() - 1]), (7, 7));
+    }
+
+    #[test]
     fn a_sender_that_is_gone_ends_the_wait() {
         let (send, answer) = channel();
         send.send(7).unwrap_or_default();
