@@ -128,11 +128,12 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_zero_and_can_be_written() {
-        let mut memory = zeroed(1 << 22).expect("this little is there");
+    fn memory_is_zero_and_can_be_written() -> std::io::Result<()> {
+        let mut memory = zeroed(1 << 22)?;
         assert!(memory.iter().all(|byte| *byte == 0));
         memory.fill(7);
         assert_eq!((memory[0], memory[memory.len() - 1]), (7, 7));
+        Ok(())
     }
 
     #[test]
