@@ -1,4 +1,4 @@
-//! What the machine around the program gives: a clock, threads, and ways to wait.
+//! What the machine around the program gives: a clock, threads, memory in one piece, and ways to wait.
 //!
 //! In a browser (wasm32) there are no threads, and nothing may block: a program waits there by giving the page's event loop a
 //! turn. The page supplies that as `suspend` of the module `./host.js`, which is WebAssembly's JavaScript
@@ -37,8 +37,10 @@ pub fn each<T: Send>(tasks: impl Iterator<Item = T>, work: impl Fn(T) + Sync) {
 
 #[cfg(not(target_arch = "wasm32"))]
 mod native {
+    use std::io;
     use std::sync::mpsc::{Receiver, RecvError};
 
+    pub use memmap2::MmapMut as Memory;
     pub use pollster::block_on;
     pub use std::time::Instant;
 
@@ -46,15 +48,28 @@ mod native {
     pub fn recv<T>(from: &Receiver<T>) -> Result<T, RecvError> {
         from.recv()
     }
+
+    /// So many bytes of memory of its own, all zero.
+    pub fn zeroed(bytes: usize) -> io::Result<Memory> {
+        let memory = Memory::map_anon(bytes)?;
+        #[cfg(target_os = "linux")]
+        // Large pages: fewer faults, and fewer misses of the address cache; only a wish.
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        Ok(memory)
+    }
 }
 
 #[cfg(target_arch = "wasm32")]
 mod web {
+    use std::io;
     use std::pin::pin;
     use std::sync::mpsc::{Receiver, RecvError, TryRecvError};
     use std::task::{Context, Poll, Waker};
 
     pub use web_time::Instant;
+
+    /// A page maps no memory: it has one heap.
+    pub type Memory = Vec<u8>;
 
     #[link(wasm_import_module = "./host.js")]
     unsafe extern "C" {
@@ -82,6 +97,14 @@ mod web {
             }
         }
     }
+
+    /// So many bytes of memory, all zero.
+    pub fn zeroed(bytes: usize) -> io::Result<Memory> {
+        let mut memory = Memory::new();
+        memory.try_reserve_exact(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        memory.resize(bytes, 0);
+        Ok(memory)
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +125,15 @@ mod tests {
         };
         assert_eq!(beside(3, work, || "result"), "result");
         assert_eq!(calls.into_inner(), if threads() == 1 { 1 } else { 3 });
+    }
+
+    #[test]
+    fn memory_is_zero_and_can_be_written() -> std::io::Result<()> {
+        let mut memory = zeroed(1 << 22)?;
+        assert!(memory.iter().all(|byte| *byte == 0));
+        memory.fill(7);
+        assert_eq!((memory[0], memory[memory.len() - 1]), (7, 7));
+        Ok(())
     }
 
     #[test]

@@ -7,6 +7,9 @@ function verdict(one, good, detail) {
   if (good) passed++; else failed++;
 }
 
+// Whether something else than a case is as it must be.
+export const expect = (name, good, detail) => verdict({ name }, good, detail);
+
 // Compares what a case gave with what it must give.
 export function check(one, got, opened, started) {
   const where = `${opened.backend} (${opened.device}), ${((performance.now() - started) / 1000).toFixed(1)} s`;

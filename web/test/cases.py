@@ -1,9 +1,10 @@
 """Writes the cases that the page's program is tested with, and what the native program gives for each.
 
-    cases.py PROGRAM [MODEL FILE] [--quick]      MODEL here is FILE where the page is tested
+    cases.py PROGRAM FORMATS FOLDER [MODEL FILE] [--quick]      MODEL here is FILE where the page is tested, FORMATS is FOLDER
 """
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -30,7 +31,8 @@ def native(program, case, model):
 def main():
     arguments = [a for a in sys.argv[1:] if a != "--quick"]
     quick = "--quick" in sys.argv
-    program, (model, file) = arguments[0], arguments[1:3] if len(arguments) > 2 else (None, None)
+    program, formats, folder = arguments[:3]
+    model, file = arguments[3:] or (None, None)
     cases = [
         {"name": "CPU, greedy", **BOTH, **CPU, **FAST, **STORY, **GREEDY, "tokens": 128},
         {"name": "CPU, precise", **BOTH, **CPU, **PRECISE, **STORY, **GREEDY, "tokens": 32},
@@ -52,8 +54,14 @@ def main():
         cases += [{"name": "SmolLM2, CPU, a message", **BOTH, **CPU, **other, "prompt": "Name a colour.", "chat": True}]
         if not quick:
             cases += [{"name": "SmolLM2, WebGPU", **NODE, **WEBGPU, **other}]
+    # There is a kernel for each kind of format, precision and number of rows: up to 2, 4, 8 and 16 of a prompt, one of a new token.
+    for path in sorted(pathlib.Path(formats).glob("*.gguf")):
+        for precision in [FAST, PRECISE]:
+            for prompt in ["Once", "Once upon a", "Once upon a time, there was", "Once upon a time there was a little dog. He ran to the red house and saw"]:
+                name = f"CPU, {path.stem}, {'precise' if precision['precise'] else 'fast'}, {len(prompt.split())} words"
+                cases.append({"name": name, **NODE, **CPU, **precision, **GREEDY, "prompt": prompt, "tokens": 3, "file": f"{folder}/{path.name}", "model": str(path)})
     for case in cases:
-        result = native(program, case, model if "file" in case else None)
+        result = native(program, case, case.pop("model", model) if "file" in case else None)
         keys = ["fingerprint"] if case.get("verify") else ["tokens", "logits_hash"]
         case["expected"] = {key: result[key] for key in keys}
     json.dump(cases, sys.stdout, indent=1)

@@ -5,7 +5,7 @@
 import fs from "node:fs";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
-import { check, report } from "./cases.mjs";
+import { check, expect, report } from "./cases.mjs";
 
 const [site, cases] = process.argv.slice(2);
 
@@ -20,6 +20,7 @@ console.log(`node ${process.version}, Dawn on ${adapter ? `${adapter.info.device
 const engine = await import(pathToFileURL(path.join(site, "engine.js")));
 await engine.start(fs.readFileSync(path.join(site, "samebits_web_bg.wasm")));
 
+let onCpu;
 for (const one of JSON.parse(fs.readFileSync(cases)).filter((c) => c.node)) {
   const started = performance.now();
   const rungs = [];
@@ -33,6 +34,7 @@ for (const one of JSON.parse(fs.readFileSync(cases)).filter((c) => c.node)) {
   };
   if (one.file) await engine.file(await fs.openAsBlob(one.file), hear);
   const { opened } = await ask({ open: { file: Boolean(one.file), webgpu: one.webgpu, precise: one.precise } });
+  if (!one.webgpu) onCpu ??= opened.device;
   if (one.verify) {
     const { verified } = await ask({ verify: {} });
     check(one, { ...verified, rungs }, opened, started);
@@ -42,4 +44,6 @@ for (const one of JSON.parse(fs.readFileSync(cases)).filter((c) => c.node)) {
     check(one, generated, opened, started);
   }
 }
+// Without memory for repacked weights there are no vectors either, which the device would say.
+expect("CPU, vectors", onCpu === "1 threads, simd128", onCpu);
 report("node");

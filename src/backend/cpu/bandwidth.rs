@@ -1,9 +1,7 @@
 //! How fast this machine reads memory, to compare decoding with.
 
-use memmap2::MmapMut;
-
 use super::pool::Pool;
-use crate::host::Instant;
+use crate::host::{self, Instant};
 
 /// Bytes read per run: more than caches hold.
 const BYTES: usize = 1 << 29;
@@ -11,9 +9,7 @@ const BYTES: usize = 1 << 29;
 /// Bytes per second that `threads` threads read in a plain loop over half a gibibyte; the best of three runs. `None`
 /// without that much memory.
 pub fn read_bandwidth(threads: usize) -> Option<f64> {
-    let mut memory = MmapMut::map_anon(BYTES).ok()?;
-    #[cfg(target_os = "linux")]
-    let _ = memory.advise(memmap2::Advice::HugePage);
+    let mut memory = host::zeroed(BYTES).ok()?;
     memory.fill(1);
     let words: &[u64] = bytemuck::try_cast_slice(&memory[..]).ok()?;
     let mut pool = Pool::new(threads);

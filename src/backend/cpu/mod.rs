@@ -530,6 +530,12 @@ impl Backend for Cpu {
     }
 
     fn device(&self) -> String {
-        format!("{} threads, {}", self.pool.threads(), self.isa.name())
+        // Where there was no memory for panels, the file's bytes are read, which is much slower.
+        let is_product = |s: &Step| matches!(s.op, Op::Matmul(_) | Op::ExpertMatmul(_));
+        let slow = self.isa != Isa::Scalar
+            && self.plan.steps.iter().any(is_product)
+            && self.memory.panels.iter().all(Option::is_none);
+        let slow = if slow { ", no memory to repack weights" } else { "" };
+        format!("{} threads, {}{slow}", self.pool.threads(), self.isa.name())
     }
 }

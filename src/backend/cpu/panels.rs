@@ -8,9 +8,8 @@
 use std::io;
 use std::sync::Arc;
 
-use memmap2::MmapMut;
-
 use super::pool::{Disjoint, Pool};
+use crate::host::{self, Memory};
 use crate::numerics::{WEIGHT_FLOOR, f16_bits, flush};
 use crate::quant::{CHUNK, Decode, Format, Levels};
 
@@ -102,7 +101,7 @@ pub struct Panels {
     /// Bytes from a panel to the next.
     pub stride: usize,
     /// The memory of all matrices, and where this one begins.
-    memory: Arc<MmapMut>,
+    memory: Arc<Memory>,
     start: usize,
 }
 
@@ -116,11 +115,7 @@ const HUGE: usize = 1 << 21;
 pub fn repack(matrices: &[Matrix<'_>], pool: &mut Pool, mut done: impl FnMut(usize)) -> io::Result<Vec<Panels>> {
     let layouts: Vec<_> = matrices.iter().map(Matrix::layout).collect();
     let total: usize = matrices.iter().zip(&layouts).map(|(m, (_, _, stride))| m.rows.div_ceil(ROWS) * stride).sum();
-    // Memory of its own, zero.
-    let mut memory = MmapMut::map_anon(total + HUGE)?;
-    #[cfg(target_os = "linux")]
-    // Fewer faults, and fewer misses of the address cache; only a wish.
-    let _ = memory.advise(memmap2::Advice::HugePage);
+    let mut memory = host::zeroed(total + HUGE)?;
     let mut start = memory.as_ptr().align_offset(HUGE).min(HUGE);
     let mut starts = Vec::with_capacity(matrices.len());
     for (i, (m, (kind, blocks, stride))) in matrices.iter().zip(&layouts).enumerate() {

@@ -22,6 +22,9 @@ macro_rules! vectorized {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
             fn avx512($($a: $t),*) $(-> $r)? { plain($($a),*) }
+            #[cfg(target_arch = "wasm32")]
+            #[target_feature(enable = "simd128")]
+            fn simd128($($a: $t),*) $(-> $r)? { plain($($a),*) }
             debug_assert!(isa.is_available());
             match isa {
                 // SAFETY: the backend is only made for available paths (`Cpu::with_isa`).
@@ -30,6 +33,8 @@ macro_rules! vectorized {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => unsafe { avx2($($a),*) },
+                #[cfg(target_arch = "wasm32")]
+                Isa::Simd128 => simd128($($a),*),
                 _ => plain($($a),*),
             }
         }
