@@ -121,12 +121,14 @@ fn planted_faults_in_kernels_of_other_architectures_are_named() {
     for (fault, file, step) in [
         ("branch", "gemma3-q4_k.gguf", "attn_residual"),
         ("expert", "qwen3moe-q4_k.gguf", "ffn_exps_gate"),
+        ("expert_sum", "qwen3moe-q4_k.gguf", "ffn_residual"),
         ("heads", "qwen3-q4_k.gguf", "kv_cache"),
         ("siblings", "qwen3-q4_k.gguf", "attn_k"),
         // Kernels for a few rows: the number of rows is named.
         ("two_rows", "qwen3-tied-q8_0.gguf", "2 rows, step 'blk.0.attn_q'"),
-        ("few_rows", "qwen3-q4_k.gguf", "3 rows, step 'blk.0.attn_q'"),
-        ("few_blocks", "qwen3-q4_k.gguf", "2 rows, step 'blk.0.attn_q'"),
+        ("given_rows", "qwen3-q4_k.gguf", "2 rows, step 'blk.0.attn_q'"),
+        ("few_rows", "qwen3-q4_k.gguf", "9 rows, step 'blk.0.attn_q'"),
+        ("few_blocks", "qwen3-q4_k.gguf", "9 rows, step 'blk.0.attn_q'"),
         // A kernel for many rows, which has a step for itself.
         ("expert_tiles", "qwen3moe-q4_k.gguf", "ffn_gate_exps"),
     ] {

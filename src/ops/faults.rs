@@ -45,6 +45,8 @@ const FAULTS: &[Fault] = &[
     ("branch", "norm4[8u * CHUNKS + quad]", "norm4[quad]"),
     // All slots take the first slot's expert.
     ("expert", "u32(routes[side])", "u32(routes[0])"),
+    // The results of all experts weigh as that of the first.
+    ("expert_sum", "weighed(routes[SECTIONS + slot], y)", "weighed(routes[SECTIONS], y)"),
     // All tiles take the first expert.
     ("expert_tiles", "return tile_word(tile, 0u) * params.expert_rows + n;", "return n;"),
     // Keys take the norm of queries.
@@ -59,7 +61,13 @@ const FAULTS: &[Fault] = &[
     ("scan", "for (var i = 0u; i < params.length; i++) {", "for (var i = 1u; i < params.length; i++) {"),
     ("contract", "return plus(even, odd);", "return plus(even, even);"),
     // Of two prepared rows, both take the first.
-    ("two_rows", "let at = 8u * (slot * ROWS + local);", "let at = 8u * slot * ROWS;"),
+    ("two_rows", "return section_product(slot * ROWS + local);", "return section_product(slot * ROWS);"),
+    // Of rows that were quantised before, all take the first.
+    (
+        "given_rows",
+        "return min(first_row + row, state.rows - 1u) * params.x_items;",
+        "return first_row * params.x_items;",
+    ),
     // Of four quantised rows, the third takes the second.
     ("few_rows", "lane_sums[at + 2u * SLOTS8] = sum.z;", "lane_sums[at + 2u * SLOTS8] = sum.y;"),
     // In a tile of blocks, odd chunks take the scales of the ones before.
