@@ -108,10 +108,14 @@ async function screenshot(name) {
   fs.writeFileSync(path.join(screenshots, `${name}.png`), Buffer.from(data, "base64"));
 }
 
-// The page does a case, unless that is verify; what it says then. What it made is in `made()`.
+// What a case computes on, before its file is opened.
+async function set({ webgpu, precise }) {
+  await click(`input[value="${webgpu ? "webgpu" : "cpu"}"]`);
+  await click(`input[value="${precise ? "precise" : "fast"}"]`);
+}
+
+// The page does a case; what it says then. A text that it made is in `made()`.
 async function generate(one) {
-  await click(`input[value="${one.webgpu ? "webgpu" : "cpu"}"]`);
-  await click(`input[value="${one.precise ? "precise" : "fast"}"]`);
   for (const field of ["prompt", "tokens", "temperature", "seed"]) if (field in one) await type(field, one[field]);
   await run(`document.getElementById("chat").checked = ${Boolean(one.chat)}`);
   await click(one.verify ? "#verify" : "#generate");
@@ -129,6 +133,7 @@ const all = JSON.parse(fs.readFileSync(cases)).filter((c) => c.chromium);
 let chosen;
 for (const one of all) {
   const started = performance.now();
+  await set(one);
   if (one.file !== chosen) await choose(one.file);
   chosen = one.file;
   const said = await generate(one);
@@ -161,9 +166,8 @@ async function stops(name, reason) {
   const made = JSON.parse(await run(`document.getElementById("facts").dataset.made ?? "null"`));
   expect(name, said === "Stopped" && (!reason || made?.stop_reason === reason) && !(made?.tokens.length >= 2000), `${said}, ${made ? `${made.stop_reason} after ${made.tokens.length} tokens` : "the program was ended"}`);
 }
+await set({ webgpu: false, precise: false });
 await choose(undefined);
-await click('input[value="cpu"]');
-await click('input[value="fast"]');
 await stops("Stop ends a text", "interrupted");
 
 // What a browser lacks is said, and the CPU does it.
