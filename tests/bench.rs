@@ -85,7 +85,7 @@ fn cpu_and_gpu_have_the_same_fingerprints() {
         assert!(adapter[1]["read_gb_per_s"].as_f64().unwrap() > 0.1, "{}", adapter[1]);
         // A pass of six rows and one of a single row, by kernels of their own.
         let layer = |row: &Value| row["layer"].as_str().unwrap().to_owned();
-        assert!(layer(&adapter[0]).contains("few_qkv") && !layer(&adapter[1]).contains("few"), "{}", adapter[0]);
+        assert!(layer(&adapter[0]).contains("given_qkv") && !layer(&adapter[1]).contains("given"), "{}", adapter[0]);
         assert_eq!(adapter[0]["dispatches_per_pass"].as_f64().unwrap().fract(), 0.0);
         assert!(adapter[2]["rows_per_pass"].is_null() && adapter[2]["dispatches_per_pass"].is_null());
     }

@@ -42,7 +42,7 @@ proptest! {
         for (op, e) in per_row(width, rows, position, &mut |n| random.floats(n, -50, 6)) {
             let operands: Vec<&[u32]> = e.operands.iter().map(Vec::as_slice).collect();
             let groups = [e.call.groups, rows as u32, 1];
-            let gpu = run_kernel(plain(e.call.shader), &e.call.params, position as u32, groups, &operands, e.out);
+            let gpu = run_kernel(Kernel::of(&e.call), &e.call.params, position as u32, groups, &operands, e.out);
             prop_assert_eq!(&gpu[..n], e.expected, "{:?}", op);
         }
 
