@@ -116,7 +116,7 @@ fn every_setting_has_its_variable() {
     json(program(home.path()).args(bench).env("SAMEBITS_OUTPUT", "csv"));
 }
 
-/// A variable of ours that means nothing is an error, and so is none that our own sources know.
+/// A variable of ours that means nothing is an error; those that our own sources name mean something.
 #[test]
 fn a_variable_that_is_no_setting_is_refused_with_what_is_near() {
     let home = tempfile::tempdir().unwrap();

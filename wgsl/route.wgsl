@@ -1,6 +1,6 @@
 // The numbers of the best experts of each row, then their weights; twin of src/ops/route.rs. A workgroup makes one row. It is short,
 // because a single workgroup waits for its instructions.
-// needs: order
+// needs: order, blocks
 
 struct Params {
   experts: u32, // scores per row, at most 1,024
@@ -23,8 +23,6 @@ var<workgroup> keys: array<u32, 1024>; // what every expert is chosen by
 var<workgroup> ahead: array<atomic<u32>, 1024>; // how many stand before it
 var<workgroup> parts: array<f32, 1024>; // parts of the softmax, then weights
 var<workgroup> lane_sums: array<f32, THREADS>; // lanes of S8 over the parts: [block of 32][lane]
-var<workgroup> block_sums: array<f32, 32>;
-var<workgroup> eight: array<f32, 8>; // lanes of S8 over the blocks
 var<workgroup> numbers: array<u32, THREADS>; // the chosen experts, the best first
 var<workgroup> group_keys: array<u32, 64>; // what groups compete by
 var<workgroup> competes: array<u32, 64>; // 1: the group does
@@ -70,11 +68,7 @@ fn may_be_chosen(e: u32, size: u32) -> bool {
   return params.groups == 1u || competes[e / size] != 0u;
 }
 
-fn tree(at: u32) -> f32 {
-  return s8_tree(vec4(lane_sums[at], lane_sums[at + 1u], lane_sums[at + 2u], lane_sums[at + 3u]),
-                 vec4(lane_sums[at + 4u], lane_sums[at + 5u], lane_sums[at + 6u], lane_sums[at + 7u]));
-}
-// S8 in blocks of 32, then over the blocks. Parts that are not there are 0 up to the end of their block; blocks that are not are 0, too.
+// S8 in blocks of 32, then over the blocks. Parts that are not there are 0 up to the end of their block.
 fn sum_of_parts(thread: u32, count: u32) -> f32 {
   workgroupBarrier();
   let first = thread / 8u * 32u;
@@ -84,15 +78,12 @@ fn sum_of_parts(thread: u32, count: u32) -> f32 {
   }
   lane_sums[thread] = sum;
   workgroupBarrier();
-  if thread < 32u { block_sums[thread] = tree(8u * thread); }
-  workgroupBarrier();
-  if thread < 8u {
-    sum = 0.0;
-    for (var i = thread; i < 32u; i += 8u) { sum = add(sum, block_sums[i]); }
-    lane_sums[thread] = sum;
+  if thread < 32u {
+    let at = 8u * thread;
+    terms[thread] = s8_tree(vec4(lane_sums[at], lane_sums[at + 1u], lane_sums[at + 2u], lane_sums[at + 3u]),
+                            vec4(lane_sums[at + 4u], lane_sums[at + 5u], lane_sums[at + 6u], lane_sums[at + 7u]));
   }
-  workgroupBarrier();
-  return tree(0u);
+  return total_of(with_blocks(0.0, (count + 31u) / 32u, thread), thread);
 }
 
 @compute @workgroup_size(THREADS)

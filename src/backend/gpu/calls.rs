@@ -221,11 +221,9 @@ impl Calling<'_> {
             // A workgroup takes all slots, as the sections of one row.
             (run.cols, run.rows) = (run.cols * experts.used, vec![rows]);
             let mut call = self.call(params, run, 1, products, 0..1, 3)?;
-            call.kernel = call.kernel.with("SECTIONS", experts.used as u32).with("RESIDUAL", u32::from(residual));
-            return match call.kernel.lacks(&self.device.limits) {
-                None => Ok(call),
-                Some(why) => Err(why),
-            };
+            let kernel = call.kernel.with("SECTIONS", experts.used as u32).with("RESIDUAL", u32::from(residual));
+            call.kernel = kernel.on(&self.device.limits)?;
+            return Ok(call);
         }
         // The kernel is spread as one for the rows of all slots.
         run.rows = vec![rows * experts.used * products.len()];

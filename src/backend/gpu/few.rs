@@ -1,8 +1,9 @@
 //! A few rows: the groups of a plan's pieces, with the bits of the steps one after the other.
 //!
 //! A piece's activations are quantised once, with the norm before them; then each of its products reads and unpacks a weight once for
-//! up to 16 rows (`wgsl/lib/few.wgsl`), and ends as it does for a single token. What has no such kernel runs step by step. All
-//! rows lie in order, in the buffers of the plan.
+//! several rows, and ends as it does for a single token: for up to 8 rows with a thread for a chunk (`wgsl/lib/given.wgsl`), for more with
+//! a thread for a lane of S8 (`wgsl/lib/few.wgsl`). What has no such kernel runs step by step. All rows lie in order, in the buffers of
+//! the plan.
 
 use bytemuck::bytes_of;
 
@@ -126,35 +127,24 @@ fn first_way<'a>(
     end: End,
     ways: &[Spread],
 ) -> Result<(Spread, Vec<Call<'a>>), String> {
+    if products.iter().any(|p| p.experts.is_some()) {
+        return Err("experts run step by step".to_owned());
+    }
+    let made = |way: Spread| {
+        if let Some(layout) = way.layout() {
+            let quantisation = quantisation(plan, x, before, products)?;
+            quantisation.kernel(device, plan, layout).ok_or("a row is too long for the device")?;
+        }
+        calls(device, plan, resources, before, products, end, way)
+    };
     let mut why = String::new();
     for way in ways {
-        match takes_products(device, plan, resources, x, before, products, end, *way) {
+        match made(*way) {
             Ok(calls) => return Ok((*way, calls)),
             Err(lacks) => why = lacks,
         }
     }
     Err(why)
-}
-
-/// The dispatches of products made in some way, or why there are none.
-fn takes_products<'a>(
-    device: &Device,
-    plan: &Plan,
-    resources: &'a Resources,
-    x: BufferId,
-    before: Before,
-    products: &[Product],
-    end: End,
-    way: Spread,
-) -> Result<Vec<Call<'a>>, String> {
-    if let Some(layout) = way.layout() {
-        let quantisation = quantisation(plan, x, before, products)?;
-        quantisation.kernel(device, plan, layout).ok_or("a row is too long for the device")?;
-    }
-    if products.iter().any(|p| p.experts.is_some()) {
-        return Err("experts run step by step".to_owned());
-    }
-    calls(device, plan, resources, before, products, end, way)
 }
 
 impl Lowering<'_> {

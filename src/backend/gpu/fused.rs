@@ -370,11 +370,15 @@ impl Making<'_, '_> {
                     vec![self.write_items(x)?, bias]
                 }
                 End::Gate { out, .. } => [vec![self.write_items(out)?], experts(self, bias)?].concat(),
-                End::Sum { out, residual: true } => {
-                    self.read_items(out)?;
-                    [vec![self.write_items(out)?], experts(self, bias)?].concat()
+                End::Sum { out, residual } => {
+                    let out = if residual {
+                        self.read_items(out)?;
+                        self.write_items(out)?
+                    } else {
+                        self.write_row(out)
+                    };
+                    [vec![out], experts(self, bias)?].concat()
                 }
-                End::Sum { out, residual: false } => [vec![self.write_row(out)], experts(self, bias)?].concat(),
                 End::Heads { angles, cache, .. } => {
                     let [k_cache, v_cache] = &r.caches[cache.0];
                     let mut all = vec![self.write_row(products[0].out), k_cache.clone(), v_cache.clone()];

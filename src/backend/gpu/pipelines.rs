@@ -88,6 +88,11 @@ impl Kernel {
         Some(format!("{} needs {needed} {what}, the device has {has}", self.shader.name))
     }
 
+    /// Itself; or what a device with these limits lacks for it.
+    pub(super) fn on(self, limits: &wgpu::Limits) -> Result<Self, String> {
+        self.lacks(limits).map_or(Ok(self), Err)
+    }
+
     /// Whether a device with these limits lacks nothing for it.
     pub fn fits(&self, limits: &wgpu::Limits) -> bool {
         self.lacks(limits).is_none()

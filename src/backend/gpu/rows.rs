@@ -28,7 +28,7 @@ pub(super) fn heads_kernel(device: &Device, plan: &Plan, h: &HeadSteps) -> Resul
         .with("THREADS", threads)
         .with("NORM", u32::from(h.norms.is_some()))
         .with("RING", ring(spec));
-    kernel.lacks(&device.limits).map_or(Ok(kernel), Err)
+    kernel.on(&device.limits)
 }
 
 /// The kernel that brings a branch back to the stream, or why a device has none.

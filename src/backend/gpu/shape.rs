@@ -1,4 +1,4 @@
-//! How the fused products of a single row (`wgsl/lib/matvec.wgsl`) are spread over workgroups and threads.
+//! How fused products of a single row (`wgsl/lib/matvec.wgsl`), and of a few, are spread over workgroups and threads.
 
 use super::device::Device;
 use super::pipelines::Kernel;
@@ -37,10 +37,7 @@ pub(super) fn few(
         .with("ROWS", of)
         .with("DEPTH", depth);
     let slots = if small { threads / 8 } else { threads / 2 / of } * depth;
-    match kernel.lacks(&device.limits) {
-        None => Ok((kernel, slots, of)),
-        Some(why) => Err(why),
-    }
+    Ok((kernel.on(&device.limits)?, slots, of))
 }
 
 /// How the rows and columns of a product are spread over threads.
@@ -58,7 +55,7 @@ pub(super) struct Shape {
 /// Threads of a workgroup at most, where the device allows as many.
 const MOST_THREADS: u32 = 512;
 
-/// Bytes of the terms of a workgroup of several rows at most.
+/// Bytes of the terms of a workgroup at most, of three rows and more: several workgroups share a multiprocessor's memory.
 const MOST_TERMS: u32 = 24 * 1024;
 
 impl Shape {
@@ -74,8 +71,7 @@ impl Shape {
         let across = (rows / 1024).clamp(least, (256 / chunks).max(least));
         // Where blocks span chunks, or weights are plain numbers, the code of a row is long, and all kernels of a token should fit an instruction cache.
         let long = span > 1 || format.activation_block().is_none();
-        let (across, depth, groups) = if long { (across.min(2), 2, 1000) } else { (across, 4, 400) };
-        let (mut across, mut depth) = (across, depth);
+        let (mut across, mut depth, groups) = if long { (across.min(2), 2, 1000) } else { (across, 4, 400) };
         while tokens > 2 && span == 1 && 4 * across * depth * tokens * chunks > MOST_TERMS && (across > 1 || depth > 2)
         {
             if across > 1 { across -= 1 } else { depth = 2 }
@@ -113,9 +109,6 @@ impl Shape {
             .with("DEPTH", self.depth)
             .with("NORM", u32::from(norm));
         let kernel = if self.tokens > 1 { kernel.with("ROWS", self.tokens) } else { kernel };
-        match kernel.lacks(&device.limits) {
-            None => Ok(kernel),
-            Some(why) => Err(why),
-        }
+        kernel.on(&device.limits)
     }
 }
