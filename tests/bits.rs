@@ -290,6 +290,33 @@ fn long_caches() {
     }
 }
 
+/// Where passes are alike, the next is recorded ahead: over a change of attention's kernels, back to earlier positions, with other numbers of rows.
+#[test]
+fn passes_of_a_few_rows_in_turn() {
+    let model = tiny("tiny-q4_0.gguf");
+    let ids: Vec<u32> = (0..300).map(|position| (position * 53 + 7) % 259).collect();
+    let all = on_cpu(&model, Precision::Fast, 300, 64, 2).feed(&ids, true).unwrap();
+    let width = all.len() / ids.len();
+    let _turn = turn();
+    let mut gpu = on_gpu(&model, Precision::Fast, 300, 64);
+    for first in [0, 240, 252, 3, 255, 243] {
+        let mut at = gpu.truncate(first);
+        if at < first {
+            gpu.feed(&ids[at..first], false).unwrap();
+            at = first;
+        }
+        let passes = [(4, true, 4), (4, false, 3), (5, false, 1), (3, true, 3)];
+        for (rows, every) in
+            passes.into_iter().flat_map(|(rows, every, times)| std::iter::repeat_n((rows, every), times))
+        {
+            let got = bits(&gpu.feed(&ids[at..at + rows], every).unwrap());
+            at += rows;
+            let seen = if every { rows } else { 1 };
+            assert!(got == bits(&all[width * (at - seen)..width * at]), "{rows} rows before position {at}");
+        }
+    }
+}
+
 /// Tokens that the device draws are those that the sampler draws from the same logits, with ties and cuts of every kind.
 #[test]
 fn drawn_tokens() {

@@ -23,7 +23,8 @@ use crate::quant::CHUNK;
 use crate::shaders::{FEW_PRODUCTS, GIVEN_PRODUCTS, PRODUCTS};
 
 /// How products of up to so many rows are made, the first way that a device has. The last takes any number.
-type Ways = [(usize, &'static [Spread])];
+type Ways = [Way];
+type Way = (usize, &'static [Spread]);
 
 /// Where blocks are chunks, each workgroup prepares two rows itself; more are quantised before.
 const WAYS: &Ways = &[
@@ -41,6 +42,10 @@ const LARGE_WAYS: &Ways = &[
     (8, &[Spread::Given(4), Spread::Quantised(8)]),
     (16, &[Spread::Quantised(16)]),
 ];
+
+/// Where a matrix has no more rows than columns, 9 to 16 activation rows, too, have a thread for a chunk: a thread for a lane of S8 would
+/// wait for too many chunks one after the other.
+const LONG_ROWS: (usize, &[Spread]) = (16, &[Spread::Given(8), Spread::Quantised(16)]);
 
 /// Nothing is quantised for plain numbers.
 const PLAIN_WAYS: &Ways = &[(2, &[Spread::Prepared(2)]), (4, &[Spread::Prepared(4)])];
@@ -73,17 +78,20 @@ pub(super) fn most_rows(plan: &Plan) -> usize {
 }
 
 /// The ways for some products.
-fn ways(plan: &Plan, products: &[Product]) -> &'static Ways {
+fn ways(plan: &Plan, products: &[Product]) -> Vec<Way> {
     let block = |id: BufferId| match plan.buffers[id.0].kind {
         BufferKind::Quantized(block) => block,
         BufferKind::Float => 0,
     };
     let blocks: Result<Vec<usize>, _> = products.iter().map(|p| quantised(plan, p).map(block)).collect();
-    match blocks {
-        Ok(blocks) if blocks.iter().all(|block| *block == CHUNK) => WAYS,
-        Ok(_) => LARGE_WAYS,
-        Err(_) => PLAIN_WAYS,
+    let Ok(blocks) = blocks else { return PLAIN_WAYS.to_vec() };
+    let mut ways = if blocks.iter().all(|block| *block == CHUNK) { WAYS } else { LARGE_WAYS }.to_vec();
+    let matrices = || products.iter().map(|p| &plan.weights[p.weight.0]);
+    let rows: usize = matrices().map(|w| w.rows).sum();
+    if matrices().all(|w| rows <= w.cols) {
+        ways.insert(ways.len() - 1, LONG_ROWS);
     }
+    ways
 }
 
 /// What products read: a quantised row for each of them.
@@ -217,7 +225,7 @@ impl Lowering<'_> {
             for call in made {
                 dispatches.push(self.few_call(call, x, before, products, end, way)?);
             }
-            all.push((*most, dispatches));
+            all.push((most, dispatches));
         }
         Ok(Kernels::Few(all))
     }

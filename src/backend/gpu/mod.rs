@@ -14,6 +14,7 @@ mod fused;
 mod group;
 mod lower;
 mod matrix;
+mod passes;
 mod pipelines;
 mod profile;
 mod record;
@@ -34,12 +35,13 @@ pub use pipelines::{Kernel, Pipeline};
 pub use record::Recorded;
 pub use timing::KernelTime;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use decode::Decoder;
 use group::Group;
-use lower::{Lowering, Resident, Resources, ready};
+use lower::{Lowering, Resident, Resources};
 use matrix::Halves;
+use passes::{Ahead, Pass};
 use weights::Uploads;
 
 use super::kept::Kept;
@@ -50,12 +52,6 @@ use super::{
 use crate::ops;
 use crate::plan::{BufferId, BufferKind, Op, Plan, WeightSource};
 use crate::shaders::params::State;
-
-/// Steps of a batch that are submitted together: a part stays far below the time after which a system kills a GPU's work.
-const PART: usize = 24;
-
-/// Parts of a batch in flight: one is under way while the host encodes the next.
-const PARTS_IN_FLIGHT: usize = 2;
 
 /// Runs plans on a GPU.
 pub struct Gpu {
@@ -74,6 +70,7 @@ pub struct Gpu {
     decoder: Option<Decoder>,
     staging: wgpu::Buffer,
     logits: Vec<f32>,
+    ahead: Ahead,
     /// Work counters for batched runs.
     counters: Counters,
     limits: Limits,
@@ -134,6 +131,7 @@ impl Gpu {
             decoder,
             staging,
             logits,
+            ahead: Ahead::default(),
             counters: Counters::default(),
             limits,
             kept: Kept::default(),
@@ -421,62 +419,13 @@ impl Backend for Gpu {
             decoder.run(&self.device, &lane, Sampling::Greedy, true, &mut keep)?;
             return Ok(&self.logits[..self.plan.vocabulary()]);
         }
-        // Every step's output is there only where each runs by itself.
-        let groups: Vec<_> = match listener {
-            Some(_) => self.groups_of([&self.alone, &self.many_alone], tiled::MIN_ROWS, n, rows).collect(),
-            None => self.groups(n, rows).collect(),
-        };
-        let position = batch.position();
-        let dispatches: Vec<_> = groups.iter().flat_map(|(group, rows)| group.at(position, *rows)).collect();
-        let count = dispatches.len();
-        ready(dispatches.into_iter())?;
-        let start = crate::host::Instant::now();
+        let pass = Pass { position: batch.position(), rows: n, wanted: rows };
         self.prepare(&batch);
-        let mut encoder = self.device.device.create_command_encoder(&Default::default());
         match listener {
-            Some(listener) => {
-                for (group, rows) in groups {
-                    self.interrupt.check()?;
-                    group.listen(&self.device, &self.resources, &self.plan, position, rows, listener)?;
-                }
-            }
-            None => {
-                // In parts, so that the device works while the host still encodes, and that an interrupt does not wait for more
-                // than the parts in flight.
-                let mut in_flight = VecDeque::new();
-                // The first part is short, so that the device begins soon; the work of a part depends on its rows, too.
-                let (mut rest, mut size) = (&groups[..], 8);
-                while !rest.is_empty() {
-                    let (part, behind) = rest.split_at(size.min(rest.len()));
-                    (rest, size) = (behind, (4 * size).min(PART * (512 / n).max(1)));
-                    if in_flight.len() == PARTS_IN_FLIGHT {
-                        self.device.wait_for(in_flight.pop_front())?;
-                    }
-                    self.interrupt.check()?;
-                    {
-                        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                        for (group, rows) in part {
-                            group
-                                .at(position, *rows)
-                                .iter()
-                                .try_for_each(|d| d.record(&mut pass, 0, position, *rows))?;
-                        }
-                    }
-                    if rest.is_empty() {
-                        break;
-                    }
-                    let next = self.device.device.create_command_encoder(&Default::default());
-                    in_flight.push_back(self.device.queue.submit([std::mem::replace(&mut encoder, next).finish()]));
-                }
-            }
+            Some(listener) => self.tell(pass, listener)?,
+            None => self.submit(pass)?,
         }
         let wanted = rows * self.plan.vocabulary();
-        if wanted > 0 {
-            let logits = &self.resources.buffers[self.plan.logits.0];
-            encoder.copy_buffer_to_buffer(logits, 0, &self.staging, 0, wanted as u64 * 4);
-        }
-        self.device.queue.submit([encoder.finish()]);
-        self.counters.add(count, start.elapsed(), n);
         if wanted > 0 {
             let mut logits = std::mem::take(&mut self.logits);
             let result = self.device.map(&self.staging, &mut logits[..wanted]);

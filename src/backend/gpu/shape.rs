@@ -71,7 +71,8 @@ impl Shape {
         let across = (rows / 1024).clamp(least, (256 / chunks).max(least));
         // Where blocks span chunks, or weights are plain numbers, the code of a row is long, and all kernels of a token should fit an instruction cache.
         let long = span > 1 || format.activation_block().is_none();
-        let (mut across, mut depth, groups) = if long { (across.min(2), 2, 1000) } else { (across, 4, 400) };
+        let (mut across, mut depth, groups) =
+            if long { (across.min(2), 2, 1000) } else { (across, if tokens > 4 { 2 } else { 4 }, 400) };
         while tokens > 2 && span == 1 && 4 * across * depth * tokens * chunks > MOST_TERMS && (across > 1 || depth > 2)
         {
             if across > 1 { across -= 1 } else { depth = 2 }
