@@ -5,9 +5,6 @@
 struct Params {
   experts: u32, // scores per row, at most 1,024
   used: u32, // experts that are chosen, at most 256
-  normed: u32, // 1: weights are divided by their sum
-  chosen: u32, // 1: the softmax is over the chosen alone
-  has_bias: u32, // 1: with SIGMOID, a bias is added for the choice alone
   groups: u32, // of neighbouring experts, at most 64; 1 without SIGMOID
   compete: u32, // groups that compete
   scale: f32, // what weights are multiplied by
@@ -18,6 +15,9 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
 override SIGMOID: bool = true; // whether an expert's part is the sigmoid of its score, else of a softmax
+override HAS_BIAS: bool = true; // with SIGMOID: a bias is added for the choice alone
+override CHOSEN: bool = true; // without SIGMOID: the softmax is over the chosen alone
+override NORMED: bool = true; // weights are divided by their sum
 const THREADS = 256u;
 var<workgroup> keys: array<u32, 1024>; // what every expert is chosen by
 var<workgroup> ahead: array<atomic<u32>, 1024>; // how many stand before it
@@ -29,12 +29,13 @@ var<workgroup> competes: array<u32, 64>; // 1: the group does
 var<private> base: u32; // where the row's scores begin
 
 fn score(e: u32) -> f32 { return flush(x[base + e], ACTIVATION_FLOOR); }
-fn scaled(e: u32) -> f32 { return flush(mul(score(e), 1.442695f), ACTIVATION_FLOOR); }
+// A score times log2 e, where it is what experts are chosen by.
+fn scaled(e: u32) -> f32 { return flush(mul(unkey(keys[e]), 1.442695f), ACTIVATION_FLOOR); }
 // What expert e is chosen by.
 fn value(e: u32) -> f32 {
   let s = score(e);
   if !SIGMOID { return s; }
-  if params.has_bias == 0u { return sigmoid(s); }
+  if !HAS_BIAS { return sigmoid(s); }
   return add(sigmoid(s), flush(bias[e], WEIGHT_FLOOR));
 }
 
@@ -121,16 +122,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     weight = settle(sigmoid(score(e)));
   } else {
     let top = scaled(numbers[0]);
-    let chosen = params.chosen != 0u;
-    let count = select(params.experts, params.used, chosen);
+    let count = select(params.experts, params.used, CHOSEN);
     for (var i = thread; i < (count + 31u) / 32u * 32u; i += THREADS) {
-      let part = exp2_(sub(scaled(select(min(i, count - 1u), e, chosen)), top));
+      let part = exp2_(sub(scaled(select(min(i, count - 1u), e, CHOSEN)), top));
       parts[i] = select(0.0, part, i < count);
     }
     let inverse = recip(sum_of_parts(thread, count));
-    weight = settle(mul(parts[select(e, thread, chosen)], inverse));
+    weight = settle(mul(parts[select(e, thread, CHOSEN)], inverse));
   }
-  if params.normed != 0u {
+  if NORMED {
     workgroupBarrier();
     parts[thread] = select(0.0, weight, thread < params.used);
     let factor = recip(max(sum_of_parts(thread, params.used), 6.1035156e-5f));

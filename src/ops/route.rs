@@ -76,8 +76,8 @@ fn order<T: Copy + std::ops::Add<Output = T>>(
 }
 
 /// One row: `x` has a score for each of `p.experts`, and `bias` a number or nothing; `out` gets the numbers of `p.used` of them, the best
-/// first, then their weights, whose parts are sigmoids or of a softmax.
-pub fn cpu(p: &Params, by_sigmoids: bool, bias: &[f32], x: &[f32], out: &mut [f32]) {
+/// first, then their weights, whose parts are sigmoids or of a softmax (`weighing`).
+pub fn cpu(p: &Params, by_sigmoids: bool, weighing: Weighing, bias: &[f32], x: &[f32], out: &mut [f32]) {
     let used = p.used as usize;
     let (numbers, weights) = out.split_at_mut(used);
     let scaled = |i: usize| flush(flush(x[i], ACTIVATION_FLOOR) * std::f32::consts::LOG2_E, ACTIVATION_FLOOR);
@@ -91,13 +91,13 @@ pub fn cpu(p: &Params, by_sigmoids: bool, bias: &[f32], x: &[f32], out: &mut [f3
     order.truncate(used);
     let top = scaled(order[0]);
     let part = |i: usize| exp2(scaled(i) - top);
-    let over = if p.chosen != 0 { s8::sum(order.iter().map(|i| part(*i))) } else { s8::sum((0..x.len()).map(part)) };
+    let over = if weighing == Weighing::Chosen { s8::sum(order.iter().map(|i| part(*i))) } else { s8::sum((0..x.len()).map(part)) };
     let inverse = recip(over);
     for ((number, weight), i) in numbers.iter_mut().zip(&mut *weights).zip(&order) {
         let share = if by_sigmoids { settle(by_sigmoid(*i)) } else { settle(part(*i) * inverse) };
         (*number, *weight) = (*i as f32, share);
     }
-    if p.normed != 0 {
+    if weighing == Weighing::Normed {
         let inverse = recip(s8::sum(weights.iter().copied()).max(LEAST));
         weights.iter_mut().for_each(|w| *w = settle(flush(*w, WEIGHT_FLOOR) * inverse));
     }
@@ -125,20 +125,8 @@ pub struct Route {
 
 impl Route {
     fn params(&self, experts: usize) -> Params {
-        let yes = |b| u32::from(b);
-        let (normed, chosen) = (yes(self.weighing == Weighing::Normed), yes(self.weighing == Weighing::Chosen));
-        let Gating { bias, groups, scale, .. } = self.gating;
-        let [groups, compete] = groups.map(|n| n as u32);
-        Params {
-            experts: experts as u32,
-            used: self.used as u32,
-            normed,
-            chosen,
-            has_bias: yes(bias.is_some()),
-            groups,
-            compete,
-            scale,
-        }
+        let [groups, compete] = self.gating.groups.map(|n| n as u32);
+        Params { experts: experts as u32, used: self.used as u32, groups, compete, scale: self.gating.scale }
     }
 }
 
@@ -168,8 +156,13 @@ impl Operation for Route {
     fn call(&self, shapes: &Shapes<'_>, _: usize, _: &Part) -> Call {
         let p = self.params(shapes.width(self.x));
         let operands = [Operand::Rows(self.x), Operand::Vector(self.gating.bias), Operand::Rows(self.out)];
-        let constants = vec![("SIGMOID", u32::from(self.gating.sigmoid))];
-        Call { constants, ..Call::new(&SHADER, &p, workgroups(&p, 1), operands) }
+        let constants = [
+            ("SIGMOID", self.gating.sigmoid),
+            ("HAS_BIAS", self.gating.bias.is_some()),
+            ("CHOSEN", self.weighing == Weighing::Chosen),
+            ("NORMED", self.weighing == Weighing::Normed),
+        ];
+        Call { constants: constants.map(|(name, on)| (name, u32::from(on))).to_vec(), ..Call::new(&SHADER, &p, workgroups(&p, 1), operands) }
     }
 }
 
@@ -181,7 +174,7 @@ impl PerRow for Route {
     #[inline(always)]
     fn row(&self, _: &Shapes<'_>, from: Row<'_, f32>, out: &mut [f32]) {
         let bias = if self.gating.bias.is_some() { from.vector } else { &[] };
-        cpu(&self.params(from.reads[0].len()), self.gating.sigmoid, bias, from.reads[0], out);
+        cpu(&self.params(from.reads[0].len()), self.gating.sigmoid, self.weighing, bias, from.reads[0], out);
     }
 
     fn row64(&self, _: &Shapes<'_>, from: Row<'_, f64>, out: &mut [f64]) {
