@@ -294,11 +294,11 @@ fn long_caches() {
 #[test]
 fn passes_of_a_few_rows_in_turn() {
     let model = tiny("tiny-q4_k.gguf");
-    let ids: Vec<u32> = (0..300).map(|position| (position * 53 + 7) % 259).collect();
-    let all = on_cpu(&model, Precision::Fast, 300, 64, 2).feed(&ids, true).unwrap();
+    let ids: Vec<u32> = (0..320).map(|position| (position * 53 + 7) % 259).collect();
+    let all = on_cpu(&model, Precision::Fast, 320, 64, 2).feed(&ids, true).unwrap();
     let width = all.len() / ids.len();
     let _turn = turn();
-    let mut gpu = on_gpu(&model, Precision::Fast, 300, 64);
+    let mut gpu = on_gpu(&model, Precision::Fast, 320, 64);
     for first in [0, 230, 247, 3, 255, 241] {
         let mut at = gpu.truncate(first);
         if at < first {

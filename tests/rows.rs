@@ -229,7 +229,9 @@ fn check(make: Make, format: &'static Format, precision: Precision, counts: &[us
         }
     }
     let _turn = turn();
-    let mut gpu = Gpu::new(device(), &made, plan, sizes(MOST, MOST), &mut |_| {}).unwrap();
+    let gpu = Gpu::new(device(), &made, plan, sizes(MOST, MOST), &mut |_| {}).unwrap();
+    // In one of the precisions the largest batches are run by the kernels for many rows.
+    let mut gpu = gpu.few_up_to(if precision == Precision::Fast { 64 } else { MOST });
     for &n in counts {
         assert!(logits(&mut gpu, n) == expected[..40 * n], "{} {precision:?}: GPU, {n} rows", format.name);
     }

@@ -127,8 +127,8 @@ fn planted_faults_in_kernels_of_other_architectures_are_named() {
         // Kernels for a few rows: the number of rows is named.
         ("two_rows", "qwen3-tied-q8_0.gguf", "2 rows, step 'blk.0.attn_q'"),
         ("given_rows", "qwen3-q4_k.gguf", "2 rows, step 'blk.0.attn_q'"),
-        ("few_rows", "qwen3-q4_k.gguf", "9 rows, step 'blk.0.attn_q'"),
-        ("few_blocks", "qwen3-q4_k.gguf", "9 rows, step 'blk.0.attn_q'"),
+        ("few_rows", "qwen3-q4_k.gguf", "9 rows, step 'blk.0.attn_residual'"),
+        ("few_blocks", "qwen3-q4_k.gguf", "9 rows, step 'blk.0.ffn_silu_mul'"),
         // A kernel for many rows, which has a step for itself.
         ("expert_tiles", "qwen3moe-q4_k.gguf", "ffn_gate_exps"),
     ] {

@@ -381,7 +381,7 @@ fn fused(cpu: &mut Cpu, gpu: &mut Gpu, options: &Options) -> Result<Rung, Verify
 /// Numbers of rows around those where other kernels begin.
 const FEW: [usize; 15] = [2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65];
 
-/// L3: what the kernels of each number of rows leave behind is what the CPU has at those steps.
+/// L3: what the kernels of each number of rows leave behind is what the CPU has at those steps; at the end so do the kernels for many.
 fn few(cpu: &mut Cpu, gpu: &mut Gpu, many: &[u32]) -> Result<Rung, VerifyError> {
     let name = "L3 few rows, GPU = CPU";
     let sizes: Vec<usize> = FEW.into_iter().filter(|n| *n <= many.len()).collect();
@@ -390,7 +390,7 @@ fn few(cpu: &mut Cpu, gpu: &mut Gpu, many: &[u32]) -> Result<Rung, VerifyError> 
     let mut listen = |step: &Step, words: &[u32]| drop(expected.insert(step.name.clone(), words.to_vec()));
     cpu.forward(checked(many, 0, cpu)?, Some(&mut listen))?;
     let (mut count, mut difference) = (0, None);
-    for &n in &sizes {
+    for (n, by_many) in sizes.iter().map(|n| (*n, false)).chain([(many.len(), true)]) {
         let mut compare = |step: &Step, words: &[u32]| {
             count += 1;
             let all = expected.get(&step.name).map(Vec::as_slice).unwrap_or_default();
@@ -400,18 +400,23 @@ fn few(cpu: &mut Cpu, gpu: &mut Gpu, many: &[u32]) -> Result<Rung, VerifyError> 
             let cpu: Vec<u32> = all.chunks((all.len() / parts).max(1)).flat_map(first).collect();
             if difference.is_none() && cpu != words {
                 let found = Difference::of_step(step, [cpu, words.to_vec()]);
-                let place = format!("{n} rows, {}", found.place);
+                let place = format!("{n} rows{}, {}", if by_many { " as many" } else { "" }, found.place);
                 difference = Some(Difference { file: format!("rows{n}.{}", found.file), place, ..found });
             }
         };
-        gpu.listen_fused(checked(&many[..n], 0, gpu)?, &mut compare)?;
+        let batch = checked(&many[..n], 0, gpu)?;
+        if by_many {
+            gpu.listen_many(batch, &mut compare)?;
+        } else {
+            gpu.listen_fused(batch, &mut compare)?;
+        }
         if difference.is_some() {
             break;
         }
     }
     let detail = match &difference {
         None => format!(
-            "{count} steps of {} numbers of rows up to {}: the same bits",
+            "{count} steps of {} numbers of rows up to {}, and by the kernels for many: the same bits",
             sizes.len(),
             sizes.last().unwrap_or(&0)
         ),

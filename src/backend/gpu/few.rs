@@ -1,7 +1,7 @@
 //! A few rows: the groups of a plan's pieces, with the bits of the steps one after the other.
 //!
 //! A piece's activations are quantised once, with the norm before them; then each of its products reads and unpacks a weight once for
-//! several rows, and ends as it does for a single token: for up to 8 rows with a thread for a chunk (`wgsl/lib/given.wgsl`), for more with
+//! several rows, and ends as it does for a single token: of the fewest rows with a thread for a chunk (`wgsl/lib/given.wgsl`), of more with
 //! a thread for a lane of S8 (`wgsl/lib/few.wgsl`). What has no such kernel runs step by step. All rows lie in order, in the buffers of
 //! the plan.
 
@@ -23,11 +23,10 @@ use crate::quant::CHUNK;
 use crate::shaders::{FEW_PRODUCTS, GIVEN_PRODUCTS, PRODUCTS};
 
 /// How products of up to so many rows are made, the first way that a device has. The last takes any number.
-type Ways = [Way];
 type Way = (usize, &'static [Spread]);
 
 /// Where blocks are chunks, each workgroup prepares two rows itself; more are quantised before.
-const WAYS: &Ways = &[
+const WAYS: &[Way] = &[
     (2, &[Spread::Prepared(2)]),
     (4, &[Spread::Given(4), Spread::Quantised(4)]),
     (8, &[Spread::Given(8), Spread::Quantised(8)]),
@@ -36,19 +35,22 @@ const WAYS: &Ways = &[
 
 /// As several threads add the chunks of a larger block, two prepared rows take longer than those that are quantised before
 /// (docs/lab/performance.md).
-const LARGE_WAYS: &Ways = &[
+const LARGE_WAYS: &[Way] = &[
     (2, &[Spread::Given(2), Spread::Quantised(4)]),
     (4, &[Spread::Given(4), Spread::Quantised(4)]),
     (8, &[Spread::Given(4), Spread::Quantised(8)]),
     (16, &[Spread::Quantised(16)]),
 ];
 
-/// Where a matrix has no more rows than columns, 9 to 16 activation rows, too, have a thread for a chunk: a thread for a lane of S8 would
-/// wait for too many chunks one after the other.
-const LONG_ROWS: (usize, &[Spread]) = (16, &[Spread::Given(8), Spread::Quantised(16)]);
+/// Of matrices with few rows, 9 to 16 activation rows, too, have a thread for a chunk: a thread for a lane of S8 would wait for too many
+/// chunks one after the other.
+const FEW_MATRIX_ROWS: Way = (16, &[Spread::Given(8), Spread::Quantised(16)]);
+
+/// Of matrices with many rows, there are enough threads for a lane of S8 from 5 activation rows on.
+const MANY_MATRIX_ROWS: Way = (8, &[Spread::Quantised(8)]);
 
 /// Nothing is quantised for plain numbers.
-const PLAIN_WAYS: &Ways = &[(2, &[Spread::Prepared(2)]), (4, &[Spread::Prepared(4)])];
+const PLAIN_WAYS: &[Way] = &[(2, &[Spread::Prepared(2)]), (4, &[Spread::Prepared(4)])];
 
 impl Spread {
     /// How its rows are quantised before; `None` where workgroups do that.
@@ -67,11 +69,9 @@ const PLACES: usize = 128;
 /// Rows up to which a plan is run by these groups: with more of them the kernels for many are faster (docs/lab/performance.md).
 pub(super) fn most_rows(plan: &Plan) -> usize {
     let most = |op: &Op| match op {
-        Op::Matmul(product) => match plan.weights[product.weight.0].format.activation_block() {
-            Some(CHUNK) => PLACES,
-            Some(_) => 64,
-            None => tiled::MIN_ROWS - 1,
-        },
+        Op::Matmul(product) if plan.weights[product.weight.0].format.activation_block().is_none() => {
+            tiled::MIN_ROWS - 1
+        }
         _ => PLACES,
     };
     plan.steps.iter().filter(|s| !plan.is_wanted(&s.op)).map(|s| most(&s.op)).min().unwrap_or(PLACES)
@@ -88,8 +88,11 @@ fn ways(plan: &Plan, products: &[Product]) -> Vec<Way> {
     let mut ways = if blocks.iter().all(|block| *block == CHUNK) { WAYS } else { LARGE_WAYS }.to_vec();
     let matrices = || products.iter().map(|p| &plan.weights[p.weight.0]);
     let rows: usize = matrices().map(|w| w.rows).sum();
-    if matrices().all(|w| rows <= w.cols) {
-        ways.insert(ways.len() - 1, LONG_ROWS);
+    if matrices().all(|w| 2 * rows <= 3 * w.cols) {
+        ways.insert(ways.len() - 1, FEW_MATRIX_ROWS);
+    }
+    if matrices().all(|w| rows >= 4 * w.cols) {
+        ways.iter_mut().filter(|(most, _)| *most == MANY_MATRIX_ROWS.0).for_each(|way| *way = MANY_MATRIX_ROWS);
     }
     ways
 }

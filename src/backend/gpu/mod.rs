@@ -184,6 +184,14 @@ impl Gpu {
         Ok(true)
     }
 
+    /// The same by the groups for many rows.
+    pub fn listen_many(&mut self, batch: Batch<'_>, listener: Listener<'_>) -> Result<(), BackendError> {
+        let most_few = std::mem::take(&mut self.most_few);
+        let heard = self.listen_fused(batch, listener);
+        self.most_few = most_few;
+        heard.map(drop)
+    }
+
     /// Seconds of each kernel: in one token at a position, or in a batch of `rows` from it on. Where layers have windows, the next
     /// batch begins at 0: what their caches held was replaced.
     pub fn times(&mut self, position: usize, rows: usize, repetitions: usize) -> Result<Vec<KernelTime>, BackendError> {
