@@ -169,11 +169,7 @@ impl Gpu {
         self.begin(&batch)?;
         if batch.rows() > 1 {
             self.prepare(&batch);
-            for (group, rows) in self.groups(batch.rows(), batch.wanted().len()) {
-                self.interrupt.check()?;
-                group.listen(&self.device, &self.resources, &self.plan, batch.position(), rows, listener)?;
-            }
-            self.device.check()?;
+            self.hear(self.groups(batch.rows(), batch.wanted().len()), batch.position(), listener)?;
             return Ok(true);
         }
         let (Some(decoder), &[token]) = (&self.decoder, batch.ids()) else { return Ok(false) };
@@ -184,12 +180,26 @@ impl Gpu {
         Ok(true)
     }
 
-    /// The same by the groups for many rows.
+    /// The same by the groups for many rows, however few these are.
     pub fn listen_many(&mut self, batch: Batch<'_>, listener: Listener<'_>) -> Result<(), BackendError> {
-        let most_few = std::mem::take(&mut self.most_few);
-        let heard = self.listen_fused(batch, listener);
-        self.most_few = most_few;
-        heard.map(drop)
+        self.begin(&batch)?;
+        self.prepare(&batch);
+        let groups = self.groups_of([&self.few, &self.many], 1, batch.rows(), batch.wanted().len());
+        self.hear(groups, batch.position(), listener)
+    }
+
+    /// Runs groups one by one, and tells the listener what each leaves.
+    fn hear<'a>(
+        &self,
+        groups: impl Iterator<Item = (&'a Group, usize)>,
+        position: usize,
+        listener: Listener<'_>,
+    ) -> Result<(), BackendError> {
+        for (group, rows) in groups {
+            self.interrupt.check()?;
+            group.listen(&self.device, &self.resources, &self.plan, position, rows, listener)?;
+        }
+        self.device.check()
     }
 
     /// Seconds of each kernel: in one token at a position, or in a batch of `rows` from it on. Where layers have windows, the next

@@ -21,12 +21,19 @@ const FIRST_PART: usize = 8;
 const PARTS_IN_FLIGHT: usize = 2;
 
 /// A pass, but for what its kernels read in buffers.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 pub(super) struct Pass {
     pub position: usize,
     pub rows: usize,
     /// Rows whose logits are wanted.
     pub wanted: usize,
+}
+
+impl Pass {
+    /// Whether both have as many rows.
+    fn is_as_large_as(self, other: Self) -> bool {
+        (self.rows, self.wanted) == (other.rows, other.wanted)
+    }
 }
 
 /// The pass before, and what was recorded for the next one.
@@ -54,7 +61,7 @@ impl Gpu {
             }
         }
         let next = Pass { position: pass.position + pass.rows, ..pass };
-        let repeats = ahead.last.is_some_and(|last| (last.rows, last.wanted) == (pass.rows, pass.wanted));
+        let repeats = ahead.last.is_some_and(|last| last.is_as_large_as(pass));
         let next = match repeats && pass.rows <= self.most_few && same(&groups, pass, next) {
             true => Some((next, self.record_part(&groups, next, true)?)),
             false => None,
@@ -66,15 +73,16 @@ impl Gpu {
 
     /// Runs a pass step by step, and tells the listener what each leaves.
     pub(super) fn tell(&mut self, pass: Pass, listener: Listener<'_>) -> Result<(), BackendError> {
+        let start = Instant::now();
         // Every step's output is there only where each runs by itself.
         let alone = [&self.alone[..], &self.many_alone[..]];
         let groups: Vec<_> = self.groups_of(alone, tiled::MIN_ROWS, pass.rows, pass.wanted).collect();
-        ready(groups.iter().flat_map(|(group, rows)| group.at(pass.position, *rows)))?;
-        for (group, rows) in groups {
-            self.interrupt.check()?;
-            group.listen(&self.device, &self.resources, &self.plan, pass.position, rows, listener)?;
-        }
+        let dispatches = || groups.iter().flat_map(|(group, rows)| group.at(pass.position, *rows));
+        let count = dispatches().count();
+        ready(dispatches())?;
+        self.hear(groups.iter().copied(), pass.position, listener)?;
         self.device.queue.submit([self.record_part(&[], pass, true)?]);
+        self.counters.add(count, start.elapsed(), pass.rows);
         Ok(())
     }
 
@@ -129,5 +137,5 @@ fn same(groups: &[(&Group, usize)], a: Pass, b: Pass) -> bool {
         let grid = |position| move |d: &Dispatch| d.grid.groups(position, rows);
         std::ptr::eq(first, second) && first.iter().map(grid(a.position)).eq(second.iter().map(grid(b.position)))
     };
-    (a.rows, a.wanted) == (b.rows, b.wanted) && groups.iter().all(|(group, rows)| grids(group, *rows))
+    a.is_as_large_as(b) && groups.iter().all(|(group, rows)| grids(group, *rows))
 }
