@@ -1,8 +1,8 @@
 //! Causal attention over the f16 cache: multi-head, grouped-query or multi-query (Ainslie et al. 2023).
 
-use super::shapes::{BufferId, CacheId, CacheSpec, Shapes, WeightId, ensure, same};
 use super::examples::{Example, Floats, Scene, bits};
 use super::float64::{Memory64, dot};
+use super::shapes::{BufferId, CacheId, CacheSpec, Shapes, WeightId, ensure, same};
 use super::{Call, Operand, Operation, Part, Whole, kv_store};
 use crate::numerics::{ACTIVATION_FLOOR, WEIGHT_FLOOR, exp2, f16_bits, f16_value, flush, r13, recip, s8, settle, tanh};
 pub use crate::shaders::{ATTENTION as SHADER, params::Attention as Params};
@@ -153,10 +153,7 @@ impl Operation for Attention {
 
     fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
         let (CacheSpec { kv_heads, head_dim, window, .. }, heads) = (shapes.cache(self.cache)?, self.heads);
-        ensure!(
-            kv_heads > 0 && heads > 0 && heads % kv_heads == 0,
-            "shares {kv_heads} keys among {heads} heads"
-        );
+        ensure!(kv_heads > 0 && heads > 0 && heads % kv_heads == 0, "shares {kv_heads} keys among {heads} heads");
         ensure!(head_dim.is_multiple_of(2), "has heads of odd size {head_dim}");
         ensure!(window != Some(0), "has a window of no positions");
         ensure!(self.scoring.divisor.is_normal(), "divides scores by {}", self.scoring.divisor);
@@ -216,8 +213,7 @@ impl Whole for Attention {
         for (position, q) in q.chunks(self.heads * spec.head_dim).enumerate() {
             for head in 0..self.heads {
                 let weights = self.weights64(spec, [head, position], q, k, &sinks);
-                let value =
-                    |d| weights.iter().enumerate().map(|(p, w)| w * v[self.at(spec, head, p) + d]).sum::<f64>();
+                let value = |d| weights.iter().enumerate().map(|(p, w)| w * v[self.at(spec, head, p) + d]).sum::<f64>();
                 out.extend((0..spec.head_dim).map(value));
             }
         }

@@ -61,7 +61,12 @@ impl Operation for Columns {
             let x = shapes.float(s.x)?;
             ensure!(heads > 0 && x.is_multiple_of(heads), "shares {x} elements among {heads} heads");
             let has = x / heads;
-            ensure!(s.count > 0 && s.from <= has && s.count <= has - s.from, "takes {} columns from {} on of {has}", s.count, s.from);
+            ensure!(
+                s.count > 0 && s.from <= has && s.count <= has - s.from,
+                "takes {} columns from {} on of {has}",
+                s.count,
+                s.from
+            );
             width += s.count;
         }
         let out = shapes.float(self.out)?;

@@ -41,7 +41,10 @@ impl Operation for Combine {
 
     fn check(&self, shapes: &Shapes<'_>) -> Result<(), String> {
         let (x, routes, out) = (shapes.float(self.x)?, shapes.float(self.routes)?, shapes.float(self.out)?);
-        ensure!(routes.is_multiple_of(2) && x == out * (routes / 2), "adds up {x} elements by routes of {routes} to {out}");
+        ensure!(
+            routes.is_multiple_of(2) && x == out * (routes / 2),
+            "adds up {x} elements by routes of {routes} to {out}"
+        );
         Ok(())
     }
 

@@ -1,9 +1,9 @@
 //! Products with the matrices of the chosen experts: `y[row, slot, n] = Σ w[e, n, k] x[row, (slot,) k] (+ bias[e, n])` with the expert
 //! `e` that the slot's route names. Only the chosen experts' weights are read.
 
-use super::quantize_activations::Activations;
 use super::examples::{Example, Floats, Matrix, Scene, bits, columns};
 use super::float64::{Memory64, dot};
+use super::quantize_activations::Activations;
 use super::shapes::{BufferId, BufferKind, Shapes, WeightId, ensure, same};
 use super::{Call, Operand, Operation, Part, Whole, matmul, matmul::ROWS, quantize_activations};
 use crate::numerics::Precision;
@@ -65,9 +65,17 @@ impl Operation for ExpertMatmul {
         let kind = w.format.activation_block().map_or(BufferKind::Float, BufferKind::Quantized);
         ensure!(x.kind == kind, "multiplies '{}' with '{}', which needs {kind:?} activations", x.name, w.name);
         let routes = self.routes.map_or(Ok(2 * experts), |routes| shapes.float(routes))?;
-        ensure!(routes.is_multiple_of(2) && routes / 2 <= experts, "reads routes of {routes} elements to {experts} experts");
+        ensure!(
+            routes.is_multiple_of(2) && routes / 2 <= experts,
+            "reads routes of {routes} elements to {experts} experts"
+        );
         ensure!(experts > 0 && w.rows.is_multiple_of(experts), "shares {} rows among {experts} experts", w.rows);
-        ensure!([w.cols, w.cols * (routes / 2)].contains(&x.width), "multiplies rows of {} with {} columns", x.width, w.cols);
+        ensure!(
+            [w.cols, w.cols * (routes / 2)].contains(&x.width),
+            "multiplies rows of {} with {} columns",
+            x.width,
+            w.cols
+        );
         same("matrix rows and an output", w.rows / experts * (routes / 2), shapes.float(self.out)?)?;
         self.bias.map_or(Ok(()), |bias| shapes.vector(bias, w.rows))
     }

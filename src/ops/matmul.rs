@@ -1,8 +1,8 @@
 //! Matrix product `y[row, n] = Σ w[n, k] x[row, k] (+ bias[n])` for every weight format.
 
-use super::quantize_activations::Activations;
 use super::examples::{Example, Floats, Matrix, Scene, bits, columns};
 use super::float64::{Memory64, dot};
+use super::quantize_activations::Activations;
 use super::shapes::{BufferId, BufferKind, Shapes, WeightId, ensure, same};
 use super::{Call, Operand, Operation, Part, Whole, quantize_activations};
 use crate::host;

@@ -83,10 +83,7 @@ impl Operation for Rope {
         let Some(pairs) = shapes.angles.get(self.angles.0).map(|angles| angles.frequencies.len()) else {
             return Err(format!("uses the table of angles {} of {}", self.angles.0, shapes.angles.len()));
         };
-        ensure!(
-            head_dim > 0 && width.is_multiple_of(head_dim),
-            "has rows of {width}, no whole heads of {head_dim}"
-        );
+        ensure!(head_dim > 0 && width.is_multiple_of(head_dim), "has rows of {width}, no whole heads of {head_dim}");
         ensure!(2 * pairs <= head_dim, "rotates {pairs} pairs of a head of {head_dim}");
         Ok(())
     }

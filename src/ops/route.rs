@@ -91,7 +91,11 @@ pub fn cpu(p: &Params, by_sigmoids: bool, weighing: Weighing, bias: &[f32], x: &
     order.truncate(used);
     let top = scaled(order[0]);
     let part = |i: usize| exp2(scaled(i) - top);
-    let over = if weighing == Weighing::Chosen { s8::sum(order.iter().map(|i| part(*i))) } else { s8::sum((0..x.len()).map(part)) };
+    let over = if weighing == Weighing::Chosen {
+        s8::sum(order.iter().map(|i| part(*i)))
+    } else {
+        s8::sum((0..x.len()).map(part))
+    };
     let inverse = recip(over);
     for ((number, weight), i) in numbers.iter_mut().zip(&mut *weights).zip(&order) {
         let share = if by_sigmoids { settle(by_sigmoid(*i)) } else { settle(part(*i) * inverse) };
@@ -145,7 +149,10 @@ impl Operation for Route {
         ensure!(experts <= EXPERTS, "chooses among {experts} experts, more than {EXPERTS}");
         ensure!(out == 2 * used, "writes numbers and weights of {used} experts to rows of {out}");
         let Gating { sigmoid, bias, groups: [groups, compete], scale } = self.gating;
-        ensure!((1..=GROUPS).contains(&groups) && experts.is_multiple_of(groups), "has {groups} groups of {experts} experts");
+        ensure!(
+            (1..=GROUPS).contains(&groups) && experts.is_multiple_of(groups),
+            "has {groups} groups of {experts} experts"
+        );
         ensure!(compete > 0 && compete <= groups, "lets {compete} of {groups} groups compete");
         ensure!(used <= experts / groups * compete, "chooses {used} of {compete} groups of {}", experts / groups);
         ensure!(sigmoid || (groups == 1 && bias.is_none()), "chooses by groups or a bias, but not by sigmoid");
@@ -162,7 +169,10 @@ impl Operation for Route {
             ("CHOSEN", self.weighing == Weighing::Chosen),
             ("NORMED", self.weighing == Weighing::Normed),
         ];
-        Call { constants: constants.map(|(name, on)| (name, u32::from(on))).to_vec(), ..Call::new(&SHADER, &p, workgroups(&p, 1), operands) }
+        Call {
+            constants: constants.map(|(name, on)| (name, u32::from(on))).to_vec(),
+            ..Call::new(&SHADER, &p, workgroups(&p, 1), operands)
+        }
     }
 }
 
@@ -182,8 +192,7 @@ impl PerRow for Route {
         let Gating { sigmoid, bias, groups, scale } = self.gating;
         let by_sigmoid = |i: usize| 1.0 / (1.0 + (-x[i]).exp());
         let added = |i: usize| if bias.is_some() { from.vector[i] } else { 0.0 };
-        let values: Vec<f64> =
-            (0..x.len()).map(|i| if sigmoid { by_sigmoid(i) + added(i) } else { x[i] }).collect();
+        let values: Vec<f64> = (0..x.len()).map(|i| if sigmoid { by_sigmoid(i) + added(i) } else { x[i] }).collect();
         let mut order = order(&values, groups, f64::total_cmp);
         order.truncate(self.used);
         let part = |i: usize| if sigmoid { by_sigmoid(i) } else { (x[i] - x[order[0]]).exp() };
