@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 
 use super::Outcome;
 use super::terminal::note;
-use crate::backend::gpu::{AdapterOptions, choose};
+use crate::backend::gpu::{AdapterOptions, Kernel, choose};
 use crate::model::Model;
 use crate::output::{OutputError, Target};
 use crate::shaders::Arithmetic;
-use crate::validate::{made, variants};
+use crate::validate::{ShaderError, made, variants};
 
 /// Writes files into a folder, each whole.
 struct Folder<'a> {
@@ -56,12 +56,10 @@ pub(super) fn kernels(
         }
         let constants: serde_json::Map<_, _> =
             kernel.constants.iter().map(|&(name, value)| (name.to_owned(), value.into())).collect();
-        let shader = kernel.shader.name;
-        let variant = kernel.format.map_or_else(|| shader.to_owned(), |f| format!("{shader}.{}", f.name));
         let (bytes, threads) = made.workgroup;
         list.push(json!({
             "file": file,
-            "variant": variant,
+            "variant": variant(kernel),
             "constants": constants,
             "workgroup_bytes": bytes,
             "threads": threads,
@@ -70,6 +68,12 @@ pub(super) fn kernels(
     folder.write("kernels.json", &serde_json::to_vec_pretty(&list)?)?;
     note!("{} kernels written to {}", list.len(), folder.path.display());
     Ok(())
+}
+
+/// The shader and the format of a kernel.
+fn variant(kernel: &Kernel) -> String {
+    let shader = kernel.shader.name;
+    kernel.format.map_or_else(|| shader.to_owned(), |f| format!("{shader}.{}", f.name))
 }
 
 /// The words of all buffers, each content once.
@@ -99,7 +103,12 @@ pub(super) fn dispatches(options: &AdapterOptions, models: &[Model], folder: &Pa
     let mut failed = None;
     made::dispatches(options, models, &mut |d| {
         let made = match made::made(&d.kernel, Arithmetic::Portable) {
-            Ok(Some(made)) => made,
+            Ok(Some(made)) if made.storage.len() == d.buffers.len() => made,
+            Ok(Some(made)) => {
+                let (name, has, of) = (d.kernel.name(), d.buffers.len(), made.storage.len());
+                failed.get_or_insert(ShaderError(format!("{name}: {has} buffers for its {of} bindings")));
+                return;
+            }
             Ok(None) => return,
             Err(error) => {
                 failed.get_or_insert(error);
@@ -109,13 +118,17 @@ pub(super) fn dispatches(options: &AdapterOptions, models: &[Model], folder: &Pa
         let file = made::file_name(&d.kernel);
         let params = words.place(&d.params);
         let mut place = |w: &Vec<u32>| words.place(bytemuck::cast_slice(w));
-        let buffers: Vec<_> = d
-            .buffers
+        let buffers: Vec<_> = made
+            .storage
             .iter()
-            .map(|(before, after)| json!({"before": place(before), "after": after.as_ref().map(&mut place)}))
+            .zip(&d.buffers)
+            .map(|(binding, (before, after))| {
+                json!({"binding": binding, "before": place(before), "after": after.as_ref().map(&mut place)})
+            })
             .collect();
         list.push(json!({
             "file": file,
+            "variant": variant(&d.kernel),
             "name": d.kernel.name(),
             "shape": d.shape,
             "groups": d.groups,

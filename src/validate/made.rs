@@ -291,11 +291,16 @@ pub struct Made {
     pub hlsl_5_1: String,
     /// For DXC.
     pub hlsl_6_4: String,
-    /// For Metal. The binding of a buffer is its index; behind the last, its index is that of the table of lengths.
+    /// For Metal. The binding of a buffer is its index; that of the table of lengths lies behind the last.
     pub msl: String,
+    /// The bindings of its storage buffers, ascending; also of those that its overrides leave unused.
+    pub storage: Vec<u32>,
     /// Bytes of workgroup memory, and threads of a workgroup.
     pub workgroup: (u32, u32),
 }
+
+/// The binding of the parameters.
+const UNIFORM: u32 = 1;
 
 /// Translates a kernel; `None` if it uses matrix units, which this program reaches through SPIR-V only.
 ///
@@ -308,6 +313,8 @@ pub fn made(kernel: &Kernel, arithmetic: Arithmetic) -> Result<Option<Made>, Sha
         return Ok(None);
     }
     let failed = |e: &dyn std::fmt::Display| ShaderError(format!("{}: {e}", kernel.name()));
+    let mut storage: Vec<_> = bindings(&module).map(|(b, _)| b.binding).filter(|&b| b != UNIFORM).collect();
+    storage.sort_unstable();
     let constants = kernel.constants.iter().map(|&(name, value)| (name.to_owned(), f64::from(value))).collect();
     let point = Some((ShaderStage::Compute, "main"));
     let (module, info) =
@@ -315,13 +322,14 @@ pub fn made(kernel: &Kernel, arithmetic: Arithmetic) -> Result<Option<Made>, Sha
     let (module, info) = (&*module, &*info);
     let hlsl = |model| hlsl_text(module, info, model).map_err(|e| failed(&e));
     let (hlsl_5_1, hlsl_6_4) = (hlsl(hlsl::ShaderModel::V5_1)?, hlsl(hlsl::ShaderModel::V6_4)?);
-    let msl = msl_text(module, info).map_err(|e| failed(&e))?;
+    let lengths = storage.last().map_or(UNIFORM, |&last| last.max(UNIFORM)) + 1;
+    let msl = msl_text(module, info, lengths as u8).map_err(|e| failed(&e))?;
     let mut layouter = naga::proc::Layouter::default();
     layouter.update(module.to_ctx()).map_err(|e| failed(&e))?;
     let shared = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
     let bytes = shared.map(|(_, v)| layouter[v.ty].size.next_multiple_of(16)).sum();
     let threads = module.entry_points.first().map_or(0, |e| e.workgroup_size.iter().product());
-    Ok(Some(Made { hlsl_5_1, hlsl_6_4, msl, workgroup: (bytes, threads) }))
+    Ok(Some(Made { hlsl_5_1, hlsl_6_4, msl, storage, workgroup: (bytes, threads) }))
 }
 
 /// The bindings of a module, and whether its kernel writes to them.
@@ -356,15 +364,14 @@ fn hlsl_text(module: &Module, info: &ModuleInfo, shader_model: hlsl::ShaderModel
     Ok(text)
 }
 
-fn msl_text(module: &Module, info: &ModuleInfo) -> Result<String, msl::Error> {
-    let all: Vec<_> = bindings(module).collect();
-    let target = |(binding, mutable): &(naga::ResourceBinding, bool)| {
-        (*binding, msl::BindTarget { buffer: Some(binding.binding as u8), mutable: *mutable, ..Default::default() })
+fn msl_text(module: &Module, info: &ModuleInfo, lengths: u8) -> Result<String, msl::Error> {
+    let target = |(binding, mutable): (naga::ResourceBinding, bool)| {
+        (binding, msl::BindTarget { buffer: Some(binding.binding as u8), mutable, ..Default::default() })
     };
     let resources = msl::EntryPointResources {
-        resources: all.iter().map(target).collect(),
+        resources: bindings(module).map(target).collect(),
         immediates_buffer: None,
-        sizes_buffer: Some(all.len() as u8),
+        sizes_buffer: Some(lengths),
     };
     let unchecked = BoundsCheckPolicy::Unchecked;
     let options = msl::Options {

@@ -22,7 +22,7 @@ pub use rules::violations;
 /// Why a shader is no valid WGSL.
 #[derive(Debug, Error)]
 #[error("{0}")]
-pub struct ShaderError(String);
+pub struct ShaderError(pub(crate) String);
 
 /// A variant of a shader: the weight format it reads, and its arithmetic.
 pub struct Variant {

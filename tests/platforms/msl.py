@@ -1,10 +1,9 @@
 """Compiles naga's Metal text as C++ and runs it, for scripts/platforms.
 
-    msl.py FOLDER WORK [PART [KERNEL]]      what `samebits validate --kernels FOLDER --dispatches` wrote
+    msl.py FOLDER WORK FILE…      what `samebits validate --kernels FOLDER --dispatches` wrote, and the kernels to run
 
 Every recorded dispatch (its buffers before, and what they must hold behind it) is run by its kernel's Metal text, which g++
-compiles over tests/platforms/metal. PART, such as 1/8, takes every eighth kernel. Not an Apple compiler: it shows what naga or a
-shader writes wrongly.
+compiles over tests/platforms/metal. Not an Apple compiler: it shows what naga or a shader writes wrongly.
 """
 
 import concurrent.futures
@@ -18,6 +17,8 @@ import struct
 import subprocess
 import sys
 
+# The binding of a kernel's parameters.
+PARAMS = 1
 HERE = pathlib.Path(__file__).parent
 SIGNATURE = re.compile(r"kernel void (\w+)\((.*?)\n\) \{", re.S)
 BUILTINS = {
@@ -98,12 +99,12 @@ def run(library, case, data):
     """What differs, or None."""
     code = ctypes.CDLL(str(library))
     words = lambda span: data[4 * span[0] : 4 * (span[0] + span[1])]
-    buffers = [ctypes.create_string_buffer(bytes(words(b["before"])), max(16, 4 * b["before"][1])) for b in case["buffers"]]
-    params = ctypes.create_string_buffer(bytes(words(case["params"])), max(16, 4 * case["params"][1]))
-    sizes = struct.pack(f"{len(buffers) + 1}I", *([4 * b["before"][1] for b in case["buffers"]] + [0]))
-    sizes = ctypes.create_string_buffer(sizes, len(sizes))
-    bound = [buffers[0], params, *buffers[1:], sizes]
-    pointers = (ctypes.c_void_p * len(bound))(*[ctypes.addressof(b) for b in bound])
+    zeroed = lambda contents: ctypes.create_string_buffer(bytes(contents), max(16, len(contents)))
+    buffers = [zeroed(words(b["before"])) for b in case["buffers"]]
+    bound = {b["binding"]: buffer for b, buffer in zip(case["buffers"], buffers)}
+    bound[PARAMS] = zeroed(words(case["params"]))
+    # Behind the last is the table of lengths, which no kernel reads: none asks for the length of an array.
+    pointers = (ctypes.c_void_p * (max(bound) + 2))(*[ctypes.addressof(bound[i]) if i in bound else None for i in range(max(bound) + 1)])
     groups = (ctypes.c_uint32 * 3)(*case["groups"])
     if code.run(pointers, groups, ctypes.c_uint32(case["threads"])):
         return "some threads end while others wait at a barrier"
@@ -120,14 +121,12 @@ def run(library, case, data):
     return None
 
 
-def main(folder, work, part="1/1", only=None):
+def main(folder, work, *files):
     folder, work = pathlib.Path(folder), pathlib.Path(work)
     work.mkdir(parents=True, exist_ok=True)
     cases = json.loads((folder / "dispatches.json").read_text())
     data = memoryview((folder / "dispatches.bin").read_bytes())
-    kernels = sorted({c["file"] for c in cases if only in (None, c["file"])})
-    first, step = map(int, part.split("/"))
-    kernels = kernels[first - 1 :: step]
+    kernels = sorted(pathlib.Path(file).name.removesuffix(".metal") for file in files)
     failures, libraries = [], {}
 
     def make(kernel):
