@@ -221,8 +221,7 @@ impl Calling<'_> {
             // A workgroup takes all slots, as the sections of one row.
             (run.cols, run.rows) = (run.cols * experts.used, vec![rows]);
             let mut call = self.call(params, run, 1, products, 0..1, 3)?;
-            let kernel = call.kernel.with("SECTIONS", experts.used as u32).with("RESIDUAL", u32::from(residual));
-            call.kernel = kernel.on(&self.device.limits)?;
+            call.kernel = call.kernel.with("RESIDUAL", u32::from(residual));
             return Ok(call);
         }
         // The kernel is spread as one for the rows of all slots.
@@ -252,13 +251,19 @@ impl Calling<'_> {
         let (mut kernel, slots, tokens) = match self.spread {
             Spread::Prepared(of) => {
                 let shader = self.end.shader(join.is_some(), some).ok_or("no kernel has this end behind a branch")?;
-                let shape = Shape::new(self.device, run.format, run.cols, rows, of);
-                (shape.kernel(self.device, shader, run.format, precise, norm.is_some())?, shape.slots(), of)
+                let sections = match (self.end, some[0].experts) {
+                    (End::Sum { .. }, Some(experts)) => experts.used as u32,
+                    _ => 1,
+                };
+                let mut shape = Shape::new(&self.device.limits, run.format, run.cols, rows, of);
+                let kernel =
+                    shape.kernel(&self.device.limits, shader, run.format, precise, norm.is_some(), sections)?;
+                (kernel, shape.slots(), of)
             }
             Spread::Given(of) => {
                 let shader = self.end.few_shader(some, true).ok_or("no kernel for few rows has this end")?;
-                let shape = Shape::new(self.device, run.format, run.cols, rows, of);
-                (shape.kernel(self.device, shader, run.format, precise, false)?, shape.slots(), of)
+                let mut shape = Shape::new(&self.device.limits, run.format, run.cols, rows, of);
+                (shape.kernel(&self.device.limits, shader, run.format, precise, false, 1)?, shape.slots(), of)
             }
             Spread::Quantised(of) => {
                 let shader = self.end.few_shader(some, false).ok_or("no kernel for few rows has this end")?;

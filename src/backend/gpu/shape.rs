@@ -58,32 +58,76 @@ const MOST_THREADS: u32 = 512;
 /// Bytes of the terms of a workgroup at most, of three rows and more: several workgroups share a multiprocessor's memory.
 const MOST_TERMS: u32 = 24 * 1024;
 
+/// The same of a single row, where the matrix has fewer than `MANY_ROWS`, and where it has as many.
+const MOST_TERMS_OF_ONE: [u32; 2] = [32 * 1024, 8 * 1024];
+
+/// Threads that a large GPU holds at once: 1,024 on each of 128 multiprocessors.
+const HELD: u32 = 1024 * 128;
+
+/// From so many matrix rows on, workgroups are wider, so that fewer prepare the activations.
+const MANY_ROWS: u32 = 16 * 1024;
+
 impl Shape {
     /// For `rows` rows of `cols`, of all matrices together, and so many activation rows.
-    pub fn new(device: &Device, format: &Format, cols: usize, rows: usize, tokens: u32) -> Self {
+    pub fn new(limits: &wgpu::Limits, format: &Format, cols: usize, rows: usize, tokens: u32) -> Self {
         let chunks = (cols / CHUNK) as u32;
         let span = (format.activation_block().unwrap_or(CHUNK) / CHUNK) as u32;
         let rows = rows as u32;
-        let most = device.limits.max_compute_invocations_per_workgroup.min(MOST_THREADS);
+        let most = limits.max_compute_invocations_per_workgroup.min(MOST_THREADS);
         // At least one thread for every half of a chunk, so that each prepares one; and a few hundred workgroups, which fill a
         // large GPU: fewer prepare the activations less often.
         let least = if 2 * chunks <= most { 2 } else { 1 };
-        let across = (rows / 1024).clamp(least, (256 / chunks).max(least));
+        // Plain numbers and few rows were measured with narrow workgroups only.
+        let single = tokens == 1 && format.activation_block().is_some();
+        let wide = if single && rows > MANY_ROWS { (most / chunks).min(4) } else { 0 };
+        let across = (rows / 1024).clamp(least, (256 / chunks).max(least).max(wide)).min((most / chunks).max(1));
         // Where blocks span chunks, or weights are plain numbers, the code of a row is long, and all kernels of a token should fit an instruction cache.
         let long = span > 1 || format.activation_block().is_none();
-        let (mut across, mut depth, groups) =
-            if long { (across.min(2), 2, 1000) } else { (across, if tokens > 4 { 2 } else { 4 }, 400) };
+        let (mut across, mut depth) =
+            if long { (across.min(wide.max(2)), 2) } else { (across, if tokens > 4 { 2 } else { 4 }) };
         while tokens > 2 && span == 1 && 4 * across * depth * tokens * chunks > MOST_TERMS && (across > 1 || depth > 2)
         {
             if across > 1 { across -= 1 } else { depth = 2 }
         }
         let threads = (chunks * across).next_multiple_of(32).min(most);
         let mut shape = Self { chunks, across, loops: 1, depth, threads, tokens };
+        if single {
+            shape.loops = if span > 1 { shape.loops_of_large_blocks(rows) } else { shape.loops_of_chunks(rows) };
+            return shape;
+        }
         // What a workgroup keeps for its rows takes at most 8 KiB of its memory.
+        let groups = if long { 1000 } else { 400 };
         while rows / shape.slots() > groups && 2 * 4 * shape.slots() * tokens * (chunks / span) <= 8192 {
             shape.loops *= 2;
         }
         shape
+    }
+
+    /// How often threads of a workgroup take further rows, for a single activation row and blocks that span chunks: with more rows, fewer
+    /// workgroups prepare the activations; but those that a device holds at once should have the same work, and all their weights are on
+    /// their way early only if there is one loop. The bounds are measured (docs/lab/performance.md, "Large matrices").
+    fn loops_of_large_blocks(&self, rows: u32) -> u32 {
+        let groups = rows.div_ceil(self.slots());
+        if groups <= 1000 && groups * self.threads <= HELD / 2 * 3 {
+            return 1;
+        }
+        // Registers are given to a power of two of threads at a time.
+        let at_once = HELD / self.threads.next_power_of_two();
+        let loops = groups.div_ceil(at_once);
+        // Behind long workgroups the device would wait for the last: twice as many, where they have many rows yet.
+        if loops * self.slots() > 24 { groups.div_ceil(2 * at_once) } else { loops }
+    }
+
+    /// The same where blocks are chunks: a workgroup keeps a term of every chunk of its rows.
+    fn loops_of_chunks(&self, rows: u32) -> u32 {
+        let groups = rows.div_ceil(self.slots());
+        if groups * self.threads <= HELD {
+            return 1;
+        }
+        // With many rows, small workgroups fill the device most evenly.
+        let most = MOST_TERMS_OF_ONE[usize::from(rows > MANY_ROWS)];
+        let fits = (most / (4 * self.slots() * self.chunks)).max(1);
+        (groups * self.threads).div_ceil(HELD / 10 * 7).min(fits)
     }
 
     /// Rows of a workgroup.
@@ -91,25 +135,73 @@ impl Shape {
         self.across * self.loops * self.depth
     }
 
-    /// The kernel, or why there is none: its workgroup memory is too large.
+    /// The kernel for rows of so many sections, with fewer rows in a workgroup where its memory is too large; or why there is none.
     pub fn kernel(
-        &self,
-        device: &Device,
+        &mut self,
+        limits: &wgpu::Limits,
         shader: &'static Shader,
         format: &'static Format,
         precise: bool,
         norm: bool,
+        sections: u32,
     ) -> Result<Kernel, String> {
-        let kernel = Kernel::new(shader)
-            .format(format)
-            .precise(precise && format.activation_block().is_some())
-            .with("THREADS", self.threads)
-            .with("CHUNKS", self.chunks)
-            .with("ACROSS", self.across)
-            .with("LOOPS", self.loops)
-            .with("DEPTH", self.depth)
-            .with("NORM", u32::from(norm));
-        let kernel = if self.tokens > 1 { kernel.with("ROWS", self.tokens) } else { kernel };
-        kernel.on(&device.limits)
+        loop {
+            let kernel = Kernel::new(shader)
+                .format(format)
+                .precise(precise && format.activation_block().is_some())
+                .with("THREADS", self.threads)
+                .with("CHUNKS", self.chunks)
+                .with("ACROSS", self.across)
+                .with("LOOPS", self.loops)
+                .with("DEPTH", self.depth)
+                .with("NORM", u32::from(norm));
+            let kernel = if self.tokens > 1 { kernel.with("ROWS", self.tokens) } else { kernel };
+            let kernel = if sections > 1 { kernel.with("SECTIONS", sections) } else { kernel };
+            match kernel.on(limits) {
+                Err(_) if self.loops > 1 => self.loops = self.loops.div_ceil(2),
+                made => return made,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::FORMATS;
+    use crate::shaders::RESIDUAL;
+
+    /// Whether every row of a workgroup has threads for all of its chunks.
+    fn is_whole(shape: &Shape) -> bool {
+        shape.across == 1 || shape.across * shape.chunks <= shape.threads
+    }
+
+    #[test]
+    fn every_shape_takes_whole_rows_and_fits() {
+        for (threads, memory) in [(128, 16 << 10), (256, 16 << 10), (1024, 32 << 10), (1024, 48 << 10)] {
+            let limits = wgpu::Limits {
+                max_compute_invocations_per_workgroup: threads,
+                max_compute_workgroup_storage_size: memory,
+                ..wgpu::Limits::default()
+            };
+            for format in FORMATS {
+                for cols in [32, 96, 256, 576, 2048, 2560, 4096, 5632, 9728, 14336]
+                    .map(|n: usize| n.next_multiple_of(format.block))
+                {
+                    for rows in [1, 1000, 2048, 6144, 11_264, 28_672, 128_256] {
+                        for tokens in [1, 2, 4, 8] {
+                            let mut shape = Shape::new(&limits, format, cols, rows, tokens);
+                            let what = format!("{} {rows} x {cols}, {tokens} rows, {threads} threads", format.name);
+                            assert!(is_whole(&shape), "{what}");
+                            // What has no kernel at all has none with a single loop either.
+                            let made = shape.kernel(&limits, &RESIDUAL, format, true, false, 1);
+                            assert!(made.is_ok() || shape.loops == 1, "{what}");
+                            let single = tokens == 1 && cols <= 5632 && memory >= 32 << 10;
+                            assert!(!single || made.is_ok(), "{what}: {made:?}");
+                        }
+                    }
+                }
+            }
+        }
     }
 }
