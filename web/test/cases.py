@@ -44,8 +44,8 @@ def main():
     ]
     if not quick:
         cases += [
-            {"name": "WebGPU, precise", **NODE, **WEBGPU, **PRECISE, **STORY, **GREEDY, "tokens": 32},
-            {"name": "WebGPU, verify, precise", **NODE, **WEBGPU, **PRECISE, "verify": True},
+            {"name": "WebGPU, precise", **BOTH, **WEBGPU, **PRECISE, **STORY, **GREEDY, "tokens": 32},
+            {"name": "WebGPU, verify, precise", **BOTH, **WEBGPU, **PRECISE, "verify": True},
             {"name": "WebGPU, verify", **BOTH, **WEBGPU, **FAST, "verify": True, "screenshot": "page"},
         ]
     if model:
@@ -53,7 +53,7 @@ def main():
         cases += [{"name": "SmolLM2, CPU", **BOTH, **CPU, **other}]
         cases += [{"name": "SmolLM2, CPU, a message", **BOTH, **CPU, **other, "prompt": "Name a colour.", "chat": True}]
         if not quick:
-            cases += [{"name": "SmolLM2, WebGPU", **NODE, **WEBGPU, **other}]
+            cases += [{"name": "SmolLM2, WebGPU", **BOTH, **WEBGPU, **other}]
     # There is a kernel for each kind of format, precision and number of rows: up to 2, 4, 8 and 16 of a prompt, one of a new token.
     for path in sorted(pathlib.Path(formats).glob("*.gguf")):
         for precision in [FAST, PRECISE]:

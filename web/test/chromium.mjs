@@ -67,7 +67,14 @@ async function browse(...flags) {
   socket.onmessage = ({ data }) => {
     const { id, result, error, method, params } = JSON.parse(data);
     if (method === "Runtime.exceptionThrown") console.log("the page throws:", params.exceptionDetails.exception?.description);
-    if (id) waiting.get(id)(error ? Promise.reject(new Error(error.message)) : result);
+    if (!id) return;
+    waiting.get(id)(error ? Promise.reject(new Error(error.message)) : result);
+    waiting.delete(id);
+  };
+  // Nobody answers any more.
+  socket.onclose = () => {
+    for (const answer of waiting.values()) answer(Promise.reject(new Error("Chromium ended")));
+    waiting.clear();
   };
   session = undefined;
   const { targetId } = await send("Target.createTarget", { url: "about:blank" });
