@@ -122,6 +122,28 @@ fn the_time_of_every_step() {
 }
 
 #[test]
+fn a_report_for_tuning_says_how_kernels_are_spread_on_every_place() {
+    let arguments = ["--backend", "cpu,gpu", "-p", "3", "-n", "2", "-r", "1", "--no-warmup", "--tune-report"];
+    let text = printed(&arguments);
+    let blocks: Vec<_> = text.split("```\n").filter(|block| !block.trim().is_empty()).collect();
+    assert_eq!(blocks.len(), 2, "{text}");
+    for (block, has) in blocks.iter().zip(["cpu          ", "adapter      "]) {
+        let lines: Vec<_> = block.lines().collect();
+        for start in ["samebits     ", has, "model        llama 17M Q4_0, fast, ", "pp3 ", "tg2 "] {
+            assert_eq!(lines.iter().filter(|l| l.starts_with(start)).count(), 1, "{start} in\n{block}");
+        }
+        // Ten layers a pass, also where two tokens are two passes; and the products read their matrices.
+        let passes = lines.iter().filter(|l| l.contains(" us, 10 a pass, ") && l.contains(" GB/s: "));
+        assert!(passes.count() >= 6, "{block}");
+    }
+    let fused = blocks[1].lines().skip_while(|l| !l.ends_with("ffn_silu_mul")).nth(1).unwrap_or_default();
+    assert!(fused.contains(", 1, 1] of ") && fused.contains("THREADS="), "{fused}");
+    assert!(!blocks[0].contains("] of "), "{}", blocks[0]);
+    let usual = bench(&["--help"]).assert().success();
+    usual.stdout(contains("[default: 512; with --tune-report 2, 4, 8, 16, 32, 64, 128 and 512]"));
+}
+
+#[test]
 fn wrong_usage_says_what_is_right() {
     let fails = |arguments: &[&str], code: i32, says: &str| {
         bench(arguments).assert().code(code).stdout("").stderr(contains(says.to_owned()));
@@ -131,6 +153,7 @@ fn wrong_usage_says_what_is_right() {
     fails(&["-n", "1-8*1"], 2, "again and again");
     fails(&["-pg", "512"], 2, "PP,TG");
     fails(&["-t", "0"], 2, "-t must lie between");
+    fails(&["--tune-report", "--json"], 2, "cannot be used with");
     fails(&["--compare", "no/such/file.json"], 1, "cannot read no/such/file.json");
     fails(&["--compare", "Cargo.toml"], 1, "is no earlier run: ");
     fails(&["--backend", "gpu", "--device", "no such gpu"], 1, "samebits devices");

@@ -7,6 +7,7 @@ mod kept;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::ops::{argmax, draw};
@@ -47,6 +48,17 @@ pub struct StepTime {
     pub steps: Vec<StepName>,
     /// Time.
     pub time: Duration,
+    /// The kernels that were launched for them, where there are kernels.
+    pub launches: Vec<Launch>,
+}
+
+/// A kernel that was launched, and how it was spread.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The kernel with its format and constants: `gate_up.Q4_K.THREADS=256…`.
+    pub kernel: String,
+    /// Workgroups.
+    pub groups: [u32; 3],
 }
 
 /// What can run a plan.

@@ -12,6 +12,7 @@ mod profile;
 mod row;
 mod subject;
 mod test;
+pub mod tune;
 
 use std::time::{Duration, Instant};
 

@@ -7,6 +7,7 @@ use crate::backend::gpu::{self, AdapterOptions, Api, Device, Gpu};
 use crate::backend::{Backend, BackendError, Sizes};
 use crate::model::Model;
 use crate::plan::Plan;
+use crate::verify::report;
 
 /// The CPU with so many threads, or an adapter.
 #[derive(Debug)]
@@ -72,6 +73,17 @@ impl Place {
     /// Whether it is a GPU that is not software.
     pub fn is_real_gpu(&self) -> bool {
         matches!(self.what, What::Gpu { software: false, .. })
+    }
+
+    /// What there is to say about it, as `verify --report` does.
+    ///
+    /// # Errors
+    /// If the adapter does not open.
+    pub fn about(&self) -> Result<Vec<(&'static str, String)>, BackendError> {
+        match &self.what {
+            What::Cpu { threads } => Ok(vec![("cpu", format!("{threads} threads, {:?}", Isa::from_environment()?))]),
+            What::Gpu { options, .. } => Ok(report::adapter(&Device::open(options)?)),
+        }
     }
 
     /// Tokens of a prompt that are computed at once there, where nobody asks for another number.

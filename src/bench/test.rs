@@ -34,6 +34,11 @@ impl Test {
         self.prompt + self.generate
     }
 
+    /// Its passes, of `chunk` tokens of the prompt and of one that is generated.
+    pub fn passes(self, chunk: usize) -> usize {
+        self.prompt.div_ceil(chunk.max(1)) + self.generate
+    }
+
     /// Rows of its passes, which have `chunk` at most, where all have as many.
     pub fn rows_per_pass(self, chunk: usize) -> Option<usize> {
         match (self.prompt, self.generate) {

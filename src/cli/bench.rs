@@ -16,7 +16,7 @@ use super::{Outcome, signals};
 use crate::backend::BackendError;
 use crate::bench::compare::Earlier;
 use crate::bench::output::{Columns, Format, Printer};
-use crate::bench::{Agreement, Bench, Numbers, Options, Pair, Place, Row, Subject, Test, plot, tests};
+use crate::bench::{Agreement, Bench, Numbers, Options, Pair, Place, Row, Subject, Test, plot, tests, tune};
 use crate::output::Target;
 
 /// llama-bench's options of two letters after one dash, and how they are spelt here.
@@ -32,8 +32,8 @@ pub(super) struct Arguments {
     /// GGUF files, or models of Hugging Face's hub, separated by commas [default: the story model that is built in]
     #[arg(short, long, value_name = "FILE|NAME", required = !cfg!(builtin_model))]
     model: Vec<PathBuf>,
-    /// Prompt lengths to measure; 0 for none
-    #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512")]
+    /// Prompt lengths to measure; 0 for none [default: 512; with --tune-report 2, 4, 8, 16, 32, 64, 128 and 512]
+    #[arg(short = 'p', long, value_name = "N", value_delimiter = ',')]
     n_prompt: Vec<Numbers>,
     /// Numbers of generated tokens to measure; 0 for none
     #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "128")]
@@ -83,6 +83,10 @@ pub(super) struct Arguments {
     /// Time every step as well
     #[arg(long)]
     profile: bool,
+    /// Print one block of text about the device, its kernels, how they are spread and their times, to paste into an issue: it helps to
+    /// choose kernels for cards that we do not have
+    #[arg(long, conflicts_with_all = ["output", "json", "output_err", "wide", "profile", "compare", "svg"])]
+    tune_report: bool,
     /// The JSON of an earlier run, to print the ratio to it
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -127,7 +131,12 @@ pub(super) fn spelt_out(word: OsString) -> OsString {
 }
 
 pub(super) fn run(a: &Arguments, process_start: Instant) -> Outcome {
-    let tests = tests(&flat(&a.n_prompt), &flat(&a.n_gen), &a.prompt_gen, &flat(&a.n_depth));
+    let prompts = match flat(&a.n_prompt) {
+        none if none.is_empty() && a.tune_report => tune::PROMPTS.to_vec(),
+        none if none.is_empty() => vec![512],
+        some => some,
+    };
+    let tests = tests(&prompts, &flat(&a.n_gen), &a.prompt_gen, &flat(&a.n_depth));
     if tests.is_empty() {
         return Err(Usage::NothingToMeasure.into());
     }
@@ -159,7 +168,8 @@ pub(super) fn run(a: &Arguments, process_start: Instant) -> Outcome {
         rows: Vec::new(),
         bar: terminal::bar(a.quiet, None, "{wide_bar} {pos}/{len}"),
         total: 0,
-        to_stdout: svg.as_ref().is_none_or(|file| !file.is_stdout()),
+        to_stdout: !a.tune_report && svg.as_ref().is_none_or(|file| !file.is_stdout()),
+        about: Vec::new(),
     };
     let signal = signals::watch();
     let measured = measure(a, process_start, &models, &tests, &threads, &chunks, &mut report, &signal);
@@ -182,6 +192,13 @@ pub(super) fn run(a: &Arguments, process_start: Instant) -> Outcome {
         return Err(Interrupted.into());
     }
     measured?;
+    if a.tune_report {
+        let mut first = 0;
+        for (about, end) in &report.about {
+            write_out(&escape(&tune::text(about, &rows[first..*end])))?;
+            first = *end;
+        }
+    }
     if let Some(file) = &svg {
         file.write(plot::svg(&rows)?.as_bytes())?;
     }
@@ -236,7 +253,7 @@ fn measure(
                     warm_up: !a.no_warmup,
                     precision: a.precision.into(),
                     chunk: chunk as usize,
-                    profile: a.profile,
+                    profile: a.profile || a.tune_report,
                 };
                 let context = tests.iter().map(|t| t.context()).max().unwrap_or(1);
                 let mut bench = Bench::open(&subject, place, context, options)?;
@@ -251,6 +268,9 @@ fn measure(
                     }
                     report.row(bench.run(test)?)?;
                 }
+            }
+            if a.tune_report {
+                report.about.push((place.about()?, report.rows.len()));
             }
         }
     }
@@ -313,6 +333,8 @@ struct Report {
     total: usize,
     /// Whether the rows go to standard output.
     to_stdout: bool,
+    /// With --tune-report: what there is to say about the places that were measured, and the number of rows behind each.
+    about: Vec<(Vec<(&'static str, String)>, usize)>,
 }
 
 impl Report {

@@ -507,7 +507,8 @@ impl Backend for Cpu {
         self.run(&batch, true, |_, steps, _| {
             let time = start.elapsed();
             let names = steps.iter().map(|s| s.name.clone()).collect();
-            times.push(StepTime { op: steps[0].op.name().to_owned(), steps: names, time });
+            let op = steps[0].op.name().to_owned();
+            times.push(StepTime { op, steps: names, time, launches: Vec::new() });
             start = Instant::now();
         })?;
         Ok(times)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Gpu;
 use super::group::Group;
 use super::lower::{Dispatch, ready};
-use crate::backend::{BackendError, Batch, StepTime};
+use crate::backend::{BackendError, Batch, Launch, StepTime};
 use crate::host::Instant;
 use crate::plan::StepName;
 
@@ -25,6 +25,14 @@ pub(super) struct Timed<'a> {
 impl Timed<'_> {
     fn record(&self, pass: &mut wgpu::ComputePass<'_>) -> Result<(), BackendError> {
         self.dispatches.iter().try_for_each(|d| d.record(pass, 0, self.position, self.rows))
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let launch = |d: &Dispatch| Launch {
+            kernel: d.pipeline.kernel().name(),
+            groups: d.grid.groups(self.position, self.rows),
+        };
+        self.dispatches.iter().map(launch).collect()
     }
 }
 
@@ -48,7 +56,7 @@ impl Gpu {
         }
         let named = |(s, time): (&Timed<'_>, Duration)| {
             let steps = s.steps.iter().map(|s| (*s).clone()).collect();
-            StepTime { op: s.op.to_owned(), steps, time }
+            StepTime { op: s.op.to_owned(), steps, time, launches: s.launches() }
         };
         Ok(steps.iter().zip(times).map(named).collect())
     }
