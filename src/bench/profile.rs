@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Bench, BenchError, Test, id};
 use crate::backend::{BackendError, Batch, Launch, Rows, StepTime};
-use crate::plan::{Op, Plan, StepName};
+use crate::plan::{Op, Plan, StepName, WeightId};
 
 /// What a kind of step took in a test.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,15 +31,15 @@ pub struct Share {
 
 /// Bytes of the matrices that each step of a plan reads for `rows` rows. Which experts several rows choose is not known: none are counted.
 fn bytes(plan: &Plan, rows: usize) -> HashMap<&StepName, u64> {
-    let matrix = |rows: usize, id| {
-        let weight = &plan.weights[id];
+    let matrix = |rows: usize, id: WeightId| {
+        let weight = &plan.weights[id.0];
         (rows * weight.format.row_bytes(weight.cols)) as u64
     };
     let read = |op: &Op| match op {
-        Op::Matmul(op) => matrix(plan.weights[op.weight.0].rows, op.weight.0),
+        Op::Matmul(op) => matrix(plan.weights[op.weight.0].rows, op.weight),
         Op::ExpertMatmul(op) if rows == 1 => {
             let chosen = plan.weights[op.weight.0].rows / op.experts * op.used(&plan.shapes());
-            matrix(chosen, op.weight.0)
+            matrix(chosen, op.weight)
         }
         _ => 0,
     };

@@ -64,7 +64,8 @@ fn took(share: &Share, row: &Row) -> String {
     if share.bytes > 0 {
         let _ = write!(text, ", {:.1} GB/s", share.bytes as f64 / share.seconds.max(f64::MIN_POSITIVE) / 1e9);
     }
-    let _ = write!(text, ": {}", share.step);
+    // A token is chosen by no step of the plan.
+    let _ = write!(text, ": {}", if share.step.is_empty() { &share.op } else { &share.step });
     text
 }
 

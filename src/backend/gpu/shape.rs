@@ -58,13 +58,13 @@ const MOST_THREADS: u32 = 512;
 /// Bytes of the terms of a workgroup at most, of three rows and more: several workgroups share a multiprocessor's memory.
 const MOST_TERMS: u32 = 24 * 1024;
 
-/// The same of a single row, where the matrix has fewer than `MANY_ROWS`, and where it has as many.
+/// The same of a single row, where the matrix has at most `MANY_ROWS`, and where it has more.
 const MOST_TERMS_OF_ONE: [u32; 2] = [32 * 1024, 8 * 1024];
 
 /// Threads that a large GPU holds at once: 1,024 on each of 128 multiprocessors.
 const HELD: u32 = 1024 * 128;
 
-/// From so many matrix rows on, workgroups are wider, so that fewer prepare the activations.
+/// With more matrix rows than these, workgroups are wider, so that fewer prepare the activations.
 const MANY_ROWS: u32 = 16 * 1024;
 
 impl Shape {
