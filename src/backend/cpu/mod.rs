@@ -355,12 +355,11 @@ impl Cpu {
         let (memory, isa) = (&self.memory, self.isa);
         let (cache, width) = (&memory.caches[op.cache.0], self.plan.caches[op.cache.0].width());
         let sinks = op.scoring.sinks.map_or(&[][..], |id| &memory.vectors[id.0]);
-        // Heads that share keys and values go together where enough tasks are left.
+        // Heads that share keys and values go together where tasks are left that keep all threads busy.
         let group = heads / p.kv_heads as usize;
-        let busy = rows * p.kv_heads as usize >= 2 * self.pool.threads();
-        let together =
-            if cache.tiled && busy { (1..=simd::HEADS).rev().find(|n| group.is_multiple_of(*n)) } else { None };
-        let together = together.unwrap_or(1);
+        let busy = |tasks: usize| tasks >= 2 * self.pool.threads() || tasks.is_multiple_of(self.pool.threads());
+        let fits = |n: &usize| cache.tiled && group.is_multiple_of(*n) && busy(rows * heads / n);
+        let together = (1..=simd::HEADS).rev().find(fits).unwrap_or(1);
         // Scores, and a head's queries for the vector paths.
         let room = (self.sizes.context.next_multiple_of(ROWS) + head_dim) * together;
         let cells = Disjoint::new(&mut result);

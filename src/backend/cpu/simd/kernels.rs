@@ -410,38 +410,30 @@ macro_rules! kernels {
             }
         }
 
-        /// `Q` sums of `n` products, S8 in blocks of 32 and S8 over the blocks, `begin` elements of which are left out before: of the vectors `of(i)` with the numbers
-        /// `by(k, i)`. The products are exact (13 by 11 bits), so fusing them with the additions changes nothing.
+        /// `Q` sums of products, S8 over the elements from `first` to `end`, 32 at most: of the vectors `of(i)` with the numbers `by(k, i)`. The products are exact
+        /// (13 by 11 bits), so fusing them with the additions changes nothing.
         #[inline]
         #[target_feature(enable = $features)]
-        fn sums<const Q: usize>(
-            begin: usize,
-            n: usize,
+        fn block<const Q: usize>(
+            (first, end): (usize, usize),
             of: impl Fn(usize) -> F,
             by: impl Fn(usize, usize) -> f32,
         ) -> [F; Q] {
-            let mut outer = [[zero_f(); Q]; 8];
-            for first in (0..n).step_by(32) {
-                let end = n.min(first + 32);
-                let lane = |l: usize| {
-                    let mut sums = [zero_f(); Q];
-                    let mut add = |i: usize| {
-                        let v = of(i);
-                        for (k, sum) in sums.iter_mut().enumerate() {
-                            *sum = mul_add(splat_f(by(k, i)), v, *sum);
-                        }
-                    };
-                    if end == first + 32 {
-                        [0, 8, 16, 24].into_iter().for_each(|i| add(first + i + l));
-                    } else {
-                        (first + l..end).step_by(8).for_each(add);
+            tree_of(|l| {
+                let mut sums = [zero_f(); Q];
+                let mut add = |i: usize| {
+                    let v = of(i);
+                    for (k, sum) in sums.iter_mut().enumerate() {
+                        *sum = mul_add(splat_f(by(k, i)), v, *sum);
                     }
-                    sums
                 };
-                let outer = &mut outer[(begin + first) / 32 % 8];
-                *outer = add_each(*outer, tree_of(lane));
-            }
-            tree_of(|l| outer[l])
+                if end == first + 32 {
+                    [0, 8, 16, 24].into_iter().for_each(|i| add(first + i + l));
+                } else {
+                    (first + l..end).step_by(8).for_each(add);
+                }
+                sums
+            })
         }
 
         #[inline]
@@ -479,7 +471,12 @@ macro_rules! kernels {
                     let key = |i| unsafe { load_half(k.add(tile * stride + i * ROWS + LANES * part).cast()) };
                     // SAFETY: `n` numbers for each head.
                     let by = |h: usize, i: usize| unsafe { *q.get_unchecked(h * n + i) };
-                    for (h, sum) in sums::<Q>(0, n, key, by).into_iter().enumerate() {
+                    let mut outer = [[zero_f(); Q]; 8];
+                    for first in (0..n).step_by(32) {
+                        let outer = &mut outer[first / 32 % 8];
+                        *outer = add_each(*outer, block((first, n.min(first + 32)), key, by));
+                    }
+                    for (h, sum) in tree_of(|l| outer[l]).into_iter().enumerate() {
                         let at = h * room + tile * ROWS + LANES * part;
                         // SAFETY: a part of the tile's scores.
                         unsafe { store_f(scores.as_mut_ptr().add(at), mul(sum, splat_f(scale))) };
@@ -487,6 +484,9 @@ macro_rules! kernels {
                 }
             }
         }
+
+        /// Vectors of a position's values that are taken side by side, so that all of a line of the cache is used while it is near.
+        const BESIDE: usize = 8;
 
         /// Values weighted by `count` weights of each of `Q` heads from position `start` on, a multiple of 32; a head's begin `room` apart.
         ///
@@ -501,14 +501,24 @@ macro_rules! kernels {
             out: &mut [f32],
         ) {
             let n = out.len() / Q;
-            for d in (0..n).step_by(LANES) {
-                // SAFETY: position `i` is one of `count`.
-                let value = |i| unsafe { load_half(v.add(i * stride + d).cast()) };
-                // SAFETY: as above.
-                let by = |h: usize, i: usize| unsafe { *weights.get_unchecked(h * room + i) };
-                for (h, sum) in sums::<Q>(start, count, value, by).into_iter().enumerate() {
-                    // SAFETY: LANES results of a head.
-                    unsafe { store_f(out.as_mut_ptr().add(h * n + d), sum) };
+            for d in (0..n).step_by(LANES * BESIDE) {
+                let beside = BESIDE.min((n - d) / LANES);
+                let mut outer = [[[zero_f(); Q]; 8]; BESIDE];
+                for first in (0..count).step_by(32) {
+                    for (w, outer) in outer.iter_mut().enumerate().take(beside) {
+                        // SAFETY: position `i` is one of `count`.
+                        let value = |i| unsafe { load_half(v.add(i * stride + d + w * LANES).cast()) };
+                        // SAFETY: as above.
+                        let by = |h: usize, i: usize| unsafe { *weights.get_unchecked(h * room + i) };
+                        let outer = &mut outer[(start + first) / 32 % 8];
+                        *outer = add_each(*outer, block((first, count.min(first + 32)), value, by));
+                    }
+                }
+                for (w, outer) in outer.iter().enumerate().take(beside) {
+                    for (h, sum) in tree_of(|l| outer[l]).into_iter().enumerate() {
+                        // SAFETY: LANES results of a head.
+                        unsafe { store_f(out.as_mut_ptr().add(h * n + d + w * LANES), sum) };
+                    }
                 }
             }
         }
