@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::subject::chosen_rows;
 use super::{Bench, BenchError, Test, id};
 use crate::backend::{BackendError, Batch, Launch, Rows, StepTime};
 use crate::plan::{Op, Plan, StepName, WeightId};
@@ -37,10 +38,7 @@ fn bytes(plan: &Plan, rows: usize) -> HashMap<&StepName, u64> {
     };
     let read = |op: &Op| match op {
         Op::Matmul(op) => matrix(plan.weights[op.weight.0].rows, op.weight),
-        Op::ExpertMatmul(op) if rows == 1 => {
-            let chosen = plan.weights[op.weight.0].rows / op.experts * op.used(&plan.shapes());
-            matrix(chosen, op.weight)
-        }
+        Op::ExpertMatmul(op) if rows == 1 => matrix(chosen_rows(plan, op), op.weight),
         _ => 0,
     };
     plan.steps.iter().map(|step| (&step.name, read(&step.op))).collect()

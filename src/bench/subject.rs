@@ -5,7 +5,13 @@ use std::time::Duration;
 use crate::convert::TARGETS;
 use crate::gguf::ggml_type;
 use crate::model::Model;
+use crate::ops::ExpertMatmul;
 use crate::plan::{Op, Plan, Step};
+
+/// Rows of a matrix that belong to the experts a single row chooses.
+pub(super) fn chosen_rows(plan: &Plan, op: &ExpertMatmul) -> usize {
+    plan.weights[op.weight.0].rows / op.experts * op.used(&plan.shapes())
+}
 
 /// A model, and what is said of it.
 pub struct Subject {
@@ -42,8 +48,7 @@ impl Subject {
         let left_out = |step: &Step| match &step.op {
             Op::ExpertMatmul(op) => {
                 let w = &plan.weights[op.weight.0];
-                let used = op.used(&plan.shapes());
-                (w.rows / op.experts * (op.experts - used) * w.format.row_bytes(w.cols)) as u64
+                ((w.rows - chosen_rows(plan, op)) * w.format.row_bytes(w.cols)) as u64
             }
             _ => 0,
         };

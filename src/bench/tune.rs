@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::profile::Share;
 use super::{Row, Test};
-use crate::numerics::VERSION;
+use crate::verify::report;
 
 /// The rows of prompts that a report measures, around the edges of kernels, and the new tokens.
 pub const PROMPTS: [u32; 8] = [2, 4, 8, 16, 32, 64, 128, 512];
@@ -13,12 +13,8 @@ pub const PROMPTS: [u32; 8] = [2, 4, 8, 16, 32, 64, 128, 512];
 /// The block: lines `about` a place, and what was measured there, with profiles.
 pub fn text(about: &[(&'static str, String)], rows: &[Row]) -> String {
     let mut out = "```\n".to_owned();
-    let mut line = |name: &str, value: &str| {
-        let _ = writeln!(out, "{name:<12} {value}");
-    };
-    line("samebits", &format!("{}, {VERSION}", env!("CARGO_PKG_VERSION")));
-    line("system", &format!("{} {}", std::env::consts::OS, std::env::consts::ARCH));
-    about.iter().for_each(|(name, value)| line(name, value));
+    let mut line = |name: &str, value: &str| out.push_str(&report::line(name, value));
+    report::program().iter().chain(about).for_each(|(name, value)| line(name, value));
     let mut model = String::new();
     for row in rows {
         if let Some(read) = row.read_gb_per_s

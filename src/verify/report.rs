@@ -58,20 +58,30 @@ pub fn adapter(device: &Device) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The block; `rungs` with the time that each took.
-pub fn text(facts: &Facts, rungs: &[(Rung, Duration)]) -> String {
-    let mut lines = vec![
+/// The first lines of every block: this program, and the system that it runs on.
+pub fn program() -> Vec<(&'static str, String)> {
+    vec![
         ("samebits", format!("{}, {VERSION}", env!("CARGO_PKG_VERSION"))),
         ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
-        ("cpu", facts.cpu.clone()),
-    ];
+    ]
+}
+
+/// A line of a block.
+pub fn line(name: &str, value: &str) -> String {
+    format!("{name:<12} {value}\n")
+}
+
+/// The block; `rungs` with the time that each took.
+pub fn text(facts: &Facts, rungs: &[(Rung, Duration)]) -> String {
+    let mut lines = program();
+    lines.push(("cpu", facts.cpu.clone()));
     lines.extend(facts.adapter.iter().cloned());
     let (name, parameters) = &facts.model;
     lines.push(("model", format!("{name}, {parameters} parameters, {:?}", facts.precision).to_lowercase()));
     lines.extend(facts.known_failure.iter().map(|what| ("known", format!("failure of this driver: {what}"))));
     let mut out = "```\n".to_owned();
     for (name, value) in lines {
-        let _ = writeln!(out, "{name:<12} {value}");
+        out.push_str(&line(name, &value));
     }
     for (rung, time) in rungs {
         let verdict = if rung.holds { "holds" } else { "FAILS" };

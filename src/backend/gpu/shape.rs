@@ -58,8 +58,11 @@ const MOST_THREADS: u32 = 512;
 /// Bytes of the terms of a workgroup at most, of three rows and more: several workgroups share a multiprocessor's memory.
 const MOST_TERMS: u32 = 24 * 1024;
 
-/// The same of a single row, where the matrix has at most `MANY_ROWS`, and where it has more.
-const MOST_TERMS_OF_ONE: [u32; 2] = [32 * 1024, 8 * 1024];
+/// The same of a single row.
+const MOST_TERMS_OF_ONE: u32 = 32 * 1024;
+
+/// The same where the matrix has more than `MANY_ROWS`: small workgroups fill the device most evenly then.
+const MOST_TERMS_OF_MANY: u32 = 8 * 1024;
 
 /// Threads that a large GPU holds at once: 1,024 on each of 128 multiprocessors.
 const HELD: u32 = 1024 * 128;
@@ -124,8 +127,7 @@ impl Shape {
         if groups * self.threads <= HELD {
             return 1;
         }
-        // With many rows, small workgroups fill the device most evenly.
-        let most = MOST_TERMS_OF_ONE[usize::from(rows > MANY_ROWS)];
+        let most = if rows > MANY_ROWS { MOST_TERMS_OF_MANY } else { MOST_TERMS_OF_ONE };
         let fits = (most / (4 * self.slots() * self.chunks)).max(1);
         (groups * self.threads).div_ceil(HELD / 10 * 7).min(fits)
     }
