@@ -292,6 +292,12 @@ shaders! {
     TILED_MATRIX = "tiled_matrix", "tiled/matrix.wgsl";
     /// Many rows: the product on matrix units of 8 x 8.
     TILED_MATRIX8 = "tiled_matrix8", "tiled/matrix8.wgsl";
+    /// Some rows: the product on matrix units of 16 x 16, which unpacks weights itself.
+    TILED_UNITS = "tiled_units", "tiled/units.wgsl";
+    /// Some rows: the product on matrix units of 8 x 8, which unpacks weights itself.
+    TILED_UNITS8 = "tiled_units8", "tiled/units8.wgsl";
+    /// Some rows: the sum of lanes that several workgroups added up.
+    TILED_LANES = "tiled_lanes", "tiled/lanes.wgsl";
     /// Tensors: a function of each element.
     TENSOR_MAP = "tensor_map", "tensor/map.wgsl";
     /// Tensors: sums and extremes over some axes.
@@ -364,6 +370,7 @@ static PARTS: &[Part] = &[
     one!("values"),
     one!("items"),
     one!("matrix"),
+    one!("units"),
     one!("stream"),
     one!("joined"),
     one!("slots"),

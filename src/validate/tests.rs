@@ -10,6 +10,11 @@ fn shader(name: &str) -> &'static Shader {
     SHADERS.iter().find(|s| s.name == name).unwrap()
 }
 
+/// Whether a kernel is one for matrix units.
+fn is_for_units(name: &str) -> bool {
+    name.starts_with("tiled_matrix") || name.starts_with("tiled_units")
+}
+
 /// What a module does against the numerics contract.
 fn violations(source: &str) -> Vec<String> {
     let (module, info) = parse(source, Capabilities::all()).unwrap_or_else(|e| panic!("{e}"));
@@ -25,7 +30,7 @@ fn all_translate() {
         let t = translate(&module, &info, "main");
         assert!(t.spirv.unwrap().len() > 100, "{}", v.name);
         if uses_matrix_units(&module) {
-            assert!(v.name.starts_with("tiled_matrix"), "{}", v.name);
+            assert!(is_for_units(&v.name), "{}", v.name);
             continue;
         }
         assert!(t.msl.unwrap().contains("kernel"), "{}", v.name);
@@ -37,7 +42,7 @@ fn all_translate() {
 /// What runs on every device needs nothing beyond the portable minimum.
 #[test]
 fn portable_kernels_are_portable() {
-    for v in variants().iter().filter(|v| v.arithmetic == Arithmetic::Portable && !v.name.starts_with("tiled_matrix")) {
+    for v in variants().iter().filter(|v| v.arithmetic == Arithmetic::Portable && !is_for_units(&v.name)) {
         assert!(parse(&v.source, Capabilities::empty()).is_ok(), "{}", v.name);
     }
 }

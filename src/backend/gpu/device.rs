@@ -11,7 +11,7 @@ use super::pipelines::{Kernel, Pipeline, Pipelines};
 use crate::backend::BackendError;
 use crate::host;
 use crate::shaders::params::State;
-use crate::shaders::{Arithmetic, Shader, TILED_MATRIX, TILED_MATRIX8};
+use crate::shaders::{Arithmetic, Shader, TILED_MATRIX, TILED_MATRIX8, TILED_UNITS, TILED_UNITS8};
 
 /// Bytes of a state, what every kernel reads first (`State` in `wgsl/lib/numerics.wgsl`).
 pub const STATE_BYTES: u64 = size_of::<State>() as u64;
@@ -129,7 +129,20 @@ impl MatrixUnits {
         }
     }
 
-    /// The kernel for them.
+    /// The kernel for them that unpacks weights itself, and the rows of its tiles: of activations, and of weights.
+    pub(super) fn unpacking(self) -> (&'static Shader, [usize; 2]) {
+        match self {
+            Self::Of16 => (&TILED_UNITS, [64, 128]),
+            Self::Of8 => (&TILED_UNITS8, [32, 64]),
+        }
+    }
+
+    /// Both kernels for them.
+    pub fn shaders(self) -> [&'static Shader; 2] {
+        [self.shader(), self.unpacking().0]
+    }
+
+    /// The kernel for them whose weights were unpacked before.
     pub fn shader(self) -> &'static Shader {
         match self {
             Self::Of16 => &TILED_MATRIX,

@@ -16,8 +16,10 @@ use super::group::{Group, Kernels, Output};
 use super::lower::{Dispatch, Grid, Lowering, Resources, dispatch};
 use super::row_words;
 use super::tiled::{self, Layout, Quantize};
+use super::units;
 use crate::backend::BackendError;
 use crate::numerics::Precision;
+use crate::ops::Matmul;
 use crate::plan::{Buffer, BufferId, BufferKind, Op, Plan};
 use crate::quant::CHUNK;
 use crate::shaders::{FEW_PRODUCTS, GIVEN_PRODUCTS, PRODUCTS};
@@ -66,15 +68,26 @@ impl Spread {
 /// Rows that there is place for.
 const PLACES: usize = 128;
 
+/// The same where matrix units multiply more (`units.rs`), and where most products on them have two planes, each unpacked by itself.
+const BESIDE_UNITS: usize = 32;
+const BESIDE_PLANES: usize = 64;
+
 /// Rows up to which a plan is run by these groups: with more of them the kernels for many are faster (docs/lab/performance.md).
-pub(super) fn most_rows(plan: &Plan) -> usize {
-    let most = |op: &Op| match op {
-        Op::Matmul(product) if plan.weights[product.weight.0].format.activation_block().is_none() => {
-            tiled::MIN_ROWS - 1
-        }
-        _ => PLACES,
-    };
-    plan.steps.iter().filter(|s| !plan.is_wanted(&s.op)).map(|s| most(&s.op)).min().unwrap_or(PLACES)
+pub(super) fn most_rows(device: &Device, plan: &Plan) -> usize {
+    let ops = plan.steps.iter().map(|s| &s.op).filter(|op| !plan.is_wanted(op));
+    let products: Vec<&Matmul> =
+        ops.filter_map(|op| if let Op::Matmul(product) = op { Some(product) } else { None }).collect();
+    let is_plain = |product: &&Matmul| plan.weights[product.weight.0].format.activation_block().is_none();
+    if products.iter().any(is_plain) {
+        return tiled::MIN_ROWS - 1;
+    }
+    let on_units: Vec<_> = products.iter().filter_map(|product| units::units(device, plan, product)).collect();
+    let in_planes = on_units.iter().filter(|(_, how)| how.planes > 1).count();
+    match on_units.len() == products.len() {
+        true if 2 * in_planes > products.len() => BESIDE_PLANES,
+        true => BESIDE_UNITS,
+        false => PLACES,
+    }
 }
 
 /// The ways for some products.

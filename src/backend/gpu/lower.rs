@@ -113,6 +113,8 @@ pub(super) struct Resources {
     pub none: wgpu::Buffer,
     pub scores: wgpu::Buffer,
     pub halves: Halves,
+    /// Sums of lanes of products on matrix units.
+    pub lanes: wgpu::Buffer,
     /// What a few rows are quantised to.
     pub lanewise: wgpu::Buffer,
     pub weights: Vec<Resident>,
@@ -178,9 +180,10 @@ impl<'a> Lowering<'a> {
         let many = |(step, alone): (&Step, &Group)| {
             let kernels = match &step.op {
                 Op::ExpertMatmul(op) => self.by_expert(op, alone.at(0, 1), &mut tiles)?,
-                op => match self.tiled(op)? {
-                    tiled if tiled.is_empty() => alone.kernels.clone(),
-                    tiled => Kernels::Fixed(tiled),
+                op => match (self.on_units(op)?, self.tiled(op)?) {
+                    (_, tiled) if tiled.is_empty() => alone.kernels.clone(),
+                    (some, tiled) if some.is_empty() => Kernels::Fixed(tiled),
+                    (some, tiled) => Kernels::Few(some.into_iter().chain([(usize::MAX, tiled)]).collect()),
                 },
             };
             tiles.written(step.op.output());

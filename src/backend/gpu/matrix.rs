@@ -31,18 +31,18 @@ const PART: usize = 64 << 20;
 
 /// How a format is multiplied.
 #[derive(Clone, Copy)]
-struct Units {
+pub(super) struct Units {
     /// 2 where integer scales are split into their high and their low four bits.
-    planes: usize,
+    pub planes: usize,
     /// Whether a block is added up in two halves.
-    twice: bool,
+    pub twice: bool,
     has_min: bool,
 }
 
 impl Units {
     /// `None` for formats whose blocks are chunks, which have so many scales that other kernels are faster, and where halves or
     /// sums would not be exact.
-    fn new(format: &Format) -> Option<Self> {
+    pub fn new(format: &Format) -> Option<Self> {
         let Decode::Block { activation, sub_block, has_min, levels, .. } = format.decode else { return None };
         let units = |planes, twice| Some(Self { planes, twice, has_min });
         let Levels::Bits { low, bits } = levels else { return None };

@@ -22,6 +22,7 @@ mod rows;
 mod shape;
 mod tiled;
 mod timing;
+mod units;
 pub mod weights;
 
 pub use bandwidth::read_bandwidth;
@@ -113,7 +114,7 @@ impl Gpu {
         let many_alone = lowering.many_alone(&alone)?;
         let many = lowering.many(&many_alone)?;
         let few = lowering.few(&alone, &many_alone)?;
-        let most_few = few::most_rows(&plan);
+        let most_few = few::most_rows(&device, &plan);
         let logits = vec![0.0; sizes.logits_rows * plan.vocabulary()];
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = device.buffer("logits staging", logits.len() as u64 * 4, usage)?;
@@ -328,6 +329,7 @@ fn allocate(
         angles: angles.collect::<Result<_, _>>()?,
         none: words("nothing", 4)?,
         halves: Halves::new(device, plan, sizes)?,
+        lanes: words("sums of lanes", units::lane_words(device, plan, sizes.batch))?,
         lanewise: words("few rows", few::lanewise_words(plan))?,
         scores: device.storage("attention scores", (rows * row_bytes) as u64)?,
         weights,

@@ -1,0 +1,8 @@
+// The matrix product for some activation rows on matrix units of 16 x 16, for subgroups of 32 threads.
+// needs: matrix units, block format, lanes, units
+
+const UNIT = 16u;
+const SUBGROUP = 32u;
+alias Left = coop_mat16x16<f16,A>;
+alias Right = coop_mat16x16<f16,B>;
+alias Sums = coop_mat16x16<f32,C>;

@@ -1,0 +1,8 @@
+// The matrix product for some activation rows on matrix units of 8 x 8, for subgroups of 8 threads.
+// needs: matrix units, block format, lanes, units
+
+const UNIT = 8u;
+const SUBGROUP = 8u;
+alias Left = coop_mat8x8<f16,A>;
+alias Right = coop_mat8x8<f16,B>;
+alias Sums = coop_mat8x8<f32,C>;
