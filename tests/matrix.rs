@@ -81,10 +81,10 @@ fn products_of_many_rows_with_blocks_of_256_have_the_bits_of_the_cpu() {
             };
             let mut gpu = Gpu::new(device(), &weights, plan.clone(), all, &mut |_| {}).unwrap();
             let got = run(&mut gpu);
-            let ran = |name: &str| gpu.kernels().iter().any(|k| k.shader.name == name);
-            let units = kind.is_some_and(|units| ran(units.shader().name));
+            let made = |name: &str| gpu.kernels().iter().any(|k| k.shader.name == name);
+            let units = kind.is_some_and(|units| made(units.shader().name));
             let own = cols >= 4096 && units;
-            assert_eq!(ran("tiled_units") || ran("tiled_units8"), own, "{format}, {rows} x {cols}, {tokens} rows");
+            assert_eq!(made("tiled_units") || made("tiled_units8"), own, "{format}, {rows} x {cols}, {tokens} rows");
             on_units.push(units);
             let expected = run(&mut Cpu::with_isa(&weights, plan, all, 1, Isa::Scalar).unwrap());
             let wrong = got.iter().zip(&expected).filter(|(a, b)| a != b).count();

@@ -369,6 +369,7 @@ static PARTS: &[Part] = &[
     one!("heads"),
     one!("values"),
     one!("items"),
+    one!("outputs"),
     one!("matrix"),
     one!("units"),
     one!("stream"),

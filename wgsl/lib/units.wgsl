@@ -47,17 +47,8 @@ struct Outputs {
   b: Quads,
 }
 fn sum_of(x: Outputs, y: Outputs) -> Outputs { return Outputs(both(x.a, y.a), both(x.b, y.b)); }
-fn by_row(a: Quads, d0: vec4<f32>, d1: vec4<f32>) -> Quads {
-  return Quads(mul4(d0, a.t0), mul4(d0, a.t1), mul4(d1, a.t2), mul4(d1, a.t3));
-}
-fn by_token(a: Quads, e0: f32, e1: f32) -> Quads {
-  return Quads(mul4(vec4(e0), a.t0), mul4(vec4(e1), a.t1), mul4(vec4(e0), a.t2), mul4(vec4(e1), a.t3));
-}
-fn scales_of(row: u32) -> vec4<f32> { return vec4(w_scale[row], w_scale[row + 1u], w_scale[row + 2u], w_scale[row + 3u]); }
-fn minima_of(row: u32) -> vec4<f32> { return vec4(w_min[row], w_min[row + 1u], w_min[row + 2u], w_min[row + 3u]); }
 fn two_products(at: u32) -> Quads {
-  let half = UNIT / 2u * (UNIT / 4u);
-  return Quads(products[at], products[at + half], products[at + 2u * half], products[at + 3u * half]);
+  return Quads(products[at], products[at + SUBGROUP], products[at + 2u * SUBGROUP], products[at + 3u * SUBGROUP]);
 }
 
 // What a thread brings of a chunk: a row's weights, some activations, or both.
@@ -159,7 +150,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let right = subgroup % (ROWS / (2u * UNIT)) * (2u * UNIT);
   let corner_quad = UNIT * (UNIT / 4u);
   let corner = subgroup * 4u * corner_quad;
-  let mine = corner + thread % SUBGROUP / (UNIT / 4u) * (UNIT / 4u) + thread % (UNIT / 4u);
+  let mine = corner + thread % SUBGROUP;
   let my_row = right + 4u * (thread % (UNIT / 4u));
   let my_token = first_token + left + thread % SUBGROUP / (UNIT / 4u);
   let x_float = 136u * params.blocks * params.x_places + my_token;
@@ -220,7 +211,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         workgroupBarrier();
       }
       if SUMS == 2u {
-        // One rounding: times 16 is exact. The first sum has nothing before it.
+        // One rounding: times 16 is exact. The first sum has nothing before it: what lies there counts 0 times, as naga allows no
+        // matrix operation in a branch.
         let by = select(0.0, select(1.0, 16.0, PLANES == 2u), sum == 1u);
         c0 = coopLoadT<Sums>(&products[corner], UNIT / 4u) * by + c0;
         c1 = coopLoadT<Sums>(&products[corner + corner_quad], UNIT / 4u) * by + c1;

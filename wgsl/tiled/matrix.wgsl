@@ -1,5 +1,5 @@
 // The matrix product for many activation rows on matrix units of 16 x 16, for subgroups of 32 threads.
-// needs: matrix units, lanes, matrix
+// needs: matrix units, lanes, outputs, matrix
 
 const UNIT = 16u;
 const SUBGROUP = 32u;

@@ -1,5 +1,5 @@
 // The matrix product for many activation rows on matrix units of 8 x 8, for subgroups of 8 threads and 32 KiB of workgroup memory.
-// needs: matrix units, lanes, matrix
+// needs: matrix units, lanes, outputs, matrix
 
 const UNIT = 8u;
 const SUBGROUP = 8u;

@@ -1,5 +1,5 @@
 // The matrix product for some activation rows on matrix units of 8 x 8, for subgroups of 8 threads.
-// needs: matrix units, block format, lanes, units
+// needs: matrix units, block format, lanes, outputs, units
 
 const UNIT = 8u;
 const SUBGROUP = 8u;
