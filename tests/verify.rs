@@ -175,7 +175,7 @@ fn validate_checks_every_shader_and_the_users_own() {
     assert_eq!(checks("matmul.Q4_K"), all);
     assert_eq!(checks("rms_norm"), all[..8]);
     let languages = |name: &str| checks(name).iter().filter(|c| all[1..5].contains(c)).count();
-    assert_eq!(languages("tiled_matrix"), 1);
+    assert_eq!(languages("tiled_units.Q4_K"), 1);
     let files: usize = shaders.iter().map(|s| languages(s["name"].as_str().unwrap())).sum();
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), files);
 

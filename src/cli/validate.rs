@@ -95,7 +95,7 @@ pub(super) fn run(a: &Arguments) -> Outcome {
     for variant in &list {
         let mut verdict = check(variant, own, a)?;
         if let Some(device) = &mut device {
-            for kernel in kernels(variant, device.matrix_units.map(MatrixUnits::shaders)) {
+            for kernel in kernels(variant, device.matrix_units.map(MatrixUnits::shader)) {
                 let compiled = device.pipeline(&kernel).and_then(|p| p.code().map(drop)).map_err(|e| e.to_string());
                 verdict
                     .checks
@@ -163,10 +163,10 @@ fn open(a: &Arguments) -> Result<Option<Device>, Box<dyn std::error::Error>> {
 }
 
 /// The kernels made from a variant, which may need matrix units.
-fn kernels(variant: &Variant, matrix_units: Option<[&Shader; 2]>) -> Vec<Kernel> {
+fn kernels(variant: &Variant, matrix_units: Option<&Shader>) -> Vec<Kernel> {
     let Some(shader) = variant.shader else { return Vec::new() };
     if variant.capabilities.contains(Capabilities::COOPERATIVE_MATRIX)
-        && matrix_units.is_none_or(|units| units.iter().all(|u| u.name != shader.name))
+        && matrix_units.is_none_or(|units| units.name != shader.name)
     {
         return Vec::new();
     }

@@ -30,6 +30,8 @@ pub struct Weights {
     /// How it is read.
     pub kind: Kind,
     wgsl: &'static str,
+    /// How kernels for matrix units read it, if they do (`wgsl/lib/units.wgsl`).
+    pieces: Option<&'static str>,
 }
 
 /// How a weight format is read.
@@ -54,6 +56,8 @@ struct Part {
 pub struct Needs {
     /// The kinds of weights that there is a variant for.
     pub kinds: &'static [Kind],
+    /// Whether there are variants only for formats that are read in pieces.
+    pieces: bool,
     /// Whether it uses matrix units.
     pub matrix_units: bool,
     parts: Vec<&'static Part>,
@@ -66,7 +70,7 @@ pub struct Unknown(String);
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}` in the line `// needs:` is no part of wgsl/lib; there are", self.0)?;
-        ["any format", "block format", "plain format", "matrix units"]
+        ["any format", "block format", "plain format", "format in pieces", "matrix units"]
             .into_iter()
             .chain(PARTS.iter().map(|p| p.name))
             .try_for_each(|name| write!(f, " `{name}`"))
@@ -109,6 +113,7 @@ impl Shader {
                 "any format" => needs.kinds = &[Kind::Plain, Kind::Block],
                 "block format" => needs.kinds = &[Kind::Block],
                 "plain format" => needs.kinds = &[Kind::Plain],
+                "format in pieces" => (needs.kinds, needs.pieces) = (&[Kind::Block], true),
                 "matrix units" => needs.matrix_units = true,
                 name => {
                     needs.parts.push(PARTS.iter().find(|p| p.name == name).ok_or_else(|| Unknown(name.to_owned()))?)
@@ -120,8 +125,9 @@ impl Shader {
 
     /// The formats that there is a variant for; none for kernels that read no weights.
     pub fn formats(&self) -> Vec<&'static Weights> {
-        let kinds = self.needs().unwrap_or_default().kinds;
-        FORMATS.iter().filter(|f| kinds.contains(&f.kind)).collect()
+        let needs = self.needs().unwrap_or_default();
+        let has = |f: &&Weights| needs.kinds.contains(&f.kind) && (!needs.pieces || f.pieces.is_some());
+        FORMATS.iter().filter(has).collect()
     }
 
     /// The whole module; `format` for kernels that read weights.
@@ -134,6 +140,7 @@ impl Shader {
         texts.extend([arithmetic.wgsl(), part!("numerics")]);
         if let Some(format) = format {
             texts.extend([part!("weights"), format.wgsl]);
+            texts.extend(format.pieces.filter(|_| needs.pieces));
         }
         let plain = format.is_some_and(|f| f.kind == Kind::Plain);
         texts.extend(needs.parts.iter().flat_map(|p| if plain { p.plain } else { p.block }));
@@ -146,7 +153,8 @@ impl Shader {
     pub fn capabilities(&self, arithmetic: Arithmetic) -> naga::valid::Capabilities {
         use naga::valid::Capabilities as C;
         let units = self.needs().is_ok_and(|n| n.matrix_units);
-        let units = if units { C::SHADER_FLOAT16 | C::COOPERATIVE_MATRIX } else { C::empty() };
+        let units =
+            if units { C::SHADER_FLOAT16 | C::SHADER_FLOAT16_IN_FLOAT32 | C::COOPERATIVE_MATRIX } else { C::empty() };
         let halves = if arithmetic == Arithmetic::Native { C::SHADER_FLOAT16_IN_FLOAT32 } else { C::empty() };
         units | halves
     }
@@ -286,15 +294,9 @@ shaders! {
     TILED_ATTENTION = "tiled_attention", "tiled/attention.wgsl";
     /// Many rows: what comes before a quantisation, and that.
     TILED_QUANTIZE = "tiled_quantize", "tiled/quantize.wgsl";
-    /// Many rows: weights as halves for matrix units.
-    TILED_UNPACK = "tiled_unpack", "tiled/unpack.wgsl";
-    /// Many rows: the product on matrix units of 16 x 16.
-    TILED_MATRIX = "tiled_matrix", "tiled/matrix.wgsl";
-    /// Many rows: the product on matrix units of 8 x 8.
-    TILED_MATRIX8 = "tiled_matrix8", "tiled/matrix8.wgsl";
-    /// Some rows: the product on matrix units of 16 x 16, which unpacks weights itself.
+    /// Some or many rows: the product on matrix units of 16 x 16.
     TILED_UNITS = "tiled_units", "tiled/units.wgsl";
-    /// Some rows: the product on matrix units of 8 x 8, which unpacks weights itself.
+    /// Some or many rows: the product on matrix units of 8 x 8.
     TILED_UNITS8 = "tiled_units8", "tiled/units8.wgsl";
     /// Some rows: the sum of lanes that several workgroups added up.
     TILED_LANES = "tiled_lanes", "tiled/lanes.wgsl";
@@ -317,7 +319,11 @@ shaders! {
 }
 
 const fn format(name: &'static str, kind: Kind, wgsl: &'static str) -> Weights {
-    Weights { name, kind, wgsl }
+    Weights { name, kind, wgsl, pieces: None }
+}
+
+const fn in_pieces(name: &'static str, wgsl: &'static str, pieces: &'static str) -> Weights {
+    Weights { name, kind: Kind::Block, wgsl, pieces: Some(pieces) }
 }
 
 /// Every weight format.
@@ -331,10 +337,10 @@ pub static FORMATS: &[Weights] = &[
     format("Q5_1", Kind::Block, part!("q5_1")),
     format("Q8_0", Kind::Block, part!("q8_0")),
     format("Q2_K", Kind::Block, part!("q2_k")),
-    format("Q3_K", Kind::Block, part!("q3_k")),
-    format("Q4_K", Kind::Block, part!("q4_k")),
-    format("Q5_K", Kind::Block, part!("q5_k")),
-    format("Q6_K", Kind::Block, part!("q6_k")),
+    in_pieces("Q3_K", part!("q3_k"), part!("q3_k_pieces")),
+    in_pieces("Q4_K", part!("q4_k"), part!("q4_k_pieces")),
+    in_pieces("Q5_K", part!("q5_k"), part!("q5_k_pieces")),
+    in_pieces("Q6_K", part!("q6_k"), part!("q6_k_pieces")),
     format("IQ4_NL", Kind::Block, part!("iq4_nl")),
     format("IQ4_XS", Kind::Block, part!("iq4_xs")),
     format("MXFP4", Kind::Block, part!("mxfp4")),
@@ -369,8 +375,6 @@ static PARTS: &[Part] = &[
     one!("heads"),
     one!("values"),
     one!("items"),
-    one!("outputs"),
-    one!("matrix"),
     one!("units"),
     one!("stream"),
     one!("joined"),

@@ -37,8 +37,10 @@ fn check(module: &Module, function: &naga::Function, info: &naga::valid::Functio
             Expression::Math { fun, arg, .. } if float(*arg) => {
                 use naga::MathFunction as F;
                 let allowed = [F::Abs, F::Min, F::Max, F::Clamp, F::Floor, F::Trunc, F::Round];
-                // What wgsl/lib/native.wgsl makes the operations of.
-                let operation = ["add", "sub", "mul", "add4", "mul4", "add_exact", "add_exact4"].contains(&&*name);
+                // What wgsl/lib/native.wgsl makes the operations of, and wgsl/lib/units.wgsl those of halves.
+                let operations = ["add", "sub", "mul", "add4", "mul4", "add_exact", "add_exact4"];
+                let of_halves = ["sub_half", "sub_half4", "mul_half4"];
+                let operation = operations.iter().chain(&of_halves).any(|o| *o == name);
                 if !(allowed.contains(fun) || *fun == F::Fma && operation) {
                     found.push(format!("{name}: banned {fun:?}"));
                 }

@@ -12,7 +12,7 @@ fn shader(name: &str) -> &'static Shader {
 
 /// Whether a kernel is one for matrix units.
 fn is_for_units(name: &str) -> bool {
-    name.starts_with("tiled_matrix") || name.starts_with("tiled_units")
+    name.starts_with("tiled_units")
 }
 
 /// What a module does against the numerics contract.

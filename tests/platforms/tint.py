@@ -27,7 +27,7 @@ MOST_BYTES, MOST_THREADS, MOST_BUFFERS = 32768, 1024, 10
 OPTIONAL = re.compile(r"(qkv|siblings)_joined\.")
 TOO_LARGE = re.compile(r"workgroup storage|workgroup invocations|workgroup_size|number of storage buffers \((\d+)\)")
 # What no model's kernels are among: one that only measures, those of matrix units, and what runs before and behind them.
-UNLISTED = {"bandwidth", "tiled_matrix", "tiled_matrix8", "tiled_unpack", "tiled_units", "tiled_units8", "tiled_lanes"}
+UNLISTED = {"bandwidth", "tiled_units", "tiled_units8", "tiled_lanes"}
 
 
 def first_words(error):

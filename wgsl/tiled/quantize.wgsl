@@ -15,8 +15,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read> y4: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> norm4: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> out: array<u32>;
-// With HALVES, for matrix units: [chunk][row][32 halves]; then [block][row][16 halves: the chunks' sums modulo 64, then those
-// by 64]; then the scales [block][row]. Blocks have eight chunks then.
+// With HALVES, for matrix units: [chunk][row][32 halves], each four in the order 0 2 1 3; then [block][row][16 bytes: the chunks'
+// sums modulo 64, then those by 64]; then the scales [block][row]. Blocks have eight chunks then.
 @group(0) @binding(6) var<storage, read_write> halves: array<vec2<u32>>;
 
 override PRECISE: bool = false;
@@ -85,23 +85,28 @@ fn byte_sum(word: u32) -> i32 { return dot4I8Packed(word, 0x01010101u); }
 
 fn store_halves(row: u32, q: vec4<u32>, item: u32) {
   let at = 8u * (item / 2u * params.places + row) + item % 2u;
-  halves[at] = four_halves(unpack4xI8(q.x));
-  halves[at + 2u] = four_halves(unpack4xI8(q.y));
-  halves[at + 4u] = four_halves(unpack4xI8(q.z));
-  halves[at + 6u] = four_halves(unpack4xI8(q.w));
+  halves[at] = four_halves(unpack4xI8(q.x).xzyw);
+  halves[at + 2u] = four_halves(unpack4xI8(q.y).xzyw);
+  halves[at + 4u] = four_halves(unpack4xI8(q.z).xzyw);
+  halves[at + 6u] = four_halves(unpack4xI8(q.w).xzyw);
   sums[item] = byte_sum(q.x) + byte_sum(q.y) + byte_sum(q.z) + byte_sum(q.w);
 }
 
 fn store_word(at: u32, word: u32) { halves[at / 2u][at % 2u] = word; }
 fn sum_of(chunk: u32) -> i32 { return sums[2u * chunk] + sums[2u * chunk + 1u]; }
 
+fn bytes_of(i: vec4<i32>) -> u32 {
+  let b = bitcast<vec4<u32>>(i) & vec4(255u);
+  return b.x | (b.y << 8u) | (b.z << 16u) | (b.w << 24u);
+}
+
 // What lies behind the halves, once all sums are known.
 fn store_sums(row: u32, thread: u32) {
-  for (var c = 2u * thread; c < CHUNKS; c += 2u * THREADS) {
-    let s = vec2(sum_of(c), sum_of(c + 1u));
-    let at = (16u * CHUNKS + 8u * (c / SPAN)) * params.places + 8u * row + c % SPAN / 2u;
-    store_word(at, two_halves(s & vec2(63)));
-    store_word(at + 4u, two_halves(s >> vec2(6u)));
+  for (var c = 4u * thread; c < CHUNKS; c += 4u * THREADS) {
+    let s = vec4(sum_of(c), sum_of(c + 1u), sum_of(c + 2u), sum_of(c + 3u));
+    let at = (16u * CHUNKS + 4u * (c / SPAN)) * params.places + 4u * row + c % SPAN / 4u;
+    store_word(at, bytes_of(s & vec4(63)));
+    store_word(at + 2u, bytes_of(s >> vec4(6u)));
   }
 }
 
@@ -159,7 +164,7 @@ fn store_in_order(row: u32, item: u32, q: Quantised) {
   if item % (2u * SPAN) == 0u {
     out[row * params.stride + select(8u, 16u, PRECISE) * CHUNKS + block] = q.scale;
     if HALVES {
-      store_word((16u * CHUNKS + 8u * BLOCKS + block) * params.places + row, q.scale);
+      store_word((16u * CHUNKS + 4u * BLOCKS + block) * params.places + row, q.scale);
     }
   }
   if HALVES { store_halves(row, q.high, item); }

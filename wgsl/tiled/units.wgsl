@@ -1,5 +1,5 @@
-// The matrix product for some activation rows on matrix units of 16 x 16, for subgroups of 32 threads.
-// needs: matrix units, block format, lanes, outputs, units
+// The matrix product for some or many activation rows on matrix units of 16 x 16, for subgroups of 32 threads.
+// needs: matrix units, format in pieces, lanes, units
 
 const UNIT = 16u;
 const SUBGROUP = 32u;

@@ -1,5 +1,5 @@
-// The matrix product for some activation rows on matrix units of 8 x 8, for subgroups of 8 threads.
-// needs: matrix units, block format, lanes, outputs, units
+// The matrix product for some or many activation rows on matrix units of 8 x 8, for subgroups of 8 threads.
+// needs: matrix units, format in pieces, lanes, units
 
 const UNIT = 8u;
 const SUBGROUP = 8u;

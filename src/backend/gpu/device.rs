@@ -11,7 +11,7 @@ use super::pipelines::{Kernel, Pipeline, Pipelines};
 use crate::backend::BackendError;
 use crate::host;
 use crate::shaders::params::State;
-use crate::shaders::{Arithmetic, Shader, TILED_MATRIX, TILED_MATRIX8, TILED_UNITS, TILED_UNITS8};
+use crate::shaders::{Arithmetic, Shader, TILED_UNITS, TILED_UNITS8};
 
 /// Bytes of a state, what every kernel reads first (`State` in `wgsl/lib/numerics.wgsl`).
 pub const STATE_BYTES: u64 = size_of::<State>() as u64;
@@ -129,24 +129,11 @@ impl MatrixUnits {
         }
     }
 
-    /// The kernel for them that unpacks weights itself, and the rows of its tiles: of activations, and of weights.
-    pub(super) fn unpacking(self) -> (&'static Shader, [usize; 2]) {
-        match self {
-            Self::Of16 => (&TILED_UNITS, [64, 128]),
-            Self::Of8 => (&TILED_UNITS8, [32, 64]),
-        }
-    }
-
-    /// Both kernels for them.
-    pub fn shaders(self) -> [&'static Shader; 2] {
-        [self.shader(), self.unpacking().0]
-    }
-
-    /// The kernel for them whose weights were unpacked before.
+    /// The kernel for them.
     pub fn shader(self) -> &'static Shader {
         match self {
-            Self::Of16 => &TILED_MATRIX,
-            Self::Of8 => &TILED_MATRIX8,
+            Self::Of16 => &TILED_UNITS,
+            Self::Of8 => &TILED_UNITS8,
         }
     }
 }
@@ -335,7 +322,7 @@ pub struct Device {
     pub device: wgpu::Device,
     /// Its queue.
     pub queue: wgpu::Queue,
-    /// What products of many rows may use (`wgsl/lib/matrix.wgsl`).
+    /// What products of many rows may use (`wgsl/lib/units.wgsl`).
     pub matrix_units: Option<MatrixUnits>,
     /// What kernels are made of.
     pub arithmetic: Arithmetic,
@@ -372,7 +359,7 @@ impl Device {
             required_features: adapter.features() & wanted,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
-            // SAFETY: only wgsl/lib/matrix.wgsl uses what is experimental, and `samebits verify` compares its results.
+            // SAFETY: only wgsl/lib/units.wgsl uses what is experimental, and `samebits verify` compares its results.
             experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()
         };

@@ -68,9 +68,9 @@ impl Spread {
 /// Rows that there is place for.
 const PLACES: usize = 128;
 
-/// The same where matrix units multiply more (`units.rs`), and where most products on them have two planes, each unpacked by itself.
-const BESIDE_UNITS: usize = 32;
-const BESIDE_PLANES: usize = 64;
+/// The same where matrix units multiply more (`units.rs`): matrices of fewer than so many columns, and larger ones.
+const BESIDE_UNITS: [usize; 2] = [32, 16];
+const LARGE_COLS: usize = 4096;
 
 /// Rows up to which a plan is run by these groups: with more of them the kernels for many are faster (docs/lab/performance.md).
 pub(super) fn most_rows(device: &Device, plan: &Plan) -> usize {
@@ -81,13 +81,11 @@ pub(super) fn most_rows(device: &Device, plan: &Plan) -> usize {
     if products.iter().any(is_plain) {
         return tiled::MIN_ROWS - 1;
     }
-    let on_units: Vec<_> = products.iter().filter_map(|product| units::units(device, plan, product)).collect();
-    let in_planes = on_units.iter().filter(|(_, how)| how.planes > 1).count();
-    match on_units.len() == products.len() {
-        true if 2 * in_planes > products.len() => BESIDE_PLANES,
-        true => BESIDE_UNITS,
-        false => PLACES,
+    if !products.iter().all(|product| units::units(device, plan, product).is_some()) {
+        return PLACES;
     }
+    let large = products.iter().all(|product| plan.weights[product.weight.0].cols >= LARGE_COLS);
+    BESIDE_UNITS[usize::from(large)]
 }
 
 /// The ways for some products.

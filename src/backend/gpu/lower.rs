@@ -9,7 +9,6 @@ use super::attend;
 use super::device::Device;
 use super::experts::{Tiles, Tiling};
 use super::group::{Group, Kernels, Output, Place};
-use super::matrix::Halves;
 use super::pipelines::{self, Kernel, Pipeline};
 use super::row_words;
 use super::tiled::{self, Layout, Quantize};
@@ -112,7 +111,7 @@ pub(super) struct Resources {
     /// For bindings that a kernel does not use.
     pub none: wgpu::Buffer,
     pub scores: wgpu::Buffer,
-    pub halves: Halves,
+    pub halves: super::units::Halves,
     /// Sums of lanes of products on matrix units.
     pub lanes: wgpu::Buffer,
     /// What a few rows are quantised to.
@@ -180,10 +179,12 @@ impl<'a> Lowering<'a> {
         let many = |(step, alone): (&Step, &Group)| {
             let kernels = match &step.op {
                 Op::ExpertMatmul(op) => self.by_expert(op, alone.at(0, 1), &mut tiles)?,
-                op => match (self.on_units(op)?, self.tiled(op)?) {
-                    (_, tiled) if tiled.is_empty() => alone.kernels.clone(),
-                    (some, tiled) if some.is_empty() => Kernels::Fixed(tiled),
-                    (some, tiled) => Kernels::Few(some.into_iter().chain([(usize::MAX, tiled)]).collect()),
+                op => match self.on_units(op)? {
+                    on_units if !on_units.is_empty() => Kernels::Few(on_units),
+                    _ => match self.tiled(op)? {
+                        tiled if tiled.is_empty() => alone.kernels.clone(),
+                        tiled => Kernels::Fixed(tiled),
+                    },
                 },
             };
             tiles.written(step.op.output());
@@ -286,10 +287,7 @@ impl<'a> Lowering<'a> {
                 let bias_row = bias.map_or(&r.none, |b| vector(r, b));
                 for shard in shards(r, weight) {
                     let p = product.params(&shapes, &part(shard));
-                    let on_units = [&shard.buffer, bias_row, row(out)];
-                    if let Some(made) = r.halves.product(device, state, w.format, &p, x, on_units)? {
-                        all.extend(made);
-                    } else if let Some((kernel, width)) = tiled::matmul(
+                    if let Some((kernel, width)) = tiled::matmul(
                         device,
                         &TILED_MATMUL,
                         tiled::MATMUL_ROWS,

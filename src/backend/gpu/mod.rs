@@ -13,7 +13,6 @@ mod few;
 mod fused;
 mod group;
 mod lower;
-mod matrix;
 mod passes;
 mod pipelines;
 mod profile;
@@ -41,7 +40,6 @@ use std::collections::HashMap;
 use decode::Decoder;
 use group::Group;
 use lower::{Lowering, Resident, Resources};
-use matrix::Halves;
 use passes::{Ahead, Pass};
 use weights::Uploads;
 
@@ -328,7 +326,7 @@ fn allocate(
         caches,
         angles: angles.collect::<Result<_, _>>()?,
         none: words("nothing", 4)?,
-        halves: Halves::new(device, plan, sizes)?,
+        halves: units::Halves::new(device, plan, sizes)?,
         lanes: words("sums of lanes", units::lane_words(device, plan, sizes.batch))?,
         lanewise: words("few rows", few::lanewise_words(plan))?,
         scores: device.storage("attention scores", (rows * row_bytes) as u64)?,
