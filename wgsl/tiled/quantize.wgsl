@@ -1,4 +1,4 @@
-// Activations of many rows to integers, with the steps before: a workgroup takes a row. `x` is what is quantised; with
+// Activations of many rows to integers, with the steps before: a workgroup takes a row, without NORM a section of one. `x` is what is quantised; with
 // RESIDUAL `y` is added to it first, with NORM it is normalised, with GATE it is silu(x) * y.
 // needs: items, halves, lanewise
 
@@ -28,6 +28,7 @@ override LANEWISE: bool = false; // whether `out` has the layout of lib/lanewise
 override THREADS: u32 = 64u;
 override CHUNKS: u32 = 8u; // chunks of 32 in a row
 override SPAN: u32 = 1u; // chunks that share a scale: 1 or 8
+override SECTION: u32 = 2u * CHUNKS; // items that a workgroup takes: whole blocks
 override SUMS: u32 = select(1u, 2u * CHUNKS, HALVES);
 override NORM_ITEMS: u32 = select(1u, 2u * CHUNKS, NORM);
 var<workgroup> peaks: array<atomic<u32>, BLOCKS>;
@@ -101,8 +102,8 @@ fn bytes_of(i: vec4<i32>) -> u32 {
 }
 
 // What lies behind the halves, once all sums are known.
-fn store_sums(row: u32, thread: u32) {
-  for (var c = 4u * thread; c < CHUNKS; c += 4u * THREADS) {
+fn store_sums(row: u32, first: u32, end: u32) {
+  for (var c = first; c < end; c += 4u * THREADS) {
     let s = vec4(sum_of(c), sum_of(c + 1u), sum_of(c + 2u), sum_of(c + 3u));
     let at = (16u * CHUNKS + 4u * (c / SPAN)) * params.places + 4u * row + c % SPAN / 4u;
     store_word(at, bytes_of(s & vec4(63)));
@@ -173,11 +174,12 @@ fn store_in_order(row: u32, item: u32, q: Quantised) {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let row = group.y;
-  let items = 2u * CHUNKS;
-  for (var b = thread; b < BLOCKS; b += THREADS) { atomicStore(&peaks[b], 0u); }
+  let begin = SECTION * group.x;
+  let items = min(begin + SECTION, 2u * CHUNKS);
+  for (var b = begin / (2u * SPAN) + thread; b < items / (2u * SPAN); b += THREADS) { atomicStore(&peaks[b], 0u); }
   // A thread's first two items stay in registers; the others of a long row are made again.
-  let a = thread;
-  let b = thread + THREADS;
+  let a = begin + thread;
+  let b = a + THREADS;
   var first = Item(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
   var second = first;
   if a < items { first = first_steps(row, a); }
@@ -206,9 +208,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if a < items { store(row, first, a); }
   if b < items { store(row, second, b); }
   for (var item = b + THREADS; item < items; item += THREADS) { store(row, normalised(again(row, item), item, r), item); }
-  if LANEWISE { for (var block = BLOCKS + thread; block < EACH / SPAN * 8u; block += THREADS) { store_scale(row, block, 0u); } }
+  if LANEWISE && begin == 0u {
+    for (var block = BLOCKS + thread; block < EACH / SPAN * 8u; block += THREADS) { store_scale(row, block, 0u); }
+  }
   if HALVES {
     workgroupBarrier();
-    store_sums(row, thread);
+    store_sums(row, begin / 2u + 4u * thread, items / 2u);
   }
 }

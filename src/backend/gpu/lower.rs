@@ -338,11 +338,11 @@ impl<'a> Lowering<'a> {
         let r = self.resources;
         let state = self.states[usize::from(self.plan.buffers[q.out.0].wanted)];
         let row = |b: BufferId| &self.rows[b.0];
-        let Some((kernel, p)) = q.kernel(self.device, self.plan, layout) else { return Ok(None) };
+        let Some((kernel, p, x)) = q.kernel(self.device, self.plan, layout) else { return Ok(None) };
         let y = q.residual.or(q.gate).map_or(&r.none, row);
         let norm = q.norm.map_or(&r.none, |n| vector(r, n.0));
         let buffers = [row(q.x), y, norm, out, halves];
-        let grid = Grid::Rows { x: 1, each: 1 };
+        let grid = Grid::Rows { x, each: 1 };
         dispatch(self.device, kernel, state, bytes_of(&p), grid, &buffers).map(Some)
     }
 }

@@ -73,6 +73,9 @@ pub(super) fn attention(device: &Device, plan: &Plan, op: &ops::Attention) -> Op
     Some((kernel, params::TiledAttention { heads, kv_heads, scale, cap }))
 }
 
+/// Chunks of a row that a workgroup quantises where no norm comes before: whole blocks, two items a thread.
+const SECTION: u32 = 64;
+
 /// How quantised rows are stored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Layout {
@@ -157,19 +160,22 @@ impl Quantize {
         kernel.fits(&device.limits)
     }
 
-    /// The kernel and its parameters; `None` where the device has too little workgroup memory.
-    pub fn kernel(&self, device: &Device, plan: &Plan, layout: Layout) -> Option<(Kernel, params::TiledQuantize)> {
+    /// The kernel, its parameters and the workgroups for a row; `None` where the device has too little workgroup memory.
+    pub fn kernel(&self, device: &Device, plan: &Plan, layout: Layout) -> Option<(Kernel, params::TiledQuantize, u32)> {
         let BufferKind::Quantized(block) = plan.buffers[self.out.0].kind else { return None };
         let width = plan.buffers[self.x.0].width;
         let (chunks, span) = ((width / CHUNK) as u32, (block / CHUNK) as u32);
         let yes = |b: bool| u32::from(b);
+        // A norm is of a whole row.
+        let section = if self.norm.is_some() { chunks } else { SECTION.min(chunks) };
         let kernel = Kernel::new(&TILED_QUANTIZE)
             .precise(plan.precision == Precision::Precise)
             .with("RESIDUAL", yes(self.residual.is_some()))
             .with("NORM", yes(self.norm.is_some()))
             .with("GATE", yes(self.gate.is_some()))
-            .with("THREADS", chunks.next_multiple_of(32).min(256))
+            .with("THREADS", section.next_multiple_of(32).min(256))
             .with("CHUNKS", chunks)
+            .with("SECTION", 2 * section)
             .with("SPAN", span)
             .with("HALVES", yes(matches!(layout, Layout::Halves(_))))
             .with("LANEWISE", yes(matches!(layout, Layout::Lanewise(_))));
@@ -184,6 +190,6 @@ impl Quantize {
                 Layout::Halves(rows) | Layout::Lanewise(rows) => rows as u32,
             },
         };
-        kernel.fits(&device.limits).then_some((kernel, p))
+        kernel.fits(&device.limits).then_some((kernel, p, chunks.div_ceil(section)))
     }
 }
