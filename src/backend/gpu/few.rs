@@ -68,7 +68,7 @@ impl Spread {
 /// Rows that there is place for.
 const PLACES: usize = 128;
 
-/// The same where matrix units multiply more (`units.rs`): matrices of fewer than so many columns, and larger ones.
+/// The same where matrix units multiply more (`units.rs`), and where these take matrices with so many columns, mostly in one plane.
 const BESIDE_UNITS: [usize; 2] = [32, 16];
 const LARGE_COLS: usize = 4096;
 
@@ -81,11 +81,11 @@ pub(super) fn most_rows(device: &Device, plan: &Plan) -> usize {
     if products.iter().any(is_plain) {
         return tiled::MIN_ROWS - 1;
     }
-    if !products.iter().all(|product| units::units(device, plan, product).is_some()) {
-        return PLACES;
-    }
+    let on_units: Option<Vec<_>> = products.iter().map(|product| units::units(device, plan, product)).collect();
+    let Some(on_units) = on_units else { return PLACES };
+    let in_planes = 2 * on_units.iter().filter(|(_, planes)| *planes > 1).count() > on_units.len();
     let large = products.iter().all(|product| plan.weights[product.weight.0].cols >= LARGE_COLS);
-    BESIDE_UNITS[usize::from(large)]
+    BESIDE_UNITS[usize::from(large && !in_planes)]
 }
 
 /// The ways for some products.

@@ -31,7 +31,7 @@ const MOST: [usize; 5] = [32, 64, 128, 256, 512];
 
 /// Workgroups that a product should have on a large GPU: where it has fewer tiles, the lanes of S8 are dealt to several. For tiles of
 /// [`TOKENS`] (docs/lab/performance.md).
-const FILL: [usize; 2] = [128, 512];
+const FILL: [usize; 2] = [128, 1024];
 
 /// In how many planes a format's integer scales are multiplied: 2 are their high and their low four bits. `None` for formats whose
 /// blocks are chunks, which have so many scales that other kernels are faster, and where halves or sums would not be exact.
