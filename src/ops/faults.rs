@@ -40,7 +40,7 @@ const FAULTS: &[Fault] = &[
     // The scales of one format only, as FXC read them.
     ("q3_k", "block * 6u + 4u + (chunk & 1u)", "block * 6u + 4u + (chunk & 0u)"),
     // On matrix units, half of the tokens take the scale of another.
-    ("units", "x_scale[my_token + UNIT / 2u]", "x_scale[my_token]"),
+    ("units", "products[below], row, token + UNIT / 2u", "products[below], row, token"),
     // A branch takes the norm of the products behind it.
     ("branch", "norm4[8u * CHUNKS + quad]", "norm4[quad]"),
     // All slots take the first slot's expert.
