@@ -68,7 +68,7 @@ fn products_of_many_rows_with_blocks_of_256_have_the_bits_of_the_cpu() {
     let mut on_units = Vec::new();
     for format in ["Q3_K", "Q4_K", "Q5_K", "Q6_K"] {
         // One lane of a sum, all, some with a block more than others, and two more; rows of no whole tile.
-        // Tiles of 64 and of 32 rows, with lanes dealt to eight workgroups or fewer.
+        // Tiles of 64 and of 32 rows, with lanes dealt to eight workgroups or fewer; more rows than the last number that kernels are made for.
         let few = [
             (4, 256, 16),
             (132, 3 * 256, 65),
@@ -76,6 +76,7 @@ fn products_of_many_rows_with_blocks_of_256_have_the_bits_of_the_cpu() {
             (40, 16 * 256, 300),
             (8200, 256, 70),
             (8200, 256, 20),
+            (68, 3 * 256, 700),
         ];
         let large =
             [(128, 17 * 256, 64), (260, 21 * 256, 33), (132, 16 * 256, 130), (68, 19 * 256, 17), (132, 16 * 256, 32)];

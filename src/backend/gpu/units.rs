@@ -26,7 +26,7 @@ const ROWS: usize = 64;
 /// Chunks of a block.
 const SPAN: usize = 8;
 
-/// Numbers of activation rows up to which products are spread alike.
+/// Numbers of activation rows up to which products are spread alike; of more as of the whole batch.
 const MOST: [usize; 5] = [32, 64, 128, 256, 512];
 
 /// Workgroups that a product should have on a large GPU: where it has fewer tiles, the lanes of S8 are dealt to several. For tiles of
@@ -68,9 +68,10 @@ fn tiles(most: usize, rows: usize) -> (usize, usize) {
     (TOKENS[small], [1, 2, 4].into_iter().find(|parts| tiles * parts >= FILL[small]).unwrap_or(8))
 }
 
-/// Those of [`MOST`] that batches reach.
+/// Those of [`MOST`] that batches reach; the last is no smaller than a batch.
 fn steps(batch: usize) -> impl Iterator<Item = usize> {
-    MOST.into_iter().filter(move |most| *most == MOST[0] || most / 2 < batch)
+    let reached = MOST.into_iter().filter(move |most| *most == MOST[0] || most / 2 < batch);
+    reached.chain((batch > MOST[MOST.len() - 1]).then_some(batch))
 }
 
 /// Words for the sums of lanes of any product of a plan.
@@ -137,8 +138,8 @@ impl Halves {
 }
 
 impl Lowering<'_> {
-    /// The dispatches of a product on matrix units, with the most rows that each takes, the last any number; none where it is not made
-    /// there.
+    /// The dispatches of a product on matrix units, with the most rows that each takes, the last a whole batch; none where it is not
+    /// made there.
     pub fn on_units(&mut self, op: &Op) -> Result<Vec<(usize, Vec<Dispatch>)>, BackendError> {
         let Op::Matmul(product) = op else { return Ok(Vec::new()) };
         let (plan, r, shapes) = (self.plan, self.resources, self.plan.shapes());
