@@ -30,8 +30,8 @@ pub struct Weights {
     /// How it is read.
     pub kind: Kind,
     wgsl: &'static str,
-    /// How kernels for matrix units read it, if they do (`wgsl/lib/units.wgsl`).
-    pieces: Option<&'static str>,
+    /// How kernels for matrix units read it; nothing where they do not (`wgsl/lib/units.wgsl`).
+    pieces: &'static [&'static str],
 }
 
 /// How a weight format is read.
@@ -126,7 +126,7 @@ impl Shader {
     /// The formats that there is a variant for; none for kernels that read no weights.
     pub fn formats(&self) -> Vec<&'static Weights> {
         let needs = self.needs().unwrap_or_default();
-        let has = |f: &&Weights| needs.kinds.contains(&f.kind) && (!needs.pieces || f.pieces.is_some());
+        let has = |f: &&Weights| needs.kinds.contains(&f.kind) && (!needs.pieces || !f.pieces.is_empty());
         FORMATS.iter().filter(has).collect()
     }
 
@@ -140,7 +140,7 @@ impl Shader {
         texts.extend([arithmetic.wgsl(), part!("numerics")]);
         if let Some(format) = format {
             texts.extend([part!("weights"), format.wgsl]);
-            texts.extend(format.pieces.filter(|_| needs.pieces));
+            texts.extend(format.pieces.iter().filter(|_| needs.pieces));
         }
         let plain = format.is_some_and(|f| f.kind == Kind::Plain);
         texts.extend(needs.parts.iter().flat_map(|p| if plain { p.plain } else { p.block }));
@@ -319,11 +319,11 @@ shaders! {
 }
 
 const fn format(name: &'static str, kind: Kind, wgsl: &'static str) -> Weights {
-    Weights { name, kind, wgsl, pieces: None }
+    Weights { name, kind, wgsl, pieces: &[] }
 }
 
-const fn in_pieces(name: &'static str, wgsl: &'static str, pieces: &'static str) -> Weights {
-    Weights { name, kind: Kind::Block, wgsl, pieces: Some(pieces) }
+const fn in_pieces(name: &'static str, wgsl: &'static str, pieces: &'static [&'static str]) -> Weights {
+    Weights { name, kind: Kind::Block, wgsl, pieces }
 }
 
 /// Every weight format.
@@ -337,10 +337,10 @@ pub static FORMATS: &[Weights] = &[
     format("Q5_1", Kind::Block, part!("q5_1")),
     format("Q8_0", Kind::Block, part!("q8_0")),
     format("Q2_K", Kind::Block, part!("q2_k")),
-    in_pieces("Q3_K", part!("q3_k"), part!("q3_k_pieces")),
-    in_pieces("Q4_K", part!("q4_k"), part!("q4_k_pieces")),
-    in_pieces("Q5_K", part!("q5_k"), part!("q5_k_pieces")),
-    in_pieces("Q6_K", part!("q6_k"), part!("q6_k_pieces")),
+    in_pieces("Q3_K", part!("q3_k"), &[part!("q3_k_pieces")]),
+    in_pieces("Q4_K", part!("q4_k"), &[part!("six_bits"), part!("q4_k_pieces")]),
+    in_pieces("Q5_K", part!("q5_k"), &[part!("six_bits"), part!("q5_k_pieces")]),
+    in_pieces("Q6_K", part!("q6_k"), &[part!("q6_k_pieces")]),
     format("IQ4_NL", Kind::Block, part!("iq4_nl")),
     format("IQ4_XS", Kind::Block, part!("iq4_xs")),
     format("MXFP4", Kind::Block, part!("mxfp4")),
