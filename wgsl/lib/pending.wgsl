@@ -1,5 +1,7 @@
 // Sums of lanes that wait for others, in the order of lib/lanes.wgsl.
 
+override LANES: u32 = 8u; // lanes that a workgroup adds up, from a multiple of LANES on: 1, 2, 4 or 8
+
 // Pending sums, [level][slot]: in memory, because they are touched only at the end of a lane. The kernel says how many SLOTS it has.
 var<private> pending: array<vec4<f32>, 3u * SLOTS>;
 
@@ -7,11 +9,11 @@ var<private> pending: array<vec4<f32>, 3u * SLOTS>;
 fn merged(i: u32, slot: u32, sum0: vec4<f32>) -> vec4<f32> {
   var sum = sum0;
   var level = 0u;
-  for (var n = i; (n & 1u) == 1u; n >>= 1u) {
+  while (1u << level) < LANES && ((i >> level) & 1u) == 1u {
     sum = add4(pending[level * SLOTS + slot], sum);
     level++;
   }
-  if i == 7u { return sum; }
+  if (1u << level) == LANES { return sum; }
   pending[level * SLOTS + slot] = sum;
   return vec4(0.0);
 }

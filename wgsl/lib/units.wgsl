@@ -32,7 +32,6 @@ struct Params {
 
 override TOKENS: u32 = 64u; // or 32
 override THREADS: u32 = 4u * TOKENS;
-override LANES: u32 = 8u; // lanes of S8 that a workgroup adds up
 override PLANES: u32 = 1u; // 2: the scales' high and low four bits one after the other
 const ROWS = 64u;
 const STRIDE = 10u; // vec4 of a row of a piece in a tile, padded so that neighbours lie in other banks
@@ -231,10 +230,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let mine = corner + lane % (UNIT / 2u) * (UNIT / 4u) + lane / (UNIT / 2u);
   let below = mine + UNIT / 2u * (UNIT / 4u);
 
-  let none = Quads(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
-  var sums = none;
-  // The pending sums of lanes.wgsl, of one, of two and of four lanes: in memory, as they are seldom needed.
-  var pending: array<Quads, 3>;
+  var sums = Quads(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
   let end = LANES * (part + 1u);
   var place = Place(lane_at(LANES * part), LANES * part);
   let first_b = min(place.b, params.blocks - 1u);
@@ -298,15 +294,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     // A lane whose last block this was joins the others; lanes without blocks add nothing.
     if next.lane != place.lane {
       for (var order = place.lane; order < min(next.lane, end); order++) {
-        var level = 0u;
-        while ((order >> level) & 1u) == 1u && (1u << level) < LANES {
-          sums = both(pending[level], sums);
-          level++;
-        }
-        if (1u << level) < LANES {
-          pending[level] = sums;
-          sums = none;
-        }
+        sums = merged_quads(order, 0u, sums);
       }
     }
     place = next;

@@ -1,6 +1,7 @@
 // The matrix product for some or many activation rows on matrix units of 8 x 8, for subgroups of 8 threads.
-// needs: matrix units, format in pieces, lanes, units
+// needs: matrix units, format in pieces, lanes, pending, units
 
+const SLOTS = 4u; // pending sums of a thread
 const UNIT = 8u;
 const SUBGROUP = 8u;
 alias Left = coop_mat8x8<f16,A>;

@@ -81,7 +81,7 @@ pub(super) fn lane_words(device: &Device, plan: &Plan, batch: usize) -> usize {
         let rows = plan.weights[op.weight.0].rows;
         let of = |most| match tiles(most, rows).1 {
             1 => 0,
-            parts => parts * most * rows,
+            parts => parts * most.min(batch.next_multiple_of(TOKENS[0])) * rows,
         };
         steps(batch).map(of).max()
     };
