@@ -19,7 +19,7 @@ override HAS_BIAS: bool = true; // with SIGMOID: a bias is added for the choice 
 override CHOSEN: bool = true; // without SIGMOID: the softmax is over the chosen alone
 override NORMED: bool = true; // weights are divided by their sum
 const THREADS = 256u;
-var<workgroup> keys: array<u32, 1024>; // what every expert is chosen by
+var<workgroup> keys: array<u32, 1024>; // what every expert is chosen by; 0: not at all
 var<workgroup> ahead: array<atomic<u32>, 1024>; // how many stand before it
 var<workgroup> parts: array<f32, 1024>; // parts of the softmax, then weights
 var<workgroup> lane_sums: array<f32, THREADS>; // lanes of S8 over the parts: [block of 32][lane]
@@ -39,8 +39,11 @@ fn value(e: u32) -> f32 {
   return add(sigmoid(s), flush(bias[e], WEIGHT_FLOOR));
 }
 
-// Whether a key stands before another: the larger, then the lower number.
-fn before(a: u32, i: u32, b: u32, j: u32) -> bool { return a > b || (a == b && i < j); }
+// How many of four keys stand before another: the larger, then the lower number.
+fn before(a: vec4<u32>, i: vec4<u32>, b: u32, j: u32) -> u32 {
+  let ahead = select(vec4(0u), vec4(1u), (a > vec4(b)) | ((a == vec4(b)) & (i < vec4(j))));
+  return ahead.x + ahead.y + ahead.z + ahead.w;
+}
 
 // The groups whose two best have the largest sum compete.
 fn choose_groups(thread: u32, size: u32) {
@@ -58,15 +61,14 @@ fn choose_groups(thread: u32, size: u32) {
   if thread < params.groups {
     var count = 0u;
     for (var g = 0u; g < params.groups; g++) {
-      if before(group_keys[g], g, group_keys[thread], thread) { count++; }
+      let key = group_keys[g];
+      if key > group_keys[thread] || (key == group_keys[thread] && g < thread) { count++; }
     }
     competes[thread] = select(0u, 1u, count < params.compete);
   }
   workgroupBarrier();
-}
-fn may_be_chosen(e: u32, size: u32) -> bool {
-  if !SIGMOID { return true; }
-  return params.groups == 1u || competes[e / size] != 0u;
+  for (var e = thread; e < params.experts; e += THREADS) { keys[e] *= competes[e / size]; }
+  workgroupBarrier();
 }
 
 // S8 in blocks of 32, then over the blocks. Parts that are not there are 0 up to the end of their block.
@@ -90,30 +92,30 @@ fn sum_of_parts(thread: u32, count: u32) -> f32 {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   base = group.y * params.experts;
-  let size = params.experts / params.groups;
-  for (var e = thread; e < params.experts; e += THREADS) {
-    keys[e] = key(value(e));
+  let pieces = (params.experts + 31u) / 32u;
+  for (var e = thread; e < 32u * pieces; e += THREADS) {
+    keys[e] = 0u;
+    if e < params.experts { keys[e] = max(key(value(e)), 1u); }
     atomicStore(&ahead[e], 0u);
   }
   numbers[thread] = params.experts - 1u;
   workgroupBarrier();
-  if SIGMOID { choose_groups(thread, size); }
-  // An expert's place is how many stand before it: a thread looks for them among 32.
-  let pieces = (params.experts + 31u) / 32u;
+  if SIGMOID && params.groups > 1u { choose_groups(thread, params.experts / params.groups); }
+  // An expert's place is how many stand before it: a thread looks for them among 32, four at a time, as it would wait for each.
   for (var n = thread; n < pieces * params.experts; n += THREADS) {
     let e = n % params.experts;
     let first = n / params.experts * 32u;
     let mine = keys[e];
     var count = 0u;
-    for (var i = first; i < min(first + 32u, params.experts); i++) {
-      if before(keys[i], i, mine, e) && may_be_chosen(i, size) { count++; }
+    for (var i = first; i < first + 32u; i += 4u) {
+      count += before(vec4(keys[i], keys[i + 1u], keys[i + 2u], keys[i + 3u]), vec4(i, i + 1u, i + 2u, i + 3u), mine, e);
     }
     atomicAdd(&ahead[e], count);
   }
   workgroupBarrier();
   for (var e = thread; e < params.experts; e += THREADS) {
     let place = atomicLoad(&ahead[e]);
-    if place < params.used && may_be_chosen(e, size) { numbers[place] = e; }
+    if place < params.used && keys[e] != 0u { numbers[place] = e; }
   }
   workgroupBarrier();
   let e = numbers[thread];

@@ -9,7 +9,7 @@ override THREADS: u32 = 64u;
 override CHUNKS: u32 = 8u; // chunks of 32 in a row
 override ACROSS: u32 = 1u; // rows that a workgroup takes side by side
 override LOOPS: u32 = 1u; // times DEPTH rows that a thread takes
-override DEPTH: u32 = 4u; // rows of a thread that are fetched together: 2 or 4
+override DEPTH: u32 = 4u; // rows of a thread that are fetched together: 1, 2 or 4
 override ROWS: u32 = 1u; // activation rows: 1, 2 or 4
 override SLOTS: u32 = ACROSS * LOOPS * DEPTH; // rows of a workgroup
 override SLOTS8: u32 = 8u * SLOTS;
@@ -58,7 +58,7 @@ fn section_product(n: u32) -> f32 {
 fn put_all(row: u32, slot: u32, c: u32, f0: Fetched, f1: Fetched, f2: Fetched, f3: Fetched) {
   let x = activations(row, c);
   put(slot * ROWS + row, row, c, f0, x);
-  put((slot + ACROSS) * ROWS + row, row, c, f1, x);
+  if DEPTH > 1u { put((slot + ACROSS) * ROWS + row, row, c, f1, x); }
   if DEPTH > 2u {
     put((slot + 2u * ACROSS) * ROWS + row, row, c, f2, x);
     put((slot + 3u * ACROSS) * ROWS + row, row, c, f3, x);
@@ -73,7 +73,8 @@ fn multiply(group: u32, thread: u32) {
   var c = min(thread % CHUNKS, CHUNKS - 1u);
   var slot = min(across, ACROSS - 1u);
   var f0 = fetch(group, slot, c);
-  var f1 = fetch(group, slot + ACROSS, c);
+  var f1 = f0;
+  if DEPTH > 1u { f1 = fetch(group, slot + ACROSS, c); }
   var f2 = f0;
   var f3 = f0;
   if DEPTH > 2u {
@@ -93,7 +94,7 @@ fn multiply(group: u32, thread: u32) {
       c = min(thread % CHUNKS + (step + 1u) % passes * THREADS, CHUNKS - 1u);
       slot = min(across, ACROSS - 1u) + (step + 1u) / passes * DEPTH * ACROSS;
       f0 = fetch(group, slot, c);
-      f1 = fetch(group, slot + ACROSS, c);
+      if DEPTH > 1u { f1 = fetch(group, slot + ACROSS, c); }
       if DEPTH > 2u {
         f2 = fetch(group, slot + 2u * ACROSS, c);
         f3 = fetch(group, slot + 3u * ACROSS, c);

@@ -70,6 +70,9 @@ const HELD: u32 = 1024 * 128;
 /// With more matrix rows than these, workgroups are wider, so that fewer prepare the activations.
 const MANY_ROWS: u32 = 16 * 1024;
 
+/// A router has at most so many: its workgroups should be many rather than its threads take several rows.
+const FEW_ROWS: u32 = 512;
+
 impl Shape {
     /// For `rows` rows of `cols`, of all matrices together, and so many activation rows.
     pub fn new(limits: &wgpu::Limits, format: &Format, cols: usize, rows: usize, tokens: u32) -> Self {
@@ -88,6 +91,9 @@ impl Shape {
         let long = span > 1 || format.activation_block().is_none();
         let (mut across, mut depth) =
             if long { (across.min(wide.max(2)), 2) } else { (across, if tokens > 4 { 2 } else { 4 }) };
+        if tokens == 1 && format.activation_block().is_none() && rows <= FEW_ROWS {
+            depth = 1;
+        }
         while tokens > 2 && span == 1 && 4 * across * depth * tokens * chunks > MOST_TERMS && (across > 1 || depth > 2)
         {
             if across > 1 { across -= 1 } else { depth = 2 }
