@@ -1,5 +1,5 @@
 // Attention of a single row over a long cache, first of two: the scores of a tile of 32 positions.
-// A workgroup takes one tile of one KV head, for all query heads that share it.
+// A workgroup takes one tile of one KV head, for GROUP of the query heads that share it.
 // needs: order, cache, heads
 
 struct Params {
@@ -16,7 +16,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> tops: array<u32>; // [head][tile], as keys
 
 override THREADS: u32 = 256u;
-override GROUP: u32 = 1u; // heads per KV head
+override GROUP: u32 = 1u; // query heads of a workgroup, which divide those of a KV head
 override QUERIES: u32 = GROUP * QUADS;
 override HALVES: bool = false; // whether keys are unpacked when they are used: half the memory
 override KEYS: u32 = 32u * (QUADS + 1u); // rows are padded so that neighbours lie in other banks
@@ -37,7 +37,8 @@ fn key_quad(at: u32) -> vec4<f32> {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-  let kv_head = workgroup.y;
+  let first_head = workgroup.y * GROUP;
+  let kv_head = first_head / (params.heads / params.kv_heads);
   let seen = first_seen(state.position);
   let tile = seen / 32u + workgroup.x;
   let count = state.position + 1u;
@@ -45,7 +46,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let n = min(32u, count - first);
   let eights = params.kv_heads * HEAD_DIM / 8u;
   for (var i = thread; i < GROUP; i += THREADS) { atomicStore(&top_keys[i], 0u); }
-  for (var i = thread; i < QUERIES; i += THREADS) { query4[i] = query(q4[kv_head * QUERIES + i]); }
+  for (var i = thread; i < QUERIES; i += THREADS) { query4[i] = query(q4[first_head * QUADS + i]); }
   for (var i = thread; i < 16u * QUADS; i += THREADS) {
     let p = i % 32u;
     let e = i / 32u;
@@ -70,12 +71,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         sums = with_block(sums, b, s8_tree(lo, hi));
       }
       let s = scored(s8_tree(sums.lo, sums.hi), params.scale, params.cap);
-      scores[(kv_head * GROUP + h) * params.context + first + p] = s;
+      scores[(first_head + h) * params.context + first + p] = s;
       if WINDOW == 0u || first + p >= seen { atomicMax(&top_keys[h], key(s)); }
     }
   }
   workgroupBarrier();
   for (var h = thread; h < GROUP; h += THREADS) {
-    tops[(kv_head * GROUP + h) * (params.context / 32u) + tile] = atomicLoad(&top_keys[h]);
+    tops[(first_head + h) * (params.context / 32u) + tile] = atomicLoad(&top_keys[h]);
   }
 }

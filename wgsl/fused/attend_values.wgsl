@@ -48,5 +48,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     weigh(thread, now);
   }
   if SINKS != 0u { sink = softmax_weight(sink, top); }
-  store_values(thread, head * HEAD_DIM + group.y * PART, params.items, sink);
+  store_values(thread, head, group.y * PART, params.items, sink);
 }

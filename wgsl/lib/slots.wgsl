@@ -3,9 +3,13 @@
 
 @group(0) @binding(8) var<storage, read> routes: array<f32>; // numbers of the used experts, then their weights
 override SLOTTED: bool = false; // whether the row has a part for each slot
+override ALL: bool = false; // whether a slot's expert is that of its number
 
 // The first row of the slot's expert in its tensor.
-fn expert_row() -> u32 { return u32(routes[side]) * params.rows; }
+fn expert_row() -> u32 {
+  if ALL { return side * params.rows; }
+  return u32(routes[side]) * params.rows;
+}
 
 fn begin(group: u32, thread: u32) {}
 fn stream_item(row: u32, item: u32) -> Item {

@@ -10,6 +10,7 @@ override INNER: u32 = 2u * TILES * PART;
 override INNER_WEIGHTS: u32 = 8u * TILES;
 override TERMS: u32 = TILES * PART;
 override OUTER: u32 = 8u * PART;
+override VALUES: u32 = HEAD_DIM; // of a head in `out`, a multiple of PART
 override IN_ORDER: bool = false; // whether `out` has rows in order
 var<private> token: u32; // the row of the batch
 var<workgroup> weights: array<f32, POSITIONS>; // softmax weights
@@ -82,8 +83,8 @@ fn weigh(thread: u32, v: Words) {
   }
 }
 
-// Stores PART dimensions, from element `first` of the row of `items` items on. `sink` is the weight of a score without a value.
-fn store_values(thread: u32, first: u32, items: u32, sink: f32) {
+// Stores PART dimensions of a head, from `first` on, in a row of `items` items. `sink` is the weight of a score without a value.
+fn store_values(thread: u32, head: u32, first: u32, items: u32, sink: f32) {
   let d = thread % PART;
   if thread < OUTER {
     outer[thread] = lane_sum;
@@ -96,7 +97,7 @@ fn store_values(thread: u32, first: u32, items: u32, sink: f32) {
     if SINKS != 0u { total = add(total, sink); }
     let sum = s8_tree(vec4(outer[d], outer[PART + d], outer[2u * PART + d], outer[3u * PART + d]),
                       vec4(outer[4u * PART + d], outer[5u * PART + d], outer[6u * PART + d], outer[7u * PART + d]));
-    let n = first + d;
+    let n = head * VALUES + first + d;
     out[select(item_word(n, items), token * 16u * items + n, IN_ORDER)] = settle(mul(sum, recip(total)));
   }
 }

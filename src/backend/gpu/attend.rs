@@ -6,6 +6,7 @@ use super::device::Device;
 use super::fused::Fusing;
 use super::group::Kernels;
 use super::lower::{Dispatch, Grid, Lowering, dispatch, vector};
+use super::piece::AttentionSteps;
 use super::pipelines::Kernel;
 use crate::backend::BackendError;
 use crate::ops;
@@ -71,14 +72,19 @@ impl Scratch {
     }
 }
 
-/// The kernels over a long cache, where the device has room for them.
-fn long(device: &Device, plan: &Plan, op: &ops::Attention) -> Option<(Kernel, Values)> {
+/// The kernels over a long cache, where the device has room for them, and the query heads of a workgroup of the first.
+fn long(device: &Device, plan: &Plan, op: &ops::Attention) -> Option<(Kernel, u32, Values)> {
     let (limits, spec) = (&device.limits, plan.caches[op.cache.0]);
-    let group = (op.heads / spec.kv_heads) as u32;
-    let scores = heads_kernel(&ATTEND_SCORES, spec, op.scoring).with("GROUP", group);
-    let scores = [0, 1].map(|halves| scores.clone().with("HALVES", halves)).into_iter().find(|s| s.fits(limits))?;
+    let scores = heads_kernel(&ATTEND_SCORES, spec, op.scoring);
+    let shared = (op.heads / spec.kv_heads) as u32;
+    let groups = (1..=shared).rev().filter(|group| shared.is_multiple_of(*group));
+    let mut ways = groups.flat_map(|group| [0, 1].map(|halves| (group, halves)));
+    let (scores, group) = ways.find_map(|(group, halves)| {
+        let kernel = scores.clone().with("GROUP", group).with("HALVES", halves);
+        kernel.fits(limits).then_some((kernel, group))
+    })?;
     let values = Values::LONG.into_iter().find(|v| v.kernel(&ATTEND_VALUES, spec, op.scoring).fits(limits))?;
-    Some((scores, values))
+    Some((scores, group, values))
 }
 
 /// Whether a device has the kernels of an attention step, or why not. The shapes fit.
@@ -90,13 +96,13 @@ pub(super) fn fits(device: &Device, plan: &Plan, op: &ops::Attention) -> Result<
 }
 
 /// The kernels of attention of a few rows: one over a short cache, `long` over a longer one.
-pub(super) fn few(l: &mut Lowering<'_>, op: &ops::Attention, long: Vec<Dispatch>) -> Result<Kernels, BackendError> {
-    let (r, spec) = (l.resources, l.plan.caches[op.cache.0]);
+pub(super) fn few(l: &mut Lowering<'_>, steps: &AttentionSteps, long: Vec<Dispatch>) -> Result<Kernels, BackendError> {
+    let (op, r, spec) = (&steps.op, l.resources, l.plan.caches[steps.op.cache.0]);
     let [k, v] = &r.caches[op.cache.0];
     let sinks = op.scoring.sinks.map_or(&r.none, |id| vector(r, id));
-    let buffers = [&l.rows[op.q.0], k, v, sinks, &l.rows[op.out.0]];
+    let buffers = [&l.rows[op.q.0], k, v, sinks, &l.rows[steps.out.0]];
     let limits = l.device.limits.clone();
-    let short = short(&limits, l.plan, op, |kernel, p, groups| {
+    let short = short(&limits, l.plan, steps, |kernel, p, groups| {
         let kernel = kernel.with("IN_ORDER", 1);
         dispatch(l.device, kernel, l.states[0], bytes_of(&p), Grid::Each(groups), &buffers)
     })?;
@@ -107,16 +113,18 @@ pub(super) fn few(l: &mut Lowering<'_>, op: &ops::Attention, long: Vec<Dispatch>
 fn short(
     limits: &wgpu::Limits,
     plan: &Plan,
-    op: &ops::Attention,
+    steps: &AttentionSteps,
     mut make: impl FnMut(Kernel, params::Attend, [u32; 2]) -> Result<Dispatch, BackendError>,
 ) -> Result<Vec<(usize, Dispatch)>, BackendError> {
+    let op = &steps.op;
     let ops::attention::Params { heads, kv_heads, head_dim, scale, cap, .. } = op.params(&plan.shapes(), 0);
-    let p = params::Attend { heads, kv_heads, scale, cap, items: heads * head_dim / 16, blocks: head_dim / 32 };
+    let left = steps.values as u32;
+    let p = params::Attend { heads, kv_heads, scale, cap, items: heads * left / 16, blocks: head_dim / 32 };
     let mut short = Vec::new();
     for values in Values::SHORT {
-        let kernel = values.kernel(&ATTEND, plan.caches[op.cache.0], op.scoring);
+        let kernel = values.kernel(&ATTEND, plan.caches[op.cache.0], op.scoring).with("VALUES", left);
         if kernel.fits(limits) {
-            short.push((32 * values.tiles as usize, make(kernel, p, [heads, head_dim / values.dimensions])?));
+            short.push((32 * values.tiles as usize, make(kernel, p, [heads, left / values.dimensions])?));
         }
     }
     Ok(short)
@@ -126,11 +134,12 @@ fn short(
 pub(super) fn kernels(
     f: &mut Fusing<'_>,
     scratch: &mut Option<Scratch>,
-    op: &ops::Attention,
+    steps: &AttentionSteps,
     [q, out]: [&wgpu::Buffer; 2],
 ) -> Result<Kernels, BackendError> {
+    let (op, left) = (&steps.op, steps.values as u32);
     let (plan, resources, spec, scoring) = (f.plan, f.resources, f.plan.caches[op.cache.0], op.scoring);
-    let Some((scores, long)) = long(f.device, plan, op) else {
+    let Some((scores, group, long)) = long(f.device, plan, op) else {
         return Err(BackendError::Unsupported {
             device: f.device.info.name.clone(),
             what: "fused attention".to_owned(),
@@ -141,20 +150,20 @@ pub(super) fn kernels(
         None => scratch.insert(Scratch::new(f.device, plan, resources.sizes.context)?),
     };
     let context = resources.sizes.context.next_multiple_of(32) as u32;
-    let ops::attention::Params { heads, kv_heads, head_dim, scale, cap, .. } = op.params(&plan.shapes(), 0);
-    let items = heads * head_dim / 16;
+    let ops::attention::Params { heads, kv_heads, scale, cap, .. } = op.params(&plan.shapes(), 0);
+    let items = heads * left / 16;
     let [k, v] = &resources.caches[op.cache.0];
     let sinks = scoring.sinks.map_or(&resources.none, |id| vector(resources, id));
 
     let limits = f.device.limits.clone();
-    let short = short(&limits, plan, op, |kernel, p, groups| {
+    let short = short(&limits, plan, steps, |kernel, p, groups| {
         f.dispatch(kernel, bytes_of(&p), Grid::Fixed(groups), &[q, k, v, sinks, out])
     })?;
     let p = params::AttendScores { heads, kv_heads, context, scale, cap };
-    let scores = f.dispatch(scores, bytes_of(&p), Grid::Tiles { spec, y: kv_heads }, &[q, k, kept, tops])?;
+    let scores = f.dispatch(scores, bytes_of(&p), Grid::Tiles { spec, y: heads / group }, &[q, k, kept, tops])?;
     let p = params::AttendValues { heads, kv_heads, context, items };
-    let grid = Grid::Fixed([heads, head_dim / long.dimensions]);
-    let kernel = long.kernel(&ATTEND_VALUES, spec, scoring);
+    let grid = Grid::Fixed([heads, left / long.dimensions]);
+    let kernel = long.kernel(&ATTEND_VALUES, spec, scoring).with("VALUES", left);
     let values = f.dispatch(kernel, bytes_of(&p), grid, &[kept, tops, v, sinks, out])?;
     Ok(Kernels::Attention { spec, short, long: vec![scores, values] })
 }

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::attend::ring;
-use super::cut::{End, Experts, Gate, JoinSteps, Norm, Product};
 use super::device::Device;
 use super::lower::{Resources, shards};
+use super::piece::{Before, End, Experts, Gate, Product};
 use super::pipelines::Kernel;
 use super::shape::{Shape, few};
 use super::weights::Shard;
@@ -23,13 +23,6 @@ pub(super) enum Spread {
     Given(u32),
     /// The same with a thread for a lane of S8.
     Quantised(u32),
-}
-
-/// What comes before products.
-#[derive(Clone, Copy)]
-pub(super) struct Before {
-    pub join: Option<JoinSteps>,
-    pub norm: Option<Norm>,
 }
 
 /// Some rows of one matrix or of several that lie behind each other.
@@ -227,7 +220,8 @@ impl Calling<'_> {
         // The kernel is spread as one for the rows of all slots.
         run.rows = vec![rows * experts.used * products.len()];
         let mut call = self.call(params, run, products.len() as u32, products, 0..products.len(), 3)?;
-        call.kernel = call.kernel.with("SLOTTED", u32::from(experts.slotted));
+        let [slotted, all] = [experts.slotted, experts.routes.is_none()].map(u32::from);
+        call.kernel = call.kernel.with("SLOTTED", slotted).with("ALL", all);
         if let End::Gate { gate, .. } = self.end {
             call.kernel = gated(call.kernel, gate);
         }
@@ -250,7 +244,7 @@ impl Calling<'_> {
         let rows = run.rows.iter().sum();
         let (mut kernel, slots, tokens) = match self.spread {
             Spread::Prepared(of) => {
-                let shader = self.end.shader(join.is_some(), some).ok_or("no kernel has this end behind a branch")?;
+                let shader = self.end.shader(self.before, some).ok_or("no kernel has this end behind a branch")?;
                 let sections = match (self.end, some[0].experts) {
                     (End::Sum { .. }, Some(experts)) => experts.used as u32,
                     _ => 1,

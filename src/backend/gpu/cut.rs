@@ -6,157 +6,15 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::piece::{
+    AttentionSteps, Before, End, Experts, Gate, HeadSteps, JoinSteps, Norm, Piece, Product, Work, shapes,
+};
 use crate::ops;
-use crate::plan::{AnglesId, BufferId, CacheId, Op, Plan, StepName, WeightId};
-use crate::quant::CHUNK;
-
-/// A product with a matrix, and its bias.
-#[derive(Clone, Debug)]
-pub(super) struct Product {
-    pub step: usize,
-    pub weight: WeightId,
-    pub bias: Option<WeightId>,
-    pub out: BufferId,
-    /// Whose matrices these are, where a row chooses them.
-    pub experts: Option<Experts>,
-}
-
-/// Matrices of experts that a row chooses.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Experts {
-    pub routes: BufferId,
-    /// Experts in a tensor.
-    pub count: usize,
-    /// Experts that are used: slots of a row.
-    pub used: usize,
-    /// Whether the input has elements for each slot.
-    pub slotted: bool,
-}
-
-/// A norm: its weights and epsilon.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Norm {
-    pub weight: WeightId,
-    pub eps: f32,
-}
-
-/// What happens to products before they are stored.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum End {
-    /// Nothing.
-    Rows,
-    /// They are queries, keys and values: the first two are rotated, the last two go to a cache.
-    Heads { angles: AnglesId, cache: CacheId, neox: bool },
-    /// The first is a gate for the second.
-    Gate { out: BufferId, gate: Gate },
-    /// `x = x + product`.
-    Residual { x: BufferId },
-    /// The results of the chosen experts, weighted and added up: `out = sum`, or `out = out + sum`.
-    Sum { out: BufferId, residual: bool },
-}
-
-/// A gate.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Gate {
-    Silu,
-    Gelu,
-    Clamped,
-}
-
-/// Queries, keys and values between their products and attention.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct HeadSteps {
-    pub q: BufferId,
-    pub k: BufferId,
-    pub v: BufferId,
-    /// The queries that attention reads.
-    pub out: BufferId,
-    /// Of queries and of keys.
-    pub norms: Option<[Norm; 2]>,
-    /// The table of angles, and whether pairs are of halves.
-    pub rope: Option<(AnglesId, bool)>,
-    pub cache: CacheId,
-}
-
-/// A branch on its way back to the stream: `x = x + scale * norm(branch)`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct JoinSteps {
-    pub x: BufferId,
-    pub branch: BufferId,
-    pub norm: Option<Norm>,
-    pub scale: Option<f32>,
-}
-
-/// What a piece computes.
-#[derive(Clone, Debug)]
-pub(super) enum Work {
-    /// A quantisation whose readers make it themselves.
-    Nothing,
-    /// A row of a matrix by the token's id.
-    Embedding { weight: WeightId, out: BufferId },
-    /// Products of one row, behind a norm or not; where a branch joins the row first, always behind one.
-    Products { join: Option<JoinSteps>, x: BufferId, norm: Option<Norm>, products: Vec<Product>, end: End },
-    /// Heads on their way to attention.
-    Heads(HeadSteps),
-    /// A branch that joins the stream.
-    Join(JoinSteps),
-    /// Attention.
-    Attention(ops::Attention),
-    /// The only row is the wanted one: `out` is another name for `x`.
-    Same { x: BufferId, out: BufferId },
-    /// A step by its plain kernel.
-    Plain,
-}
-
-/// Steps that are computed at once.
-#[derive(Clone, Debug)]
-pub(super) struct Piece {
-    pub steps: Range<usize>,
-    /// Those of them whose outputs it leaves.
-    pub leaves: Vec<usize>,
-    pub work: Work,
-}
+use crate::ops::columns::Slice;
+use crate::plan::{BufferId, Op, Plan, StepName};
 
 /// Whether there are kernels for some work, or why not.
 pub(super) type Takes<'a> = &'a dyn Fn(&Work) -> Result<(), String>;
-
-/// Whether the fused kernels are made for the shapes of some work, on any device.
-///
-/// # Errors
-/// Why not.
-pub(super) fn shapes(plan: &Plan, work: &Work) -> Result<(), String> {
-    let whole = |name: &str, elements: usize| match elements % CHUNK {
-        0 => Ok(()),
-        _ => Err(format!("'{name}' has rows of {elements} elements, no multiple of {CHUNK}")),
-    };
-    match work {
-        Work::Products { end: End::Heads { angles, cache, neox: true }, .. }
-            if !plan.angles[angles.0].frequencies.len().is_multiple_of(2)
-                || !plan.caches[cache.0].head_dim.is_multiple_of(4) =>
-        {
-            Err("pairs of halves are taken two at a time".to_owned())
-        }
-        Work::Products { products, end, .. } => products.iter().try_for_each(|p| {
-            let w = &plan.weights[p.weight.0];
-            whole(&w.name, w.cols)?;
-            let rows = w.rows / p.experts.map_or(1, |e| e.count);
-            match end {
-                End::Gate { .. } | End::Residual { .. } | End::Sum { residual: true, .. } => whole("the result", rows),
-                _ => Ok(()),
-            }
-        }),
-        Work::Heads(h) => match plan.caches[h.cache.0].head_dim {
-            d if d <= 256 => Ok(()),
-            d => Err(format!("the head size is {d}, more than 256")),
-        },
-        Work::Join(j) => whole(&plan.buffers[j.x.0].name, plan.buffers[j.x.0].width),
-        Work::Attention(op) => match plan.caches[op.cache.0].head_dim {
-            d if d.is_multiple_of(CHUNK) && d <= 256 => Ok(()),
-            d => Err(format!("the head size is {d}, no multiple of {CHUNK} up to 256")),
-        },
-        _ => Ok(()),
-    }
-}
 
 /// The pieces of a plan, in order.
 pub(super) fn pieces(plan: &Plan, takes: Takes<'_>) -> Vec<Piece> {
@@ -206,68 +64,6 @@ pub(super) fn layer(plan: &Plan, pieces: &[Piece]) -> String {
     here.filter_map(|p| p.kernel(plan)).collect::<Vec<_>>().join(" ")
 }
 
-impl Piece {
-    /// The kernel that computes it; none where there is nothing to do.
-    fn kernel(&self, plan: &Plan) -> Option<&'static str> {
-        match self.work {
-            Work::Nothing | Work::Same { .. } => None,
-            _ => Some(self.work.kernel().unwrap_or(plan.steps[self.steps.start].op.name())),
-        }
-    }
-}
-
-impl Work {
-    /// The fused kernel that computes it.
-    fn kernel(&self) -> Option<&'static str> {
-        Some(match self {
-            Self::Products { join, products, end, .. } => end.shader(join.is_some(), products)?.name,
-            Self::Attention(_) => crate::shaders::ATTEND.name,
-            Self::Heads(_) => crate::shaders::HEADS.name,
-            Self::Join(_) => crate::shaders::JOIN.name,
-            Self::Embedding { .. } | Self::Nothing | Self::Same { .. } | Self::Plain => return None,
-        })
-    }
-}
-
-impl End {
-    /// The kernel of products with this end, of a row that a branch joins or not; `None` if there is none.
-    pub fn shader(self, joined: bool, products: &[Product]) -> Option<&'static crate::shaders::Shader> {
-        use crate::shaders::*;
-        Some(match (self, joined) {
-            _ if products.iter().any(|p| p.experts.is_some()) => match (self, products.len()) {
-                (Self::Gate { .. }, 2) if !joined => &EXPERT_GATE,
-                (Self::Rows, 1) if !joined => &EXPERT_ROWS,
-                (Self::Sum { .. }, 1) if !joined => &EXPERT_SUM,
-                _ => return None,
-            },
-            (Self::Rows, false) if products.len() == 1 => &PRODUCTS,
-            (Self::Rows, false) => &SIBLINGS,
-            (Self::Rows, true) => &SIBLINGS_JOINED,
-            (Self::Heads { .. }, false) => &QKV,
-            (Self::Heads { .. }, true) => &QKV_JOINED,
-            (Self::Gate { .. }, false) => &GATE_UP,
-            (Self::Gate { .. }, true) => &GATE_UP_JOINED,
-            (Self::Residual { .. }, false) => &RESIDUAL,
-            (Self::Residual { .. }, true) | (Self::Sum { .. }, _) => return None,
-        })
-    }
-
-    /// The same for a few rows, spread as a single one or with a thread for a lane of S8.
-    pub fn few_shader(self, products: &[Product], as_one: bool) -> Option<&'static crate::shaders::Shader> {
-        use crate::shaders::*;
-        let [spread, lanes] = match self {
-            _ if products.iter().any(|p| p.experts.is_some()) => return None,
-            Self::Sum { .. } => return None,
-            Self::Rows if products.len() == 1 => [&GIVEN_PRODUCTS, &FEW_PRODUCTS],
-            Self::Rows => [&GIVEN_SIBLINGS, &FEW_SIBLINGS],
-            Self::Heads { .. } => [&GIVEN_QKV, &FEW_QKV],
-            Self::Gate { .. } => [&GIVEN_GATE_UP, &FEW_GATE_UP],
-            Self::Residual { .. } => [&GIVEN_RESIDUAL, &FEW_RESIDUAL],
-        };
-        Some(if as_one { spread } else { lanes })
-    }
-}
-
 struct Cutter<'a> {
     plan: &'a Plan,
     takes: Takes<'a>,
@@ -307,7 +103,7 @@ impl Cutter<'_> {
             Op::ExpertMatmul(ref op @ ops::ExpertMatmul { weight, experts: count, bias, x, routes, out }) => {
                 let shapes = self.plan.shapes();
                 let (used, slotted) = (op.used(&shapes), op.has_slots(&shapes));
-                let experts = Some(Experts { routes: routes?, count, used, slotted });
+                let experts = Some(Experts { routes, count, used, slotted });
                 Some((Product { step: i, weight, bias, out, experts }, x))
             }
             _ => None,
@@ -316,7 +112,8 @@ impl Cutter<'_> {
 
     /// Whether there is a kernel for one product, behind a norm or not.
     fn takes_alone(&self, x: BufferId, norm: Option<Norm>, product: Product) -> bool {
-        (self.takes)(&Work::Products { join: None, x, norm, products: vec![product], end: End::Rows }).is_ok()
+        let (before, products) = (Before { join: None, norm }, vec![product]);
+        (self.takes)(&Work::Products { x, before, products, end: End::Rows }).is_ok()
     }
 
     /// Norms of rows whose readers are all products, where their input stays what it is.
@@ -388,11 +185,7 @@ impl Cutter<'_> {
             Op::Gather(ops::Gather { x, out }) if !self.plan.steps[at + 1..].iter().any(|s| s.op.touches(x)) => {
                 one(Work::Same { x, out }, &[at])
             }
-            Op::Attention(ref op) => {
-                let work = Work::Attention(op.clone());
-                let taken = (self.takes)(&work).is_ok();
-                one(if taken { work } else { Work::Plain }, &[at])
-            }
+            Op::Attention(ref op) => self.attention(at, op).unwrap_or_else(|| one(Work::Plain, &[at])),
             Op::RmsNorm(ref norm @ ops::RmsNorm { x, weight, out, eps }) if norm.heads(&self.plan.shapes()) == 1 => {
                 let products = self.products(at, None, x, Some((out, Norm { weight, eps })));
                 let made_again = self.folded[at].is_some();
@@ -460,10 +253,29 @@ impl Cutter<'_> {
             if join.is_some_and(|join| written.into_iter().any(|out| out == join.branch)) {
                 return None;
             }
-            let norm = norm.map(|n| n.1);
-            let work = Work::Products { join, x, norm, products: products.to_vec(), end: ends };
+            let before = Before { join, norm: norm.map(|n| n.1) };
+            let work = Work::Products { x, before, products: products.to_vec(), end: ends };
             (self.takes)(&work).ok()?;
             Some(Piece { steps: first..last + 1, leaves, work })
+        })
+    }
+
+    /// Attention, and where nobody reads more of its heads than the first elements, only those.
+    fn attention(&self, at: usize, op: &ops::Attention) -> Option<Piece> {
+        let whole = AttentionSteps { op: op.clone(), out: op.out, values: self.plan.caches[op.cache.0].head_dim };
+        let first = match self.plan.steps.get(at + 1).map(|s| &s.op) {
+            Some(Op::Columns(ops::Columns { heads, a: Slice { x, from: 0, count }, b: None, out }))
+                if *heads == op.heads && *x == op.out && *out != op.q && self.is_over(*x, at + 1) =>
+            {
+                Some(AttentionSteps { op: op.clone(), out: *out, values: *count })
+            }
+            _ => None,
+        };
+        let ways = [first.map(|first| (first, at + 1)), Some((whole, at))];
+        ways.into_iter().flatten().find_map(|(steps, last)| {
+            let work = Work::Attention(steps);
+            (self.takes)(&work).ok()?;
+            Some(Piece { steps: at..last + 1, leaves: vec![last], work })
         })
     }
 
@@ -591,7 +403,7 @@ impl Cutter<'_> {
             }
             ([p], [Op::Combine(ops::Combine { x, routes, out }), more @ ..])
                 if *x == p.out
-                    && p.experts.is_some_and(|e| e.slotted && e.routes == *routes)
+                    && p.experts.is_some_and(|e| e.slotted && e.routes == Some(*routes))
                     && !from.contains(out) =>
             {
                 match more {

@@ -8,12 +8,13 @@
 use bytemuck::bytes_of;
 
 use super::attend;
-use super::calls::{Before, Call, Spread, calls};
-use super::cut::{End, Piece, Product, Work, pieces, shapes};
+use super::calls::{Call, Spread, calls};
+use super::cut::pieces;
 use super::device::Device;
 use super::fused::{bias, norms, unwritten};
 use super::group::{Group, Kernels, Output};
 use super::lower::{Dispatch, Grid, Lowering, Resources, dispatch};
+use super::piece::{Before, End, Piece, Product, Work, shapes};
 use super::row_words;
 use super::tiled::{self, Layout, Quantize};
 use super::units;
@@ -177,14 +178,15 @@ impl Lowering<'_> {
             let takes = |work: &Work| {
                 shapes(plan, work)?;
                 match work {
-                    Work::Products { join: None, x, norm, products, end } => {
-                        let before = Before { join: None, norm: *norm };
+                    Work::Products { x, before: before @ Before { join: None, .. }, products, end } => {
                         let takes =
-                            |ways| first_way(device, plan, resources, *x, before, products, *end, ways).map(drop);
+                            |ways| first_way(device, plan, resources, *x, *before, products, *end, ways).map(drop);
                         ways(plan, products).iter().try_for_each(|(_, ways)| takes(ways))
                     }
-                    Work::Attention(op) => attend::fits(device, plan, op),
-                    Work::Products { .. } | Work::Heads(_) | Work::Join(_) => Err("runs step by step".to_owned()),
+                    Work::Attention(steps) if steps.out == steps.op.out => attend::fits(device, plan, &steps.op),
+                    Work::Products { .. } | Work::Attention(_) | Work::Heads(_) | Work::Join(_) => {
+                        Err("runs step by step".to_owned())
+                    }
                     _ => Ok(()),
                 }
             };
@@ -194,13 +196,13 @@ impl Lowering<'_> {
         for piece in &pieces {
             match &piece.work {
                 Work::Nothing => {}
-                Work::Products { x, norm, products, end, .. } => {
-                    let kernels = self.few_products(*x, Before { join: None, norm: *norm }, products, *end)?;
+                Work::Products { x, before, products, end } => {
+                    let kernels = self.few_products(*x, *before, products, *end)?;
                     groups.push(self.left(piece, kernels));
                 }
-                Work::Attention(op) => {
+                Work::Attention(steps) => {
                     let long = many_alone[piece.steps.start].at(0, 1).to_vec();
-                    let kernels = attend::few(self, op, long)?;
+                    let kernels = attend::few(self, steps, long)?;
                     groups.push(self.left(piece, kernels));
                 }
                 _ => groups.push(step_by_step(&alone[piece.steps.start], &many_alone[piece.steps.start])),

@@ -7,11 +7,12 @@
 
 use bytemuck::bytes_of;
 
-use super::calls::{Before, Spread, calls, is_last};
-use super::cut::{End, Piece, Product, Work, layer, pieces, shapes, unfused};
+use super::calls::{Spread, calls, is_last};
+use super::cut::{layer, pieces, unfused};
 use super::device::Device;
 use super::group::{Group, Kernels, Output, Place, item_word};
 use super::lower::{Dispatch, Grid, Lowering, Resources, dispatch, shards, vector};
+use super::piece::{Before, End, Piece, Product, Work, shapes};
 use super::pipelines::Kernel;
 use super::{attend, row_words, rows};
 use crate::backend::BackendError;
@@ -74,11 +75,10 @@ impl<'a> Fusing<'a> {
             let takes = |work: &Work| {
                 shapes(plan, work)?;
                 match work {
-                    Work::Products { join, norm, products, end, .. } => {
-                        let before = Before { join: *join, norm: *norm };
-                        calls(device, plan, resources, before, products, *end, Spread::Prepared(1)).map(drop)
+                    Work::Products { before, products, end, .. } => {
+                        calls(device, plan, resources, *before, products, *end, Spread::Prepared(1)).map(drop)
                     }
-                    Work::Attention(op) => attend::fits(device, plan, op),
+                    Work::Attention(steps) => attend::fits(device, plan, &steps.op),
                     Work::Heads(heads) => rows::heads_kernel(device, plan, heads).map(drop),
                     Work::Join(join) => rows::join_kernel(device, plan, join).map(drop),
                     _ => Ok(()),
@@ -262,15 +262,13 @@ impl Making<'_, '_> {
             }
             Work::Heads(heads) => self.heads(piece, heads)?,
             Work::Join(join) => self.join(piece, join)?,
-            Work::Attention(op) => {
-                let q = self.read_row(op.q)?;
-                let out = self.write_items(op.out)?;
-                let kernels = attend::kernels(self.fusing, &mut self.scratch, op, [&q, &out])?;
+            Work::Attention(steps) => {
+                let q = self.read_row(steps.op.q)?;
+                let out = self.write_items(steps.out)?;
+                let kernels = attend::kernels(self.fusing, &mut self.scratch, steps, [&q, &out])?;
                 self.push(piece, kernels);
             }
-            Work::Products { join, x, norm, products, end } => {
-                self.products(piece, *x, Before { join: *join, norm: *norm }, products, *end)?
-            }
+            Work::Products { x, before, products, end } => self.products(piece, *x, *before, products, *end)?,
             Work::Plain => self.plain(piece)?,
         }
         Ok(())
@@ -343,7 +341,10 @@ impl Making<'_, '_> {
             let some = &products[call.products.clone()];
             let bias = bias(self.fusing.device, plan, r, some)?;
             let experts = |making: &mut Self, bias| match some[0].experts {
-                Some(experts) => Ok::<_, BackendError>(vec![bias, making.read_row(experts.routes)?]),
+                Some(experts) => {
+                    let routes = experts.routes.map_or(Ok(r.none.clone()), |routes| making.read_row(routes));
+                    Ok::<_, BackendError>(vec![bias, routes?])
+                }
                 None => Ok(Vec::new()),
             };
             let written: Vec<wgpu::Buffer> = match end {

@@ -14,6 +14,7 @@ mod fused;
 mod group;
 mod lower;
 mod passes;
+mod piece;
 mod pipelines;
 mod profile;
 mod record;

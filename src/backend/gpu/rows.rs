@@ -3,11 +3,11 @@
 use bytemuck::bytes_of;
 
 use super::attend::ring;
-use super::cut::{HeadSteps, JoinSteps, Piece};
 use super::device::Device;
 use super::fused::Making;
 use super::group::Kernels;
 use super::lower::{Grid, vector};
+use super::piece::{HeadSteps, JoinSteps, Piece};
 use super::pipelines::Kernel;
 use crate::backend::BackendError;
 use crate::plan::Plan;
