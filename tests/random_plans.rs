@@ -301,17 +301,15 @@ impl Maker {
         let routes = self.plan.buffer(&format!("routes{used}"), 2 * used);
         self.products("router", n, width, &[("router", experts, scores)]);
         let weighing = self.pick(&[Weighing::All, Weighing::Normed, Weighing::Chosen]);
-        let gating = match self.chance(30) {
-            // Where each group has one expert, that is what it competes by.
-            true if self.chance(50) && experts.is_multiple_of(4) => {
-                Gating { sigmoid: true, bias: None, groups: [4, (used * 4).div_ceil(experts).max(2)], scale: 2.5 }
+        let mut gating = Gating::BY_SCORE;
+        if self.chance(30) {
+            gating.sigmoid = true;
+            if self.chance(50) && experts.is_multiple_of(4) {
+                (gating.groups, gating.scale) = ([4, (used * 4).div_ceil(experts).max(2)], 2.5);
+            } else {
+                gating.bias = self.chance(50).then(|| self.vector("choice", experts));
             }
-            true => {
-                let bias = self.chance(50).then(|| self.vector("choice", experts));
-                Gating { sigmoid: true, bias, groups: [1, 1], scale: 1.0 }
-            }
-            false => Gating::BY_SCORE,
-        };
+        }
         self.story.push(format!("{weighing:?} {gating:?}"));
         let route = ops::Route { x: scores, out: routes, used, weighing, gating };
         self.plan.step("route", Op::Route(route));

@@ -45,7 +45,7 @@ fn before(a: vec4<u32>, i: vec4<u32>, b: u32, j: u32) -> u32 {
   return ahead.x + ahead.y + ahead.z + ahead.w;
 }
 
-// The groups whose two best have the largest sum compete.
+// The groups whose two best have the largest sum compete; the experts of the others are not chosen.
 fn choose_groups(thread: u32, size: u32) {
   if thread < params.groups {
     var first = keys[thread * size];
@@ -61,8 +61,8 @@ fn choose_groups(thread: u32, size: u32) {
   if thread < params.groups {
     var count = 0u;
     for (var g = 0u; g < params.groups; g++) {
-      let key = group_keys[g];
-      if key > group_keys[thread] || (key == group_keys[thread] && g < thread) { count++; }
+      let other = group_keys[g];
+      if other > group_keys[thread] || (other == group_keys[thread] && g < thread) { count++; }
     }
     competes[thread] = select(0u, 1u, count < params.compete);
   }
